@@ -17,8 +17,6 @@ from gemtune.cli.connection.groups import CommandGroup
 from gemtune.cli.request.paths import EXISTING
 from gemtune.client import operations, uploads
 
-PAGE = 200
-
 
 @click.group(cls=CommandGroup)
 def data() -> None:
@@ -49,20 +47,13 @@ def upload(
 @click.pass_obj
 def list_(connection: Connection) -> None:
     """List all datasets."""
-    params: dict[str, Any] = {"limit": PAGE}
-    datasets: list[dict[str, Any]] = []
-    while True:
-        page = connection.call("GET", "/datasets", params=params)
-        datasets += page["datasets"]
-        if page["next_after"] is None:
-            break
-        params["after"] = page["next_after"]
-    if connection.print_if_json({"datasets": datasets}):
+    datasets = connection.run(operations.list_datasets())
+    if connection.print_if_json({"datasets": [dataset.model_dump(mode="json") for dataset in datasets]}):
         return
     for dataset in datasets:
-        size = sum(file["bytes"] for file in dataset["files"])
-        name = dataset["name"] or "(a folder of the data bucket)"
-        click.echo(f"{dataset['dataset_id']:28}  {dataset['status']:9}  {size:12} bytes  {name}")
+        size = sum(file.bytes for file in dataset.files)
+        name = dataset.name or "(a folder of the data bucket)"
+        click.echo(f"{dataset.dataset_id:28}  {dataset.status:9}  {size:12} bytes  {name}")
 
 
 @data.command()

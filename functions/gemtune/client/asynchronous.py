@@ -225,7 +225,8 @@ class AsyncDatasets:
 
         samples: number of rows that the report shows with their tokens.
         """
-        operation = operations.check_dataset(dataset_id, model, training_config or {}, samples)
+        body = {"base_model_id": model, "training_config": dict(training_config or {}), "samples": samples}
+        operation = operations.check_dataset(dataset_id, body)
         return await self._transport.run(operation)
 
     async def delete(self, dataset_id: str) -> None:

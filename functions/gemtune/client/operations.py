@@ -21,6 +21,8 @@ from gemtune.jobs.status import Status, is_final
 
 Answer = TypeVar("Answer")
 POLL_SECONDS = 1.0
+# Seconds between two questions about a check: the first one, and the longest.
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.2, 3.0
 # Seconds that a service may be unreachable while a job is waited for, as during a restart.
 PATIENCE_SECONDS = 120.0
 
@@ -140,15 +142,17 @@ def list_datasets() -> Operation[list[answers.Dataset]]:
             return datasets
 
 
-def check_dataset(
-    dataset_id: str, model: str, training_config: Mapping[str, Any], samples: int
-) -> Operation[answers.DatasetCheck]:
-    """Return the check of a dataset once it is over."""
-    body = {"base_model_id": model, "training_config": dict(training_config), "samples": samples}
+def check_dataset(dataset_id: str, request: Mapping[str, Any]) -> Operation[answers.DatasetCheck]:
+    """Return the check of a dataset once it is over.
+
+    request: fields of the one that would train, and `samples`.
+    """
     path = f"/datasets/{dataset_id}/check"
-    state: answers.DatasetCheck = yield Call("POST", path, answers.DatasetCheck, json=body)
+    state: answers.DatasetCheck = yield Call("POST", path, answers.DatasetCheck, json=dict(request))
+    pause = FIRST_PAUSE_SECONDS
     while state.status == "running":
-        yield Pause(POLL_SECONDS)
+        yield Pause(pause)
+        pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
         state = yield get(f"{path}s/{state.check_id}", answers.DatasetCheck)
     return state
 

@@ -222,7 +222,8 @@ class Datasets:
 
         samples: number of rows that the report shows with their tokens.
         """
-        operation = operations.check_dataset(dataset_id, model, training_config or {}, samples)
+        body = {"base_model_id": model, "training_config": dict(training_config or {}), "samples": samples}
+        operation = operations.check_dataset(dataset_id, body)
         return self._transport.run(operation)
 
     def delete(self, dataset_id: str) -> None:

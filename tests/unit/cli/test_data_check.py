@@ -167,8 +167,19 @@ def test_a_check_that_prints_much_and_crashes_is_reported(
     assert "the reason" in result.stderr
 
 
+# A check as the service answers it, without its status.
+BEGUN = {
+    "check_id": "check_1",
+    "dataset_id": "tickets",
+    "created_at": "2026-11-24T12:00:00Z",
+    "report": None,
+    "error": None,
+    "rows_left_out": None,
+}
+
+
 def test_a_dataset_of_the_service_is_checked_by_it(service: FakeService, tmp_path: Path) -> None:
-    body = {"check_id": "check_1", "status": "running", "report": None, "error": None, "rows_left_out": None}
+    body = BEGUN | {"status": "running"}
     link = {"url": None, "path": "/home/there/rows_left_out.jsonl"}
     done = body | {"status": "done", "report": REPORT, "rows_left_out": link}
     service.answers["POST", "/datasets/tickets/check"] = (202, body)
@@ -188,7 +199,7 @@ def test_a_dataset_of_the_service_is_checked_by_it(service: FakeService, tmp_pat
 
 def test_a_check_that_crashes_or_is_refused_is_said_in_commands(service: FakeService) -> None:
     error = {"code": "check_crashed", "message": "it ended", "hint": "begin one with POST /datasets/tickets/check"}
-    body = {"check_id": "check_1", "status": "failed", "report": None, "error": error, "rows_left_out": None}
+    body = BEGUN | {"status": "failed", "error": error}
     service.answers["POST", "/datasets/tickets/check"] = (202, body)
     result = run("data", "check", "tickets", "--model", "a/b", url=service.url)
     assert (result.exit_code, result.stdout) == (1, "")

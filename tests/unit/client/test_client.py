@@ -111,10 +111,10 @@ def test_a_check_is_waited_for(service: FakeService) -> None:
     service.answers["GET", "/datasets/d/checks/c"] = [(200, check | empty), (200, check | empty | failed)]
     slept: list[float] = []
     transport = sync.Transport(sync.find_address(service.url), sleep=slept.append)
-    state = transport.run(operations.check_dataset("d", "a/b", {"max_seq_length": 64}, 3))
-    assert (state.status, len(slept)) == ("failed", 2)
-    body = service.requests[0][3]
-    assert body == {"base_model_id": "a/b", "training_config": {"max_seq_length": 64}, "samples": 3}
+    body = {"base_model_id": "a/b", "training_config": {"max_seq_length": 64}, "samples": 3}
+    state = transport.run(operations.check_dataset("d", body))
+    assert (state.status, slept) == ("failed", [0.2, 0.4])
+    assert service.requests[0][3] == body
 
 
 def test_a_plan_leaves_nothing(url: str, rows: Path, world: World) -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,19 +10,10 @@ import click
 
 from gemtune.checks.report import CheckReport
 from gemtune.cli.connection import REFUSED, Connection, as_commands
-
-# Seconds between two questions: the first one, and the longest.
-FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.2, 3.0
+from gemtune.client import operations
 
 
-def check(
-    connection: Connection,
-    dataset_id: str,
-    request: dict[str, Any],
-    *,
-    samples: int,
-    sleep: Callable[[float], None] = time.sleep,
-) -> tuple[str, CheckReport]:
+def check(connection: Connection, dataset_id: str, request: dict[str, Any], *, samples: int) -> tuple[str, CheckReport]:
     """Have a dataset checked, and return the id of the check and its report.
 
     request: the one that would train. Exits with REFUSED if the check itself fails.
@@ -31,23 +21,17 @@ def check(
     config = dict(request.pop("training_config", {}))
     base_model_id = config.pop("base_model_id", None)
     body = request | {"base_model_id": base_model_id, "training_config": config, "samples": samples}
-    state = connection.call("POST", f"/datasets/{dataset_id}/check", json=body)
-    pause = FIRST_PAUSE_SECONDS
     with _status(connection):
-        while state["status"] == "running":
-            sleep(pause)
-            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
-            state = connection.call("GET", f"/datasets/{dataset_id}/checks/{state['check_id']}")
-    if state["report"] is None:
-        error = state["error"]
-        click.echo(f"{error['code']}: {error['message']}", err=True)
-        click.echo(f"  {as_commands(error['hint'])}", err=True)
+        state = connection.run(operations.check_dataset(dataset_id, body))
+    if state.error is not None:
+        click.echo(f"{state.error.code}: {state.error.message}", err=True)
+        if state.error.hint is not None:
+            click.echo(f"  {as_commands(state.error.hint)}", err=True)
+    if state.report is None:
         raise click.exceptions.Exit(REFUSED)
-    report = CheckReport.model_validate(state["report"])
-    link = state["rows_left_out"]
-    if link is not None:
-        report = report.model_copy(update={"rows_left_out": link["url"] or link["path"]})
-    return str(state["check_id"]), report
+    link = state.rows_left_out
+    place = state.report.rows_left_out if link is None else link.url or link.path
+    return state.check_id, state.report.model_copy(update={"rows_left_out": place})
 
 
 @contextmanager
