@@ -131,7 +131,7 @@ def _measure_floor(certificate: Certificate, write_base: Callable[[], Path]) -> 
     floor = _run(certificate, {"floor": str(place)})
     if "cannot_load" in floor:
         raise RuntimeError(f"the base model as exported could not be measured: {floor['cannot_load']}")
-    if place.is_relative_to(certificate.work):
+    if place != certificate.trained.base and place.is_relative_to(certificate.work):
         shutil.rmtree(place if place.is_dir() else place.parent)
     return floor
 

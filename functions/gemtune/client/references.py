@@ -16,24 +16,24 @@ SEARCHED_PAGES, JOBS_PER_PAGE = 10, 200
 
 
 def find_job(reference: str) -> Operation[str]:
-    """Return the id of a job by its id, a part of it at either end, or its name.
+    """Return the id of a job by an id, a part of one at either end, or a name.
 
     A whole id is not looked up. Answers are read as JSON, so that a service of another version can be searched as well.
     Raises NoSingleJob if no job fits, or several.
     """
     if WHOLE_ID.fullmatch(reference):
         return reference
-    found: list[dict[str, Any]] = []
+    matches: list[dict[str, Any]] = []
     params: dict[str, str | int] = {"limit": JOBS_PER_PAGE}
     for _ in range(SEARCHED_PAGES):
         page: dict[str, Any] = yield Call("GET", "/jobs", params=dict(params))
-        found += _meant(reference, page["jobs"])
+        matches += _meant(reference, page["jobs"])
         if page["next_page_token"] is None:
             break
         params["page_token"] = page["next_page_token"]
-    if len(found) != 1:
-        raise NoSingleJob(reference, found)
-    return str(found[0]["job_id"])
+    if len(matches) != 1:
+        raise NoSingleJob(reference, matches)
+    return str(matches[0]["job_id"])
 
 
 def _meant(reference: str, jobs: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:

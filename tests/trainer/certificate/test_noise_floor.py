@@ -15,13 +15,28 @@ from trainer.process import child
 from trainer.process.child import ChildResult
 
 
+def certificate_in(work: Path) -> parity_check.Certificate:
+    """Return a certificate whose base model was downloaded to the work folder."""
+    (work / "base").mkdir()
+    spec = Spec.model_validate({"processed_dataset_id": "x", "training_config": {"base_model_id": "a/b"}})
+    trained = TrainedWeights(work / "base", work, work, reference=work)
+    return parity_check.Certificate(spec, trained, ComparisonRows("", [], []), work, work, work, lambda: None)
+
+
 def test_a_base_model_that_crashes_the_comparison_gives_no_floor(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(child, "run", lambda arguments, check_stop: ChildResult(-signal.SIGSEGV, ""))
-    spec = Spec.model_validate({"processed_dataset_id": "x", "training_config": {"base_model_id": "a/b"}})
-    trained = TrainedWeights(tmp_path, tmp_path, tmp_path, reference=tmp_path)
-    rows = ComparisonRows("", [], [])
-    certificate = parity_check.Certificate(spec, trained, rows, tmp_path, tmp_path, tmp_path, lambda: None)
     with pytest.raises(RuntimeError, match="as exported could not be measured"):
-        parity_check._measure_floor(certificate, lambda: tmp_path / "base.gguf")
+        parity_check._measure_floor(certificate_in(tmp_path), lambda: tmp_path / "base.gguf")
+
+
+def test_the_rounded_base_model_is_removed_and_the_one_that_was_trained_on_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parity_check, "_run", lambda certificate, more: {"rows": {}, "probes": {}})
+    certificate, rounded = certificate_in(tmp_path), tmp_path / "rounded"
+    rounded.mkdir()
+    for place in (rounded, certificate.trained.base):
+        parity_check._measure_floor(certificate, lambda place=place: place)  # type: ignore[misc]
+    assert (rounded.exists(), certificate.trained.base.exists()) == (False, True)
