@@ -15,6 +15,7 @@ import pytest
 
 from gemtune import bootstrap
 from gemtune.datasets.files.table_header import NOT_UTF8
+from gemtune.services.datasets import listing
 from tests import rows, tiny_gemma
 from tests.handlers.conftest import embedded_only
 
@@ -110,6 +111,20 @@ def test_files_that_cannot_be_read_from_the_middle_need_a_check(
     assert answer.json is not None
     assert (answer.status_code, answer.json["error"]["code"]) == (409, "rows_not_readable")
     assert "check_id" in answer.json["error"]["hint"]
+
+
+def test_a_dataset_of_very_many_files_needs_a_check(
+    api: flask.testing.FlaskClient, services: bootstrap.Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listing, "MAX_LISTED", 2)
+    for name in ("pictures/0.png", "pictures/1.png", "train.jsonl"):
+        put(services, name, jsonl(rows.train_rows(1)))
+    error = api.get("/datasets/mine/rows").json["error"]  # type: ignore[index]
+    assert (error["code"], "more than" in error["message"], "check_id" in error["hint"]) == (
+        "rows_not_readable",
+        True,
+        True,
+    )
 
 
 @embedded_only

@@ -57,7 +57,7 @@ SERVICE: Mapping[str, str] = {
     "request.uploads untrusted",
     "services.logs": "errors jobs ports",
     "services.acceptance": "datasets.files errors families jobs machines ports redaction request request.rules "
-    "untrusted",
+    "services.datasets untrusted",
     "services.budgets": "errors jobs machines ports",
     "services.planning": "datasets.files errors families jobs jobs.parts machines methods ports request untrusted",
     "embedded": "checks errors jobs object_name ports process redaction secret_name settings untrusted",

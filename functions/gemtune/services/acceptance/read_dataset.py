@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import islice
-
 from gemtune.datasets.files import columns, hub_dataset, splits, text_columns
 from gemtune.datasets.files.kinds import kind_of
 from gemtune.datasets.files.splits import BadSplits, Splits
 from gemtune.errors import ObjectNotFound, Problem, UnsafeName
-from gemtune.ports import Objects, ObjectStat
+from gemtune.ports import Objects
 from gemtune.request.facts import DatasetFiles
-from gemtune.untrusted import MAX_BYTES, Unreadable, read_json
+from gemtune.services.datasets.listing import list_sizes, read_splits
+from gemtune.untrusted import MAX_BYTES, Unreadable
 
 FIELD = ("processed_dataset_id",)
 # Bytes at the beginning of a file of text in which its first row is searched: the largest size of a row.
 FIRST_ROW_BYTES = MAX_BYTES
-# A dataset of more files is listed by the prepare step only, because a bucket lists 1,000 objects per request.
-MAX_LISTED = 3000
 
 
 def describe_dataset(data: Objects, dataset_id: str, *, with_columns: bool) -> DatasetFiles:
@@ -31,10 +27,10 @@ def describe_dataset(data: Objects, dataset_id: str, *, with_columns: bool) -> D
     folder = splits.folder_of(dataset_id)
     try:
         place = data.uri(folder)
-        sizes = {stat.name.removeprefix(f"{folder}/"): stat.bytes for stat in _listed(data, folder)}
-        if len(sizes) > MAX_LISTED:
+        sizes = list_sizes(data, folder)
+        if sizes is None:
             return DatasetFiles(place, exists=True)
-        named = _splits(data, folder, frozenset(sizes))
+        named = read_splits(data, folder, sizes)
         if not named.train:
             problem = None if not sizes else _no_train_split(dataset_id, named, place)
             return DatasetFiles(place, exists=False, problem=problem)
@@ -48,11 +44,6 @@ def describe_dataset(data: Objects, dataset_id: str, *, with_columns: bool) -> D
         return _refused(folder, str(error), error.hint)
 
 
-def _listed(data: Objects, folder: str) -> Iterator[ObjectStat]:
-    """Yield the first files of a folder, one more than MAX_LISTED at most."""
-    return islice(data.list(f"{folder}/"), MAX_LISTED + 1)
-
-
 def _refused(folder: str, message: str, hint: str | None) -> DatasetFiles:
     return DatasetFiles(folder, exists=False, problem=Problem(FIELD, message, "bad_dataset", hint))
 
@@ -60,20 +51,6 @@ def _refused(folder: str, message: str, hint: str | None) -> DatasetFiles:
 def _no_train_split(dataset_id: str, named: Splits, place: str) -> Problem:
     hint = f"put train.jsonl into {place}, or name one of these files so"
     return Problem(FIELD, named.why_no_train_split(dataset_id), "dataset_not_found", hint)
-
-
-def _splits(data: Objects, folder: str, paths: frozenset[str]) -> Splits:
-    """Return the splits by metadata.json if there is one, or by names.
-
-    Raises Unreadable, UnsafeName, BadSplits.
-    """
-    if splits.METADATA not in paths:
-        return splits.of_files(paths)
-    try:
-        content = data.read(f"{folder}/{splits.METADATA}", max_bytes=MAX_BYTES)
-    except ObjectNotFound:  # deleted in the meantime
-        return splits.of_files(paths)
-    return splits.of_metadata(read_json(content, named=splits.METADATA), paths, folder)
 
 
 def _columns(data: Objects, file: str, size: int) -> frozenset[str] | None:

@@ -21,12 +21,11 @@ from gemtune.datasets.files.text_encoding import mark_of
 from gemtune.errors import BadPageToken, ObjectNotFound, UnsafeName
 from gemtune.ports import Buckets
 from gemtune.services.datasets.catalogue import DatasetCatalogue
-from gemtune.untrusted import MAX_BYTES, Unreadable, read_json, read_json_object
+from gemtune.services.datasets.listing import MAX_LISTED, list_sizes, read_splits
+from gemtune.untrusted import Unreadable, read_json_object
 
 # Bytes of the rows of a page, but for the last of them.
 PAGE_BYTES = 1024 * 1024
-# Files of a dataset that are looked at.
-MAX_FILES = 3000
 TOKEN = re.compile(r"(\d{1,5})-(\d{1,15})-(\d{1,12})-([012])", re.ASCII)
 
 
@@ -98,12 +97,10 @@ class ReadRows:
         """Return the files of a split. Raises RowsNotReadable."""
         folder = splits.folder_of(dataset_id)
         try:
-            paths = [stat.name.removeprefix(f"{folder}/") for stat in self.buckets.data.list(f"{folder}/")][:MAX_FILES]
-            if splits.METADATA in paths:
-                content = self.buckets.data.read(f"{folder}/{splits.METADATA}", max_bytes=MAX_BYTES)
-                chosen = splits.of_metadata(read_json(content, named=splits.METADATA), paths, folder)
-            else:
-                chosen = splits.of_files(paths)
+            sizes = list_sizes(self.buckets.data, folder)
+            if sizes is None:
+                raise _needs_a_check(dataset_id, f"a dataset of more than {MAX_LISTED} files has no pages of rows")
+            chosen = read_splits(self.buckets.data, folder, sizes)
         except BadSplits as error:
             raise RowsNotReadable(str(error), hint=error.hint) from None
         except (UnsafeName, Unreadable, ObjectNotFound) as error:
@@ -126,7 +123,7 @@ class _TextFile:
         start = self._read_range(0, CHUNK)
         mark = mark_of(start)
         if kind is None or kind.layout == "parquet" or kind.compression is not None or mark.encoding != "utf-8":
-            raise _needs_a_check(dataset_id, path)
+            raise _no_text(dataset_id, path)
         self._kind: FileKind = kind
         self._first = len(mark.content)
         self._names: list[str] = []
@@ -136,10 +133,10 @@ class _TextFile:
             try:
                 self._names, self._delimiter = read_header(header, tabs=kind.ending == "tsv")
             except BadHeader:
-                raise _needs_a_check(dataset_id, path) from None
+                raise _no_text(dataset_id, path) from None
             self._first += len(header) + 1
         elif start[self._first :].lstrip()[:1] == b"[":
-            raise _needs_a_check(dataset_id, path)
+            raise _no_text(dataset_id, path)
 
     def rows(self, place: Place) -> Any:
         """Yield the rows from a place on."""
@@ -176,8 +173,14 @@ class _TextFile:
         return {name: cell for name, cell in zip(self._names, cells, strict=True) if cell}
 
 
-def _needs_a_check(dataset_id: str, path: str) -> RowsNotReadable:
-    message = f"{path} is not a file whose rows can be read one by one: JSON lines, CSV or TSV in UTF-8, not compressed"
+def _no_text(dataset_id: str, path: str) -> RowsNotReadable:
+    """Return the error for a file that is no plain text of rows."""
+    reason = f"{path} is not a file whose rows can be read one by one: JSON lines, CSV or TSV in UTF-8, not compressed"
+    return _needs_a_check(dataset_id, reason)
+
+
+def _needs_a_check(dataset_id: str, message: str) -> RowsNotReadable:
+    """Return the error for rows that only a check can show."""
     hint = f"begin a check with POST /datasets/{dataset_id}/check, and name it by its check_id"
     return RowsNotReadable(message, hint=hint)
 
