@@ -37,7 +37,7 @@ setup: .venv/.tests ## create .venv with all packages; other targets install as 
 demo: .venv/.demo ## fine-tune the real Gemma 3 270M on this machine, from start to end
 	@$(BIN)/gemtune demo
 
-llama: .venv/.service ## build llama.cpp, which writes GGUF, and its programs into the cache: once, about 7 minutes on 2 cores
+llama: .venv/.service ## build llama.cpp, which writes GGUF, and its programs into the cache: once, 4 to 7 minutes on 2 cores
 	@$(BIN)/python -m trainer.gguf.llama_cpp_build --programs
 
 # Without a compiler the tests of GGUF are skipped, with a message. Test files run in parallel, on at most four cores.
