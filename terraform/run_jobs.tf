@@ -20,6 +20,16 @@ locals {
   )
 }
 
+locals {
+  # Buckets that train and export read weights from. A copy would be in memory, as is the file system of a task; pages
+  # of a mounted file are dropped when memory is needed. Objects have no folders of their own, which Cloud Run's mounts
+  # show all the same.
+  mounts        = "/mnt/gemtune"
+  mounted       = ["config", "data", "uploads", "export"]
+  mounts_of     = { for step in ["prepare", "train", "export"] : step => step == "prepare" ? [] : local.mounted }
+  reads_weights = { GEMTUNE_MOUNTS = local.mounts }
+}
+
 resource "google_cloud_run_v2_job" "step" {
   for_each = local.steps
 
@@ -61,17 +71,36 @@ resource "google_cloud_run_v2_job" "step" {
           )
         }
 
+        dynamic "volume_mounts" {
+          for_each = local.mounts_of[each.value.step]
+          content {
+            name       = volume_mounts.value
+            mount_path = "${local.mounts}/${google_storage_bucket.gemtune[volume_mounts.value].name}"
+          }
+        }
+
         dynamic "env" {
           for_each = merge(
             local.every_function,
             local.prices,
             local.budgets,
-            each.value.step == "prepare" ? local.chooses : {},
+            each.value.step == "prepare" ? local.chooses : local.reads_weights,
             each.value.step == "train" ? merge(local.wandb_key, local.unsloth) : local.hf_token,
           )
           content {
             name  = env.key
             value = env.value
+          }
+        }
+      }
+
+      dynamic "volumes" {
+        for_each = local.mounts_of[each.value.step]
+        content {
+          name = volumes.value
+          gcs {
+            bucket    = google_storage_bucket.gemtune[volumes.value].name
+            read_only = true
           }
         }
       }

@@ -382,18 +382,20 @@ class Objects(Protocol):
         """Copy a local file to an object, without loading it into memory."""
         ...
 
-    def fetch(self, name: str, into: Path) -> Path:
+    def fetch(self, name: str, into: Path, *, in_place: bool = False) -> Path:
         """Return a local path to read an object from.
 
         It is the object's own file, or a copy in the folder `into`; treat it as read-only. Raises ObjectNotFound.
+        in_place: whether a file that is read over the network will do, without a copy; for large files that are read
+        once or twice.
         """
         ...
 
-    def fetch_folder(self, prefix: str, into: Path) -> Path:
+    def fetch_folder(self, prefix: str, into: Path, *, in_place: bool = False) -> Path:
         """Return a local folder with all objects below `prefix/`.
 
         It is the objects' own folder, or a copy at `into`; treat it as read-only. Raises ObjectNotFound if there is no
-        such object.
+        such object. in_place: see `fetch`.
         """
         ...
 

@@ -60,6 +60,7 @@ class Settings:
     llama_cpp: Path  # folder of the llama.cpp build; it may not exist
     hub_cache: Path  # embedded: the Hub's own cache of this machine; it may not exist
     without_gguf: bool  # gcp: the trainer image was built without llama.cpp
+    mounts: Path | None  # gcp: folder with a read-only mount of each bucket, by the bucket's name
     workflow: str  # gcp: name of the deployed workflows/fine_tune.yaml
     machines: tuple[str, ...]  # machines to train on; a job gets the first that it fits on
     gateway: str | None  # gcp: service account email of the API Gateway in front of the API, if there is one
@@ -111,6 +112,7 @@ class Settings:
             llama_cpp=Path(env.get("GEMTUNE_LLAMA_CPP") or cache_folder(env) / llama_cpp.FOLDER).absolute(),
             hub_cache=_hub_cache(env),
             without_gguf=_yes_or_no(env, "GEMTUNE_WITHOUT_GGUF"),
+            mounts=Path(env["GEMTUNE_MOUNTS"]).absolute() if on_gcp and env.get("GEMTUNE_MOUNTS") else None,
             workflow=env.get("GEMTUNE_WORKFLOW") or "fine-tune",
             machines=_machines(env) if on_gcp else (LOCAL,),
             gateway=env.get("GEMTUNE_GATEWAY") or None,

@@ -151,9 +151,10 @@ class Cloud:
     def _run_jobs(self) -> None:
         options = {"api_endpoint": self.cloud_run.url}
         client = run_v2.JobsClient(credentials=AnonymousCredentials(), transport="rest", client_options=options)
-        env = [{"name": name, "value": value} for name, value in self.environment.items()]
-        container = {"image": "local", "command": [sys.executable, "-m", "trainer"], "env": env}
         for name in RUN_JOBS:
+            mounts = {} if name == "gemtune-prepare" else {"GEMTUNE_MOUNTS": str(self.emulators.mounts)}
+            env = [{"name": name, "value": value} for name, value in (self.environment | mounts).items()]
+            container = {"image": "local", "command": [sys.executable, "-m", "trainer"], "env": env}
             template = {"template": {"max_retries": 0, "timeout": "3600s", "containers": [container]}}
             job = run_v2.Job(template=template)
             client.create_job(parent=LOCATION, job_id=name, job=job).result()

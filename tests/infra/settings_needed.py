@@ -28,6 +28,12 @@ CHOOSES = {"gemtune-api", "gemtune-dispatch", "gemtune-ingest", "gemtune-control
 TIMES = {"gemtune-control", "gemtune-sweep"}
 # Components that accept requests, and refuse those that the images do not support.
 ACCEPTS = {"gemtune-api", "gemtune-dispatch", "gemtune-ingest"}
+# Jobs that read weights from the buckets' mounts.
+READS_WEIGHTS = {
+    "gemtune-export",
+    *(f"gemtune-train-{name}" for name in MACHINES),
+    *(f"gemtune-export-{name}" for name in WITH_MORE_MEMORY),
+}
 # Components that plan, admit steps, or end before a job takes more than it may.
 LIMITS_COST = {
     *ACCEPTS,
@@ -59,6 +65,7 @@ SOME: Mapping[str, set[str]] = {
         "gemtune-dispatch",
         "gemtune-sweep",
     },  # to cancel; to start; to start, watch and stop
+    "GEMTUNE_MOUNTS": READS_WEIGHTS,
     "GEMTUNE_PREPARE_TIMEOUT_SECONDS": TIMES,
     "GEMTUNE_TRAIN_TIMEOUT_SECONDS": TIMES,
     "GEMTUNE_EXPORT_TIMEOUT_SECONDS": TIMES,

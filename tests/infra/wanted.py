@@ -42,6 +42,7 @@ SETTINGS = {
     "GEMTUNE_OWNER_HOURS_PER_MONTH": "200",
     "GEMTUNE_WITHOUT_GGUF": "no",
     "GEMTUNE_WORKFLOW": "fine-tune",
+    "GEMTUNE_MOUNTS": "/mnt/gemtune",
     **{f"GEMTUNE_{step.upper()}_TIMEOUT_SECONDS": "3600" for step in Step},
     "GEMTUNE_GATEWAY": f"gemtune-gateway{DOMAIN}",
     "GEMTUNE_HF_TOKEN_SECRET": "hub-token",
@@ -181,6 +182,15 @@ def _job(step: str, machine: Machine) -> Values:
             }
         ],
     }
+    if name != "prepare":  # it reads no weights; the others have no room for a copy of them
+        buckets = ("config", "data", "uploads", "export")
+        task["volumes"] = [
+            {"name": each, "gcs": [{"bucket": f"{PROJECT_ID}-gemtune-{each}", "read_only": True}]} for each in buckets
+        ]
+        task["containers"][0]["volume_mounts"] = [
+            {"name": each, "mount_path": f"{SETTINGS['GEMTUNE_MOUNTS']}/{PROJECT_ID}-gemtune-{each}"}
+            for each in buckets
+        ]
     if machine.gpu is not None:
         task |= {"node_selector": [{"accelerator": machine.gpu}], "gpu_zonal_redundancy_disabled": True}
     return {

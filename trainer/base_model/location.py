@@ -44,15 +44,16 @@ def provide(
 def locate(buckets: Buckets, provided: Mapping[str, str], work: Path, recorded: identity.Digests | None = None) -> Path:
     """Return a local folder with all files of the base model, checked.
 
-    provided: from `provide`. recorded: from `identify`, when the job was prepared; None in jobs of an older gemtune.
-    Raises StepError, `base_changed` if a file is not the recorded one.
+    Weights in a mounted bucket are not copied: they are read over the network. provided: from `provide`. recorded: from
+    `identify`, when the job was prepared; None in jobs of an older gemtune. Raises StepError, `base_changed` if a file
+    is not the recorded one.
     """
     if provided["kind"] == "folder":
         folder = Path(provided["place"])
     else:
         objects, prefix = _split_place(buckets, provided["place"])
         try:
-            folder = objects.fetch_folder(prefix, work / "base_model")
+            folder = objects.fetch_folder(prefix, work / "base_model", in_place=True)
         except ObjectNotFound:
             raise _nothing_in(provided["place"]) from None
         except UnsafeName as error:  # the name of the folder, or of a link in it
@@ -84,6 +85,20 @@ def _current(buckets: Buckets, provided: Mapping[str, str], folder: Path) -> ide
     if provided["kind"] == "folder":
         return identity.of_folder(folder)
     return identity.of_objects(*_split_place(buckets, provided["place"]), folder)
+
+
+def check_unchanged(
+    buckets: Buckets, provided: Mapping[str, str], folder: Path, recorded: identity.Digests | None
+) -> None:
+    """Check a base model again, after it was read.
+
+    Weights in a mount can be replaced while they are read. folder, recorded: as for `locate`. Files on this machine,
+    whose digests would have to be computed, are not checked again. Raises StepError `base_changed`.
+    """
+    if recorded is None or provided["kind"] == "folder":
+        return
+    if _split_place(buckets, provided["place"])[0].digest_algorithm == "crc32c":
+        identity.check(recorded, _current(buckets, provided, folder), provided["place"])
 
 
 def size_to_plan(buckets: Buckets, provided: Mapping[str, str]) -> ModelSize | None:

@@ -55,7 +55,8 @@ def of_job(buckets: Buckets, job: Job, method: Method, work: Path) -> TrainedWei
     export, steps, prefix = buckets.export, job.steps, f"jobs/{job.trained_by}"
     prepared = manifest.fetch(export, f"{prefix}/prepared/{steps[Step.PREPARE].attempt}", work / "prepared")
     place = tokenizer_files.trained_folder(method)
-    folder = manifest.fetch(export, f"{prefix}/{place}/{steps[Step.TRAIN].attempt}", work / "trained")
+    trained = f"{prefix}/{place}/{steps[Step.TRAIN].attempt}"
+    folder = manifest.fetch(export, trained, work / "trained", in_place=place == "model")
     recorded = f"{prefix}/{REFERENCE}/{steps[Step.TRAIN].attempt}"
     is_recorded = manifest.read_whole(export, recorded) is not None
     reference = manifest.fetch(export, recorded, work / REFERENCE) if is_recorded else None

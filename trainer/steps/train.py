@@ -69,6 +69,7 @@ def _train(context: Context, tracking: Tracking) -> None:
     rows = held_out_rows.collect(prepared, base)
     with refuse_unsupported_model(config.base_model_id):
         loaded = engine.load(base, context.spec, start)
+        location.check_unchanged(context.buckets, summary["base_model"], weights, summary.get("base_digests"))
         before = recording.record_base(loaded, rows, config)
         trainer = _make(
             Setup(

@@ -80,16 +80,16 @@ def read_whole(objects: Objects, prefix: str) -> Manifest | None:
     return Manifest(artifacts) if sizes == [artifact.bytes for artifact in artifacts] else None
 
 
-def fetch(objects: Objects, prefix: str, into: Path) -> Path:
+def fetch(objects: Objects, prefix: str, into: Path, *, in_place: bool = False) -> Path:
     """Fetch a complete folder and check the SHA-256 of every file.
 
-    Returns a local folder to read from: the copy in `into`, or the original where objects are local files. Raises
-    IncompleteFolder.
+    Returns a local folder to read from: the copy in `into`, or the original where objects are local files. in_place:
+    whether the original will do where a bucket is mounted, too; for large files. Raises IncompleteFolder.
     """
     complete = read_whole(objects, prefix)
     if complete is None:
         raise IncompleteFolder(f"{prefix} is missing or incomplete")
-    folder = objects.fetch_folder(prefix, into)
+    folder = objects.fetch_folder(prefix, into, in_place=in_place)
     for artifact in complete.artifacts:
         if sha256(folder / artifact.name) != artifact.sha256:
             raise IncompleteFolder(f"the SHA-256 of {prefix}/{artifact.name} is not that of its manifest")

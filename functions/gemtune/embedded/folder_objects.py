@@ -182,13 +182,13 @@ class FolderObjects:
             _sync(unfinished)
             unfinished.replace(final)
 
-    def fetch(self, name: str, into: Path) -> Path:
+    def fetch(self, name: str, into: Path, *, in_place: bool = False) -> Path:
         """Return an object's own path; nothing is copied to `into`."""
         if self.stat(name) is None:
             raise ObjectNotFound(f"there is no {name!r} in {self.bucket}")
         return self._file(name)
 
-    def fetch_folder(self, prefix: str, into: Path) -> Path:
+    def fetch_folder(self, prefix: str, into: Path, *, in_place: bool = False) -> Path:
         """Return the objects' own folder; nothing is copied to `into`."""
         prefix = prefix.rstrip("/") + "/"
         folder, visited = self._walk(split_name(prefix.rstrip("/")))

@@ -99,6 +99,12 @@ VARIABLES: Mapping[str, Variable] = {
     "GEMTUNE_WITHOUT_GGUF": Variable(
         "service", "`yes` refuses GGUF exports, where the trainer's image has no llama.cpp", "without_gguf"
     ),
+    "GEMTUNE_MOUNTS": Variable(
+        "service",
+        "folder with a read-only mount of each bucket, by the bucket's name, from which train and export read weights "
+        "on Google Cloud; without it they are copied to the local disk, which is memory there",
+        "mounts",
+    ),
     "GEMTUNE_WORKFLOW": Variable("service", "name of the deployed workflow", "workflow"),
     "GEMTUNE_MACHINES": Variable(
         "service",

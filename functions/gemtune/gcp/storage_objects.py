@@ -41,9 +41,11 @@ class StorageObjects:
 
     digest_algorithm: Literal["sha256", "crc32c"] = "crc32c"
 
-    def __init__(self, project_id: str, bucket: str):
+    def __init__(self, project_id: str, bucket: str, mount: Path | None = None):
+        """Access a bucket. mount: the folder where Cloud Run has mounted it."""
         self.bucket = bucket
         self._project_id = project_id
+        self._mount = mount
 
     @property
     def _client(self) -> storage.Client:
@@ -159,23 +161,35 @@ class StorageObjects:
         """Upload a file, replacing an older object."""
         self._blob(name).upload_from_filename(str(path), timeout=TIMEOUT, retry=_retry())
 
-    def fetch(self, name: str, into: Path) -> Path:
-        """Download an object to the folder `into` and return its path."""
+    def fetch(self, name: str, into: Path, *, in_place: bool = False) -> Path:
+        """Download an object to the folder `into` and return its path.
+
+        in_place: return its path in the mount instead, if the bucket is mounted.
+        """
         blob = self._get_blob(name)
         if blob is None:
             raise self._not_found(name)
+        if in_place and self._mount is not None:
+            return self._mounted(blob, self._mount)
         path = into / name.rpartition("/")[2]
         self._download([(blob, path)])
         return path
 
-    def fetch_folder(self, prefix: str, into: Path) -> Path:
-        """Download all objects below `prefix/` to the folder `into`."""
+    def fetch_folder(self, prefix: str, into: Path, *, in_place: bool = False) -> Path:
+        """Download all objects below `prefix/` to the folder `into`.
+
+        in_place: return the folder of the mount instead, if the bucket is mounted.
+        """
         prefix = prefix.rstrip("/") + "/"
         split_name(prefix.rstrip("/"))
         listed = self._client.list_blobs(self.bucket, prefix=prefix, timeout=TIMEOUT)
         blobs = [blob for blob in listed if is_safe(blob.name)]
         if not blobs:
             raise self._not_found(prefix)
+        if in_place and self._mount is not None:
+            for blob in blobs:
+                self._mounted(blob, self._mount)
+            return self._mount / prefix.rstrip("/")
         self._download([(blob, into / blob.name.removeprefix(prefix)) for blob in blobs])
         return into
 
@@ -199,6 +213,18 @@ class StorageObjects:
         from gemtune.gcp.signed_url import signed_url
 
         return Link(url=signed_url(self._client, self._blob(name)))
+
+    def _mounted(self, blob: storage.Blob, mount: Path) -> Path:
+        """Return an object's path in the mount of its bucket.
+
+        Raises OSError if the mount does not show the object as it is.
+        """
+        path: Path = mount / blob.name
+        size = path.stat().st_size if path.is_file() else None
+        if size != blob.size:
+            state = "is missing" if size is None else f"has {size} bytes instead of {blob.size}"
+            raise OSError(f"{blob.name} {state} in {mount}, where {self.bucket} is mounted")
+        return path
 
     def _download(self, pairs: Sequence[tuple[storage.Blob, Path]]) -> None:
         """Download objects to paths, in parallel; large ones in parts."""
@@ -252,7 +278,10 @@ class _Bounded(io.BytesIO):
 def storage_buckets(settings: Settings) -> Buckets:
     """Return the four buckets of a deployment."""
     names = (settings.config_bucket, settings.data_bucket, settings.uploads_bucket, settings.export_bucket)
-    return Buckets(*(StorageObjects(settings.project_id, name) for name in names))
+    mounts = (None if settings.mounts is None else settings.mounts / name for name in names)
+    return Buckets(
+        *(StorageObjects(settings.project_id, name, mount) for name, mount in zip(names, mounts, strict=True))
+    )
 
 
 @lru_cache(maxsize=8)

@@ -12,7 +12,7 @@ from trainer.store import checkpoints
 class Bucket(FolderObjects):
     """Objects that have to be copied to be read, as on Cloud Storage."""
 
-    def fetch_folder(self, prefix: str, into: Path) -> Path:
+    def fetch_folder(self, prefix: str, into: Path, *, in_place: bool = False) -> Path:
         shutil.copytree(super().fetch_folder(prefix, into), into)
         return into
 

@@ -45,8 +45,7 @@ def load(folder: Path, spec: Spec, start: StartingPoint = BASE_MODEL) -> LoadedM
         dtype=torch.float32 if config.method == "Full" else dtype,
         attn_implementation=_attention(folder, spec),
         quantization_config=four_bits.quantization_config(dtype, family) if config.method == "QLoRA" else None,
-        # Loaded straight to the GPU, tensor by tensor: on Cloud Run the files are in main memory already, which need
-        # not hold a second copy.
+        # Loaded straight to the GPU, tensor by tensor: main memory need not hold the weights, whose files are mapped.
         device_map="cuda" if torch.cuda.is_available() else None,
     )
     model: LanguageModel = base
