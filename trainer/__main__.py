@@ -167,6 +167,7 @@ def _context(
         should_pause=heartbeat.pausing.is_set,
         machines=backend.settings.machines,
         llama_cpp=backend.settings.llama_cpp,
+        mounted=backend.settings.mounts is not None,
     )
 
 

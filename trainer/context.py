@@ -40,7 +40,8 @@ class Context:
     attempt. secret: returns a secret by its role ("hf_token"). deadline: when the attempt has to end, in seconds of the
     clock's `monotonic`; None for no limit. should_stop: returns whether to stop, after SIGTERM or when the attempt was
     superseded. should_pause: returns whether the job is to be paused. machines: those that may train the job.
-    llama_cpp: the folder of llama.cpp's tools. cap_reached_at: when the job will have spent what it may, by the same
+    llama_cpp: the folder of llama.cpp's tools. mounted: whether large files are read from the buckets' mounts, because
+    the local disk is memory. cap_reached_at: when the job will have spent what it may, by the same
     clock as the deadline; None without a cap. trains: set during the train_steps, which end at a checkpoint by
     themselves.
     """
@@ -58,6 +59,7 @@ class Context:
     should_pause: Callable[[], bool] = lambda: False
     machines: Sequence[str] = (LOCAL,)
     llama_cpp: Path = Path("llama.cpp")
+    mounted: bool = False
     cap_reached_at: float | None = None
     trains: threading.Event = field(default_factory=threading.Event)
 

@@ -85,9 +85,13 @@ class TrainedJob:
         Raises IncompleteFolder, and StepError `no_checkpoint` if there is none of this train_step.
         """
         export, prefix = self.buckets.export, f"jobs/{self.job.trained_by}"
-        folder = checkpoints.at_train_step(export, prefix, train_step, self.work / "checkpoint")
-        if folder is None:
+        saved = checkpoints.at_train_step(export, prefix, train_step, self.work / "checkpoint")
+        if saved is None:
             raise self._no_checkpoint(train_step)
+        folder = self.work / "checkpoint_with_tokenizer"
+        folder.mkdir()
+        for path in saved.iterdir():
+            (folder / path.name).symlink_to(path.resolve())
         base, prepared = self._base(), self._prepared()
         with_tokens = tokenizer.with_new_tokens(base, prepared, self.work / "base_with_new_tokens")
         tokenizer_files.add_tokenizer(with_tokens, folder)

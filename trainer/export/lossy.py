@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from gemtune.request.exports import Export, GgufExport
@@ -10,14 +11,16 @@ from trainer.base_model import folder_contents
 from trainer.export.merge import weight_files
 
 
-def rename_weights(folder: Path, export: Export) -> None:
+def rename_weights(folder: Path, export: Export, rename: Callable[[Path, Path], object] = Path.rename) -> None:
     """Put `lossy` into the names of an export's weight files.
+
+    rename: renames a file of weights.
 
     What names them is changed too: the Modelfile, or the index, which is written if there is none, since transformers
     finds weights of another name by it.
     """
     if isinstance(export, GgufExport):
-        (folder / export.file_name).rename(folder / export.lossy_file_name)
+        rename(folder / export.file_name, folder / export.lossy_file_name)
         modelfile = folder / "Modelfile"
         modelfile.write_text(modelfile.read_text().replace(f"./{export.file_name}", f"./{export.lossy_file_name}"))
         return
@@ -29,7 +32,7 @@ def rename_weights(folder: Path, export: Export) -> None:
         stored = {"metadata": {}, "weight_map": _names_by_file(folder)}
     stored["weight_map"] = {name: renamed[file].name for name, file in stored["weight_map"].items()}
     for name, target in renamed.items():
-        (folder / name).rename(target)
+        rename(folder / name, target)
     index.write_text(json.dumps(stored, indent=2, sort_keys=True) + "\n")
 
 

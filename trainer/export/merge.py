@@ -7,13 +7,16 @@ tensor, instead of twice the model.
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, assert_never
 
 from gemtune.errors import StepError
+from gemtune.machines.memory import SHARD_BYTES
 from gemtune.request.exports import MergedExport, MergedQuantization, merged_export
 from trainer.base_model import folder_contents
 from trainer.base_model.four_bits import is_quantized, skipped_modules
@@ -28,6 +31,9 @@ if TYPE_CHECKING:
 
 # (name, tensor, trained) -> the tensors that are stored for it, by name
 Encoding = Callable[[str, "torch.Tensor", bool], Mapping[str, "torch.Tensor"]]
+
+# Names of the files of weights: of a single one, and of several.
+WHOLE, SHARD = "model.safetensors", "model-{:05}-of-{:05}.safetensors"
 
 # Sections of config.json that configure models of their own, each with a dtype.
 PARTS = ("text_config", "vision_config", "audio_config")
@@ -54,14 +60,17 @@ def merge(
     new_tokens: NewTokens | None = None,
     tokenizer: Path | None = None,
     check_stop: Callable[[], None] = lambda: None,
+    written: Callable[[Path], None] = lambda path: None,
 ) -> None:
     """Write the merged model to `folder`, in transformers' format.
+
+    Its weights are written shard by shard, each of up to SHARD_BYTES, whatever files the base model has.
 
     base: the base model, or, without an adapter, the model whose weights were all trained. quantization: `none` (bf16),
     `fp16` or `q4` (NF4 of bitsandbytes). new_tokens: those of the adapter; without one, the base model gets their first
     rows. tokenizer: folder with the tokenizer and chat template that training used; None: the adapter, if there is one.
-    check_stop: called before each tensor; raises to stop. Raises StepError `base_model_quantized`, `bad_adapter`,
-    `not_in_fp16`.
+    check_stop: called before each tensor; raises to stop. written: called with each complete shard, and may take it
+    away. Raises StepError `base_model_quantized`, `bad_adapter`, `not_in_fp16`.
     """
     config = folder_contents.config_of(base)
     if "quantization_config" in config:
@@ -75,24 +84,18 @@ def merge(
     encode = encoding_of(quantization)()
     weight_map: dict[str, str] = {}
     total = 0
-    for path in files:
-        names = [stored for name in _names(path) for stored in _names_of(name, quantization)]
-        with TensorFile(folder / path.name, names) as target:
-            for name, weight in _tensors(path):
+    shards = _shards(files)
+    for number, shard in enumerate(shards, start=1):
+        file = folder / (WHOLE if len(shards) == 1 else SHARD.format(number, len(shards)))
+        with TensorFile(file, [stored for _, name in shard for stored in _names_of(name, quantization)]) as target:
+            for name, weight in _tensors(shard):
                 check_stop()
-                canonical = canonical_name(name)
-                if lora is None:
-                    merged = weight
-                    if new_tokens is not None and canonical in EMBEDDINGS:
-                        merged = new_tokens.extended(weight)
-                else:
-                    merged = lora.merged(canonical, weight)
-                # Rows of new tokens have the embedding's type, and the others stay as they are.
-                trained = lora is None or (merged is not weight and canonical not in lora.rows)
+                merged, trained = _merged(canonical_name(name), weight, lora, new_tokens)
                 for stored, tensor in encode(name, merged, trained).items():
                     total += target.add(stored, tensor)
-                    weight_map[stored] = path.name
-    if len(files) > 1:
+                    weight_map[stored] = file.name
+        written(file)
+    if len(shards) > 1:
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
         (folder / folder_contents.INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
     copy_companion_files(base, folder)
@@ -100,8 +103,23 @@ def merge(
         copy_companion_files(source, folder)
     write_generation_config(base, folder)
     config = with_vocabulary(config, rows_of_embedding(base, new_tokens))
-    written = _config_for(config, merged_export(quantization))
-    (folder / "config.json").write_text(json.dumps(written, indent=2) + "\n")
+    described = _config_for(config, merged_export(quantization))
+    (folder / "config.json").write_text(json.dumps(described, indent=2) + "\n")
+
+
+def _merged(
+    canonical: str, weight: torch.Tensor, lora: LoraWeights | None, new_tokens: NewTokens | None
+) -> tuple[torch.Tensor, bool]:
+    """Return a merged weight, and whether training changed it.
+
+    canonical: its canonical name.
+    """
+    if lora is None:
+        extended = new_tokens is not None and canonical in EMBEDDINGS
+        return (new_tokens.extended(weight) if new_tokens is not None and extended else weight), True
+    merged = lora.merged(canonical, weight)
+    # Rows of new tokens have the embedding's type, and the others stay as they are.
+    return merged, merged is not weight and canonical not in lora.rows
 
 
 def copy_companion_files(source: Path, folder: Path) -> None:
@@ -140,12 +158,35 @@ def _names(path: Path) -> list[str]:
         return sorted(file.keys())
 
 
-def _tensors(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
+def _shards(files: Sequence[Path]) -> list[list[tuple[Path, str]]]:
+    """Group tensors, as (file, name), into shards of up to SHARD_BYTES.
+
+    Counted as stored in 16 bits. A larger tensor has a shard of its own.
+    """
     from safetensors import safe_open
 
-    with safe_open(path, framework="pt") as file:
-        for name in sorted(file.keys()):
-            yield name, file.get_tensor(name)
+    shards: list[list[tuple[Path, str]]] = []
+    room = 0
+    for path in files:
+        with safe_open(path, framework="pt") as file:
+            for name in sorted(file.keys()):
+                size = 2 * math.prod(file.get_slice(name).get_shape())
+                if size > room or not shards:
+                    shards.append([])
+                    room = SHARD_BYTES
+                shards[-1].append((path, name))
+                room -= size
+    return shards
+
+
+def _tensors(shard: Sequence[tuple[Path, str]]) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield the tensors of a shard with their names."""
+    from safetensors import safe_open
+
+    for path, entries in itertools.groupby(shard, key=lambda entry: entry[0]):
+        with safe_open(path, framework="pt") as file:
+            for _, name in entries:
+                yield name, file.get_tensor(name)
 
 
 def _bf16() -> Encoding:

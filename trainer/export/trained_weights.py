@@ -65,6 +65,16 @@ def of_job(buckets: Buckets, job: Job, method: Method, work: Path) -> TrainedWei
     return TrainedWeights(base_of(buckets, prepared, work), folder, prepared, reference, embedding.read(folder))
 
 
+def check_base_unchanged(buckets: Buckets, trained: TrainedWeights) -> None:
+    """Check that the base model was not replaced while it was read.
+
+    Raises StepError `base_changed`.
+    """
+    if trained.adapter is not None:
+        summary = json.loads((trained.prepared / "prepared.json").read_text())
+        location.check_unchanged(buckets, summary["base_model"], trained.base, summary.get("base_digests"))
+
+
 def base_of(buckets: Buckets, prepared: Path, work: Path) -> Path:
     """Return a local folder with the base model that a job was prepared with.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import assert_never
 from gemtune.errors import StepError
 from gemtune.jobs.record import Artifact, Parity, StepResult
 from gemtune.request.exports import AdapterExport, GgufExport, MergedExport, larger_exports
+from trainer.base_model import folder_contents
 from trainer.certificate import held_out_rows, parity_check
 from trainer.context import Context
 from trainer.conversation.chat_template import ChatTemplate, json_object
@@ -27,6 +28,7 @@ from trainer.export.trained_weights import TrainedWeights
 from trainer.gguf import conversion
 from trainer.process.imports import garbage_collection_paused
 from trainer.store import manifest
+from trainer.store.uploaded_files import UploadedFiles
 
 log = logging.getLogger(__name__)
 
@@ -70,9 +72,11 @@ def _reuse_earlier_attempt(context: Context) -> CertifiedExport | None:
         prefix = f"{context.prefix}/export/{attempt}"
         copy = manifest.read_whole(context.buckets.export, prefix)
         if copy is None:
+            context.buckets.export.delete_prefix(f"{prefix}/")  # what an attempt that was killed has uploaded
             continue
         try:
-            folder = manifest.fetch(context.buckets.export, prefix, context.work / f"attempt-{attempt}")
+            into = context.work / f"attempt-{attempt}"
+            folder = manifest.fetch(context.buckets.export, prefix, into, in_place=True)
         except manifest.IncompleteFolder as error:
             log.warning("%s; exporting again", error)
             continue
@@ -83,19 +87,38 @@ def _reuse_earlier_attempt(context: Context) -> CertifiedExport | None:
 
 
 def _export(context: Context) -> CertifiedExport:
-    """Write the export, certify it, and publish both to the object store."""
+    """Write the export, certify it, and publish both to the object store.
+
+    Its weights are uploaded while they are written, and deleted if the export fails.
+    """
     context.enter("reading the trained weights")
     trained = trained_weights.locate(context)
-    folder = context.work / "exported"
+    export, prefix = context.buckets.export, f"{context.prefix}/export/{context.fence.attempt}"
+    uploads = UploadedFiles(export, prefix, context.work / "uploaded")
+    export.delete_prefix(_temporary(context))
     try:
-        parity = _write_certified(context, trained, folder)
+        return _export_to(context, trained, uploads)
+    except BaseException:
+        export.delete_prefix(f"{prefix}/")
+        raise
+    finally:
+        export.delete_prefix(_temporary(context))
+
+
+def _export_to(context: Context, trained: TrainedWeights, uploads: UploadedFiles) -> CertifiedExport:
+    """Write the export, certify it, and complete it at `uploads.prefix`.
+
+    Raises StepError `export_loses_too_much`, and others.
+    """
+    folder, export = context.work / "exported", context.buckets.export
+    try:
+        parity = _write_certified(context, trained, folder, uploads.move)
     except parity_check.LosesTooMuch as loss:
         raise StepError("export_loses_too_much", str(loss), hint=_hint(context, trained)) from loss
+    trained_weights.check_base_unchanged(context.buckets, trained)
     if parity.verdict != "passed":
-        lossy.rename_weights(folder, context.spec.export)
-    export, prefix = context.buckets.export, f"{context.prefix}/export/{context.fence.attempt}"
-    files = manifest.describe(export, folder, prefix)
-    trained_with = versions.read(trained.folder)
+        lossy.rename_weights(folder, context.spec.export, uploads.rename)
+    files = manifest.describe(export, folder, uploads.prefix, uploads.artifacts)
     base = context.job.base_model_folder
     card = model_card(
         context.job,
@@ -103,20 +126,39 @@ def _export(context: Context) -> CertifiedExport:
         files,
         parity,
         at=context.clock.now(),
-        trained_with=trained_with,
+        trained_with=versions.read(trained.folder),
         base=None if base is None else export.uri(base),
     )
     (folder / "README.md").write_text(card)
     context.enter("saving the export")
-    return CertifiedExport(prefix, folder, manifest.publish(export, folder, prefix), parity)
+    artifacts = manifest.publish(export, folder, uploads.prefix, uploads.artifacts)
+    return CertifiedExport(uploads.prefix, folder, artifacts, parity)
 
 
-def _write_certified(context: Context, trained: TrainedWeights, folder: Path) -> Parity:
+def _temporary(context: Context) -> str:
+    """Return the prefix of weights that are uploaded only to be read again."""
+    return f"{context.prefix}/temporary/"
+
+
+def _mover(context: Context, folder: Path) -> Callable[[Path], None]:
+    """Return a function that moves a file of a temporary folder.
+
+    Where the local disk is memory, it moves weights to the object store until the export is done.
+    """
+    if not context.mounted:
+        return lambda path: None
+    prefix = f"{_temporary(context)}{context.fence.attempt}/{folder.name}"
+    return UploadedFiles(context.buckets.export, prefix, context.work / "uploaded").move
+
+
+def _write_certified(
+    context: Context, trained: TrainedWeights, folder: Path, written: Callable[[Path], None]
+) -> Parity:
     """Write the export and its certificate.
 
-    Raises StepError, LosesTooMuch.
+    written: see `write`. Raises StepError, LosesTooMuch.
     """
-    note = write(context, trained, folder)
+    note = write(context, trained, folder, written=written)
     context.enter("comparing the export with the trained model")
     return parity_check.issue(
         parity_check.Certificate(
@@ -143,10 +185,10 @@ def write_base(context: Context, trained: TrainedWeights) -> Path:
             return trained.base
         from trainer.export.merge import merge
 
-        merge(trained.base, None, folder, "none", new_tokens=trained.new_tokens)
+        merge(trained.base, None, folder, "none", new_tokens=trained.new_tokens, written=_mover(context, folder))
         return folder
-    base = replace(trained, adapter=None)
-    write(context, base, folder, untrained=(conversion.EMBEDDING,), tokenizer=trained.adapter)
+    base, written = replace(trained, adapter=None), _mover(context, folder)
+    write(context, base, folder, written=written, untrained=(conversion.EMBEDDING,), tokenizer=trained.adapter)
     return folder / export.file_name if isinstance(export, GgufExport) else folder
 
 
@@ -163,7 +205,7 @@ def _hint(context: Context, trained: TrainedWeights) -> str:
         )
         folder = context.work / f"tried-{quantization}"
         try:
-            _write_certified(replace(context, spec=other), trained, folder)
+            _write_certified(replace(context, spec=other), trained, folder, _mover(context, folder))
         except parity_check.LosesTooMuch:
             continue
         finally:
@@ -177,17 +219,20 @@ def write(
     trained: TrainedWeights,
     folder: Path,
     *,
+    written: Callable[[Path], None] = lambda path: None,
     untrained: Sequence[str] | None = None,
     tokenizer: Path | None = None,
 ) -> str:
     """Write the export's files; return a note for its certificate, or "".
 
-    An adapter is copied, without importing torch. untrained: llama.cpp's names of tensors that training did not change;
-    None for those that it never does. tokenizer: see `merge.merge`.
+    An adapter is copied, without importing torch; its weights are linked. written: called with each complete file of a
+    merged model's weights, and may put a link in its place. untrained: llama.cpp's names of tensors that training did
+    not change; None for those that it never does. tokenizer: see `merge.merge`.
     """
     export = context.spec.export
     if isinstance(export, AdapterExport):
-        shutil.copytree(trained.folder, folder, ignore=shutil.ignore_patterns(manifest.NAME, versions.NAME))
+        ignored = shutil.ignore_patterns(manifest.NAME, versions.NAME)
+        shutil.copytree(trained.folder, folder, ignore=ignored, copy_function=_copy_or_link)
         return ""
     context.enter("merging the weights")
     with garbage_collection_paused():
@@ -205,16 +250,24 @@ def write(
     )
     match export:
         case MergedExport():
-            merged(folder, export.quantization)
+            merged(folder, export.quantization, written=written)
             return ""
         case GgufExport():
             whole = context.work / "merged"
-            merged(whole, "none")
+            merged(whole, "none", written=_mover(context, whole))
             if untrained is None:
                 is_trained = trained.adapter is None or context.spec.training_config.train_embeddings
                 untrained = () if is_trained else (conversion.EMBEDDING,)
             return _write_gguf(context, export, whole, folder, untrained)
     assert_never(export)
+
+
+def _copy_or_link(source: str, target: str) -> None:
+    """Copy a file; link to weights, which may be as large as the model."""
+    if source.endswith(folder_contents.WEIGHTS):
+        Path(target).symlink_to(Path(source).resolve())
+    else:
+        shutil.copyfile(source, target)
 
 
 def _write_gguf(context: Context, export: GgufExport, whole: Path, folder: Path, untrained: Sequence[str]) -> str:

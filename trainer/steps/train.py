@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -161,7 +162,7 @@ def _train_to_end(context: Context, trainer: JobTrainer, attempt: _Attempt) -> b
     """
     from trainer.training import job_trainer
 
-    resumed = checkpoints.newest(context.buckets.export, context.prefix, context.work / "resumed")
+    resumed = checkpoints.newest(context.buckets.export, context.prefix, attempt.resumed)
     context.check_pause()
     log.info("training %s", "from the beginning" if resumed is None else f"from train_step {resumed[0].train_step}")
     context.enter("training")
@@ -220,7 +221,8 @@ class _Attempt:
     """The state of this attempt while it trains, and its hooks.
 
     Times are in seconds of the clock's `monotonic`. stop_cause: why training stops early. saved_at: time of the newest
-    checkpoint, at first of the beginning. longest_step, save_seconds: durations so far.
+    checkpoint, at first of the beginning. longest_step, save_seconds: durations so far. saving: the checkpoint that is
+    being saved, and since when.
     """
 
     context: Context
@@ -230,10 +232,23 @@ class _Attempt:
     saved_at: float | None = None
     longest_step: float = 0.0
     save_seconds: float = 0.0
+    saving: tuple[checkpoints.Saving, float] | None = None
+
+    @property
+    def resumed(self) -> Path:
+        """The folder for a copy of the checkpoint that training resumes from."""
+        return self.context.work / "resumed"
 
     def hooks(self) -> Hooks:
         """Return the callbacks of this attempt for a trainer."""
-        return Hooks(self._stepped, self.progress.evaluated, self._saved, self._must_stop, self._must_save)
+        return Hooks(
+            self._stepped,
+            self.progress.evaluated,
+            self._saved,
+            self._must_stop,
+            self._must_save,
+            self._upload_weights,
+        )
 
     def _stepped(self, trainer: JobTrainer, logs: Mapping[str, float]) -> None:
         """Record a logged train_step."""
@@ -254,6 +269,7 @@ class _Attempt:
         another train_step and a checkpoint counts as reached, with a factor of two to be safe.
         """
         now = self.context.clock.monotonic()
+        shutil.rmtree(self.resumed, ignore_errors=True)  # it has been loaded, and the next one needs the room
         if self.last_step_at is not None:
             self.longest_step = max(self.longest_step, now - self.last_step_at)
         self.last_step_at = now
@@ -268,14 +284,28 @@ class _Attempt:
         seconds = 60 * self.context.spec.training_config.save_minutes
         return self.saved_at is not None and self.context.clock.monotonic() - self.saved_at >= seconds
 
+    def _upload_weights(self, train_step: int, folder: Path) -> None:
+        """Upload the weights of a checkpoint, whose other files follow."""
+        self._begin_saving(train_step)[0].upload(folder)
+
+    def _begin_saving(self, train_step: int) -> tuple[checkpoints.Saving, float]:
+        """Return the checkpoint that is being saved, and since when."""
+        if self.saving is None:
+            began = self.context.clock.monotonic()
+            self.progress.flush()  # raises before anything is written if another attempt has taken over
+            export, attempt = self.context.buckets.export, self.context.fence.attempt
+            checkpoint = checkpoints.Saving.begin(
+                export, job_prefix=self.context.prefix, attempt=attempt, train_step=train_step
+            )
+            self.saving = checkpoint, began
+        return self.saving
+
     def _saved(self, train_step: int, folder: Path, best: int | None) -> None:
         """Upload a checkpoint, record it, and delete older ones."""
-        began = self.context.clock.monotonic()
         context, export = self.context, self.context.buckets.export
-        self.progress.flush()  # raises before anything is written if another attempt has taken over
-        checkpoints.save(
-            export, folder, job_prefix=context.prefix, attempt=context.fence.attempt, train_step=train_step
-        )
+        checkpoint, began = self._begin_saving(train_step)
+        checkpoint.finish(folder)
+        self.saving = None
         context.advance.record_checkpoint(context.job.job_id, context.fence, train_step=train_step)
         checkpoints.prune(export, context.prefix, best=best)
         self.progress.tracking.persist()

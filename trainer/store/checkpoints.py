@@ -9,9 +9,10 @@ import logging
 import re
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from gemtune.jobs.record import Artifact
 from gemtune.ports import Objects
 from trainer.store import manifest
 
@@ -34,19 +35,42 @@ class Checkpoint:
     prefix: str
 
 
-def save(export: Objects, folder: Path, *, job_prefix: str, attempt: int, train_step: int) -> None:
-    """Publish a checkpoint folder of transformers' Trainer, then delete it.
+@dataclass(frozen=True, slots=True)
+class Saving:
+    """Checkpoint that is being saved, file by file.
 
-    Raises OSError if a required file is missing.
+    What is uploaded leaves the local disk, which never has to hold the weights and the optimizer's states together.
     """
-    missing = [name for name in REQUIRED_FILES if not (folder / name).is_file()]
-    if missing:
-        raise OSError(f"the checkpoint of train_step {train_step} lacks {', '.join(missing)}")
-    for pattern in EXCLUDED_FILES:
-        for path in folder.glob(pattern):
+
+    export: Objects
+    prefix: str
+    artifacts: list[Artifact] = field(default_factory=list)
+
+    @classmethod
+    def begin(cls, export: Objects, *, job_prefix: str, attempt: int, train_step: int) -> Saving:
+        """Return the checkpoint of a train_step, without files."""
+        return cls(export, f"{job_prefix}/checkpoints/{attempt}/checkpoint-{train_step}")
+
+    def upload(self, folder: Path) -> None:
+        """Upload the files that transformers' Trainer has saved so far."""
+        for pattern in EXCLUDED_FILES:
+            for path in folder.glob(pattern):
+                path.unlink()
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            self.artifacts.append(manifest.add(self.export, path, self.prefix, path.relative_to(folder).as_posix()))
             path.unlink()
-    manifest.publish(export, folder, f"{job_prefix}/checkpoints/{attempt}/checkpoint-{train_step}")
-    shutil.rmtree(folder)
+
+    def finish(self, folder: Path) -> None:
+        """Upload the other files, complete the checkpoint, and delete the folder.
+
+        Raises OSError if a required file is missing.
+        """
+        self.upload(folder)
+        missing = sorted(set(REQUIRED_FILES) - {artifact.name for artifact in self.artifacts})
+        if missing:
+            raise OSError(f"the {self.prefix.rpartition('/')[2]} lacks {', '.join(missing)}")
+        manifest.seal(self.export, self.prefix, self.artifacts)
+        shutil.rmtree(folder)
 
 
 def prune(export: Objects, job_prefix: str, *, best: int | None = None) -> None:
@@ -61,17 +85,18 @@ def prune(export: Objects, job_prefix: str, *, best: int | None = None) -> None:
 
 
 def newest(export: Objects, job_prefix: str, into: Path) -> tuple[Checkpoint, Path] | None:
-    """Fetch the newest complete checkpoint of any attempt, or return None.
+    """Find the newest complete checkpoint of any attempt; return it and its folder.
 
-    The folder may be written to. Damaged checkpoints are skipped.
+    Returns None if there is none. The folder is read-only: the store's own, or a copy in `into` where it has to be
+    downloaded. Damaged checkpoints are skipped.
     """
     return _first_complete(export, list_all(export, job_prefix), into)
 
 
 def at_train_step(export: Objects, job_prefix: str, train_step: int, into: Path) -> Path | None:
-    """Fetch a complete checkpoint of a train_step, or return None.
+    """Return the folder of a complete checkpoint of a train_step, or None.
 
-    The folder may be written to.
+    As `newest` does.
     """
     candidates = [checkpoint for checkpoint in list_all(export, job_prefix) if checkpoint.train_step == train_step]
     first = _first_complete(export, candidates, into)
@@ -80,18 +105,12 @@ def at_train_step(export: Objects, job_prefix: str, train_step: int, into: Path)
 
 def _first_complete(export: Objects, candidates: Sequence[Checkpoint], into: Path) -> tuple[Checkpoint, Path] | None:
     for checkpoint in candidates:
+        copy = into / f"checkpoint-{checkpoint.train_step}"
         try:
-            folder = manifest.fetch(export, checkpoint.prefix, into / "fetched")
+            return checkpoint, manifest.fetch(export, checkpoint.prefix, copy, in_place=True)
         except manifest.IncompleteFolder as error:
             log.warning("skipping a checkpoint: %s", error)
-            shutil.rmtree(into / "fetched", ignore_errors=True)
-            continue
-        target = into / f"checkpoint-{checkpoint.train_step}"
-        if folder == into / "fetched":  # our own copy; on Cloud Run a second one would take memory
-            folder.rename(target)
-        else:
-            shutil.copytree(folder, target)
-        return checkpoint, target
+            shutil.rmtree(copy, ignore_errors=True)
     return None
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,19 +32,30 @@ class Manifest:
     artifacts: Sequence[Artifact]
 
 
-def publish(objects: Objects, folder: Path, prefix: str) -> list[Artifact]:
-    """Upload every file of a folder to `prefix/…`, and then its manifest."""
-    artifacts = describe(objects, folder, prefix)
+NONE: Mapping[str, Artifact] = {}
+
+
+def publish(objects: Objects, folder: Path, prefix: str, uploaded: Mapping[str, Artifact] = NONE) -> list[Artifact]:
+    """Upload every file of a folder to `prefix/…`, and then its manifest.
+
+    uploaded: those of its files that are there already, by name.
+    """
+    artifacts = describe(objects, folder, prefix, uploaded)
     for artifact in artifacts:
-        objects.upload(folder / artifact.name, f"{prefix}/{artifact.name}")
+        if artifact.name not in uploaded:
+            objects.upload(folder / artifact.name, f"{prefix}/{artifact.name}")
     seal(objects, prefix, artifacts)
     return artifacts
 
 
-def describe(objects: Objects, folder: Path, prefix: str) -> list[Artifact]:
+def describe(objects: Objects, folder: Path, prefix: str, uploaded: Mapping[str, Artifact] = NONE) -> list[Artifact]:
     """Return the artifacts that `publish` will list for a folder."""
     files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
-    return [_artifact(objects, path, f"{prefix}/{name}", name) for name, path in files.items() if name != NAME]
+    return [
+        uploaded.get(name) or _artifact(objects, path, f"{prefix}/{name}", name)
+        for name, path in files.items()
+        if name != NAME
+    ]
 
 
 def add(objects: Objects, path: Path, prefix: str, name: str) -> Artifact:

@@ -60,7 +60,7 @@ def restore(
         log.warning("the checkpoint of train_step %d, which evaluated best, is gone: the last weights stay", best)
         return None
     trainer._load_from_checkpoint(str(folder))
-    shutil.rmtree(folder)
+    shutil.rmtree(into, ignore_errors=True)  # a copy, if there is one
     log.info("the weights are those of train_step %d, which evaluated best", best)
     return int(best)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -115,6 +116,11 @@ class SftTrainer(Trainer):
         return metrics.evaluate(self.model, self.get_eval_dataloader(), self.compute_dtype).evaluation_metrics(
             self.metric_names
         )
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        """Hand over the weights of a checkpoint, then save the other states."""
+        self.hooks.saved_weights(self.state.global_step, Path(output_dir))
+        super()._save_optimizer_and_scheduler(output_dir)
 
     def unlogged_metrics(self) -> dict[str, list[float]]:
         """Return an empty mapping: this trainer logs the loss only."""

@@ -44,6 +44,8 @@ HEAD_BLOCK = 4096
 WORK_MARGIN = 1.15
 # Factor for TRL's trainers, which save the inputs of adapters in two dtypes. Measured.
 RL_SHARE = 1.35
+# Largest file of weights that a merge writes, and so what it has on the local disk at a time.
+SHARD_BYTES = 4 * GIB
 # On a CPU, activations of up to this size are kept for the backward pass instead of being recomputed.
 SMALL_WORK = 512 * 2**20
 # Bytes per number in the key-value cache that completions are sampled with. Estimated.

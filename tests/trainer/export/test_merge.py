@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from gemtune.errors import StepError
 from tests import tiny_gemma
+from trainer.export import merge as merging
 from trainer.export import stochastic_rounding
 from trainer.export.lora_weights import canonical_name
 from trainer.export.merge import merge
@@ -92,18 +93,33 @@ def test_a_merged_folder_has_every_file_of_a_model(tmp_path: Path, tiny: Path) -
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype="auto").dtype == torch.bfloat16
 
 
-def test_sharded_files_and_their_index_stay_sharded(tmp_path: Path, tiny: Path) -> None:
+@pytest.mark.parametrize("base_shard", ["200KB", "1GB"])
+def test_weights_are_written_in_shards_of_a_size_whatever_the_base_model_has(
+    tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch, base_shard: str
+) -> None:
+    monkeypatch.setattr(merging, "SHARD_BYTES", 150_000)
     model = AutoModelForCausalLM.from_pretrained(tiny)
-    model.save_pretrained(tmp_path / "base", max_shard_size="200KB")
-    adapter = adapter_of(tiny, tmp_path / "adapter")
-    merge(tmp_path / "base", adapter, tmp_path / "merged", "none")
-    index = json.loads((tmp_path / "merged" / "model.safetensors.index.json").read_text())
+    model.save_pretrained(tmp_path / "base", max_shard_size=base_shard)
+    adapter, folder, taken = adapter_of(tiny, tmp_path / "adapter"), tmp_path / "merged", tmp_path / "taken"
+    taken.mkdir()
+
+    def take(path: Path) -> None:
+        assert [file.name for file in folder.glob("*.safetensors")] == [path.name]  # one at a time
+        path.rename(taken / path.name)
+
+    merge(tmp_path / "base", adapter, folder, "none", written=take)
+    index = json.loads((folder / "model.safetensors.index.json").read_text())
     files = sorted(set(index["weight_map"].values()))
+    assert files == [f"model-{number + 1:05}-of-{len(files):05}.safetensors" for number in range(len(files))]
     assert len(files) > 2
-    merged = {name: w for file in files for name, w in load_file(tmp_path / "merged" / file).items()}
+    merged = {name: w for file in files for name, w in load_file(taken / file).items()}
     assert_equal_weights(merged, peft_merged(tiny, adapter))
     assert index["metadata"]["total_size"] == sum(w.numel() * w.element_size() for w in merged.values())
-    AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    sizes = [[w.numel() * w.element_size() for w in load_file(taken / file).values()] for file in files]
+    assert all(sum(shard) <= 150_000 or len(shard) == 1 for shard in sizes)
+    for path in taken.iterdir():
+        path.rename(folder / path.name)
+    AutoModelForCausalLM.from_pretrained(folder)
 
 
 def test_vision_models_are_merged_with_either_order_of_names(tmp_path: Path, tiny: Path) -> None:

@@ -184,8 +184,8 @@ def test_a_spoilt_export_is_not_published_and_a_second_attempt_works(
     bench = trained_bench("merged", "none")
     write = export.write
 
-    def write_and_spoil(context: Any, trained: Any, folder: Path) -> None:
-        write(context, trained, folder)
+    def write_and_spoil(context: Any, trained: Any, folder: Path, **more: Any) -> None:
+        write(context, trained, folder, **more)
         sabotage(folder)
 
     monkeypatch.setattr(export, "write", write_and_spoil)
@@ -233,6 +233,32 @@ def test_an_export_that_loses_too_much_names_the_next_larger_one_that_passes(
         "the training result is kept: export again with none, which passes, or with accept_loss"
     )
     assert list(bench.services.buckets.export.list(f"jobs/{bench.job_id}/export/")) == []
+
+
+@pytest.mark.usefixtures("compare_in_process")
+def test_where_the_disk_is_memory_it_holds_no_merged_weights_while_they_are_compared(
+    trained_bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Export with a noise floor and with tries of other quantizations, which are merged models too."""
+    bench = trained_bench("merged", "q4")
+    monkeypatch.setattr(verdict, "limits_for", strict)
+    context = replace(bench.context(Step.EXPORT), mounted=True)
+    compare, local = child.run, []
+
+    def look_and_compare(arguments: Sequence[str], check_stop: Callable[[], None]) -> ChildResult:
+        weights = list(context.work.rglob("*.safetensors"))
+        local.append([path.parent.name for path in weights if not path.is_symlink()])
+        assert {"exported"} <= {path.parent.name for path in weights}
+        return compare(arguments, check_stop)
+
+    monkeypatch.setattr(child, "run", look_and_compare)
+    with pytest.raises(StepError) as caught:
+        export.run(context)
+    assert caught.value.code == "export_loses_too_much"
+    assert len(local) > 2  # the export, its floor, and another quantization
+    assert not any(local)
+    prefix, objects = f"jobs/{bench.job_id}", bench.services.buckets.export
+    assert [stat.name for part in ("export", "temporary") for stat in objects.list(f"{prefix}/{part}/")] == []
 
 
 @pytest.mark.usefixtures("compare_in_process")

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -318,13 +319,13 @@ def test_checkpoints_are_saved_by_time_and_change_nothing(
     training = {"max_steps": 8, "save_steps": 1000, "lora_dropout": 0.1}
     uninterrupted, by_time = bench_of(**training).to(Step.TRAIN), bench_of(**training).to(Step.PREPARE)
     saved: list[int] = []
-    save = checkpoints.save
+    finish = checkpoints.Saving.finish
 
-    def note(*words: Any, train_step: int, **more: Any) -> None:
-        saved.append(train_step)
-        save(*words, train_step=train_step, **more)
+    def note(saving: checkpoints.Saving, folder: Path) -> None:
+        saved.append(int(saving.prefix.rpartition("-")[2]))
+        finish(saving, folder)
 
-    monkeypatch.setattr(checkpoints, "save", note)
+    monkeypatch.setattr(checkpoints.Saving, "finish", note)
     train.run(replace(by_time.context(Step.TRAIN), clock=SlowClock()))
     assert len(saved) >= 2
     assert max(later - earlier for earlier, later in pairwise([0, *saved])) <= 4

@@ -298,3 +298,24 @@ def test_progress_reaches_the_end_even_if_the_last_train_steps_are_not_logged(
     progress = bench_of(max_steps=3, logging_steps=2).to(Step.TRAIN).job.progress
     assert progress is not None
     assert (progress.train_step, progress.total_steps, progress.epoch, progress.eta_seconds) == (3, 3, 0.5, 0)
+
+
+def test_a_checkpoint_of_all_weights_is_never_whole_on_the_disk(
+    bench_of: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Save twice, resume, and save again; the resumed checkpoint is left to its bucket."""
+    bench = bench_of(method="Full", max_steps=3, save_steps=1).to(Step.PREPARE)
+    upload, seen = checkpoints.Saving.upload, []
+
+    def look_and_upload(saving: checkpoints.Saving, folder: Path) -> None:
+        work = bench.services.settings.work / bench.job_id
+        seen.append({path.name for path in work.rglob("*") if path.suffix in (".safetensors", ".pt")})
+        upload(saving, folder)
+
+    monkeypatch.setattr(checkpoints.Saving, "upload", look_and_upload)
+    bench.run(Step.TRAIN, should_stop=after_steps(2))
+    bench.run(Step.TRAIN)
+    assert bench.job.steps[Step.TRAIN].state == "done"
+    assert len(seen) == 6
+    assert all(names == {"model.safetensors"} for names in seen[::2])
+    assert all("model.safetensors" not in names and "optimizer.pt" in names for names in seen[1::2])

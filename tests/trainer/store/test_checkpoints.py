@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import pytest
+
 from gemtune.embedded.folder_objects import FolderObjects
 from trainer.store import checkpoints
 
@@ -22,7 +24,7 @@ def save(bucket: Bucket, tmp_path: Path, train_step: int) -> None:
     folder.mkdir()
     for name in (*checkpoints.REQUIRED_FILES, f"of-{train_step}"):
         (folder / name).write_text(str(train_step))
-    checkpoints.save(bucket, folder, job_prefix="jobs/j", attempt=1, train_step=train_step)
+    checkpoints.Saving.begin(bucket, job_prefix="jobs/j", attempt=1, train_step=train_step).finish(folder)
 
 
 def test_the_newest_complete_checkpoint_is_fetched_without_leftovers_of_others(tmp_path: Path) -> None:
@@ -48,3 +50,29 @@ def test_pruning_keeps_the_newest_two_and_the_best(tmp_path: Path) -> None:
     assert best is not None
     assert (best / "of-4").read_text() == "4"
     assert checkpoints.at_train_step(bucket, "jobs/j", 6, tmp_path / "gone") is None
+
+
+def test_what_is_uploaded_of_a_checkpoint_leaves_the_disk_before_the_rest_is_saved(tmp_path: Path) -> None:
+    bucket, folder = FolderObjects(tmp_path / "bucket", "export"), tmp_path / "checkpoint-3"
+    saving = checkpoints.Saving.begin(bucket, job_prefix="jobs/j", attempt=1, train_step=3)
+    folder.mkdir()
+    (folder / "model.safetensors").write_text("weights")
+    (folder / "tokenizer.json").write_text("of the base model")
+    saving.upload(folder)
+    assert list(folder.iterdir()) == []
+    assert checkpoints.newest(bucket, "jobs/j", tmp_path / "resumed") is None  # not complete yet
+    for name in checkpoints.REQUIRED_FILES[1:]:
+        (folder / name).write_text(name)
+    with pytest.raises(OSError, match=r"lacks trainer_state\.json"):
+        saving.finish(folder)
+    (folder / "trainer_state.json").write_text("{}")
+    saving.finish(folder)
+    assert not folder.exists()
+    newest = checkpoints.newest(bucket, "jobs/j", tmp_path / "resumed")
+    assert newest is not None
+    assert {path.name for path in newest[1].iterdir()} == {
+        "model.safetensors",
+        "manifest.json",
+        *checkpoints.REQUIRED_FILES,
+    }
+    assert not (tmp_path / "resumed").exists()  # it is read in place

@@ -191,7 +191,7 @@ def save_checkpoint(folder: Path, train_step: int) -> FolderObjects:
     local.mkdir()
     for name in checkpoints.REQUIRED_FILES:
         (local / name).write_text("{}")
-    checkpoints.save(export, local, job_prefix="jobs/x", attempt=1, train_step=train_step)
+    checkpoints.Saving.begin(export, job_prefix="jobs/x", attempt=1, train_step=train_step).finish(local)
     return export
 
 
@@ -199,8 +199,9 @@ def test_the_best_weights_are_restored_when_the_last_are_worse(tmp_path: Path) -
     export, into = save_checkpoint(tmp_path, 6), tmp_path / "work"
     trainer: Any = StandIn(best_metric=1.0, best_global_step=6)
     assert best_weights.restore(trainer, {"eval_loss": 1.5}, export, "jobs/x", into) == 6
-    assert trainer.loaded == [str(into / "checkpoint-6")]
-    assert not (into / "checkpoint-6").exists()  # it is as large as the model
+    assert trainer.loaded == [export.uri("jobs/x/checkpoints/1/checkpoint-6")]  # read in place, and left there
+    assert Path(trainer.loaded[0]).is_dir()
+    assert not into.exists()
 
 
 @pytest.mark.parametrize(("best", "last"), [(None, 1.5), (6, 1.0), (6, 0.5)])
