@@ -61,7 +61,7 @@ class Saving:
             path.unlink()
 
     def finish(self, folder: Path) -> None:
-        """Upload the other files, complete the checkpoint, and delete the folder.
+        """Upload the other files, complete the checkpoint, delete the folder.
 
         Raises OSError if a required file is missing.
         """
@@ -85,7 +85,7 @@ def prune(export: Objects, job_prefix: str, *, best: int | None = None) -> None:
 
 
 def newest(export: Objects, job_prefix: str, into: Path) -> tuple[Checkpoint, Path] | None:
-    """Find the newest complete checkpoint of any attempt; return it and its folder.
+    """Return the newest complete checkpoint of any attempt, and its folder.
 
     Returns None if there is none. The folder is read-only: the store's own, or a copy in `into` where it has to be
     downloaded. Damaged checkpoints are skipped.

@@ -1,6 +1,6 @@
-"""Files that are uploaded as soon as they are complete, and leave the local disk.
+"""Files that leave the local disk as soon as they are complete.
 
-The local disk is memory on Cloud Run, where a whole model would often not fit.
+They are uploaded. The disk is memory on Cloud Run, where a whole model would often not fit.
 """
 
 from __future__ import annotations

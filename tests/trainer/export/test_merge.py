@@ -100,24 +100,24 @@ def test_weights_are_written_in_shards_of_a_size_whatever_the_base_model_has(
     monkeypatch.setattr(merging, "SHARD_BYTES", 150_000)
     model = AutoModelForCausalLM.from_pretrained(tiny)
     model.save_pretrained(tmp_path / "base", max_shard_size=base_shard)
-    adapter, folder, taken = adapter_of(tiny, tmp_path / "adapter"), tmp_path / "merged", tmp_path / "taken"
-    taken.mkdir()
+    adapter, folder, moved = adapter_of(tiny, tmp_path / "adapter"), tmp_path / "merged", tmp_path / "moved"
+    moved.mkdir()
 
     def take(path: Path) -> None:
         assert [file.name for file in folder.glob("*.safetensors")] == [path.name]  # one at a time
-        path.rename(taken / path.name)
+        path.rename(moved / path.name)
 
     merge(tmp_path / "base", adapter, folder, "none", written=take)
     index = json.loads((folder / "model.safetensors.index.json").read_text())
     files = sorted(set(index["weight_map"].values()))
     assert files == [f"model-{number + 1:05}-of-{len(files):05}.safetensors" for number in range(len(files))]
     assert len(files) > 2
-    merged = {name: w for file in files for name, w in load_file(taken / file).items()}
+    merged = {name: w for file in files for name, w in load_file(moved / file).items()}
     assert_equal_weights(merged, peft_merged(tiny, adapter))
     assert index["metadata"]["total_size"] == sum(w.numel() * w.element_size() for w in merged.values())
-    sizes = [[w.numel() * w.element_size() for w in load_file(taken / file).values()] for file in files]
+    sizes = [[w.numel() * w.element_size() for w in load_file(moved / file).values()] for file in files]
     assert all(sum(shard) <= 150_000 or len(shard) == 1 for shard in sizes)
-    for path in taken.iterdir():
+    for path in moved.iterdir():
         path.rename(folder / path.name)
     AutoModelForCausalLM.from_pretrained(folder)
 

@@ -239,7 +239,10 @@ def test_an_export_that_loses_too_much_names_the_next_larger_one_that_passes(
 def test_where_the_disk_is_memory_it_holds_no_merged_weights_while_they_are_compared(
     trained_bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Export with a noise floor and with tries of other quantizations, which are merged models too."""
+    """Export with a noise floor and tries of other quantizations.
+
+    Those are merged models too.
+    """
     bench = trained_bench("merged", "q4")
     monkeypatch.setattr(verdict, "limits_for", strict)
     context = replace(bench.context(Step.EXPORT), mounted=True)

@@ -303,19 +303,19 @@ def test_progress_reaches_the_end_even_if_the_last_train_steps_are_not_logged(
 def test_a_checkpoint_of_all_weights_is_never_whole_on_the_disk(
     bench_of: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Save twice, resume, and save again; the resumed checkpoint is left to its bucket."""
+    """Save twice, resume from the bucket, and save again."""
     bench = bench_of(method="Full", max_steps=3, save_steps=1).to(Step.PREPARE)
-    upload, seen = checkpoints.Saving.upload, []
+    upload, names_on_disk = checkpoints.Saving.upload, []
 
     def look_and_upload(saving: checkpoints.Saving, folder: Path) -> None:
         work = bench.services.settings.work / bench.job_id
-        seen.append({path.name for path in work.rglob("*") if path.suffix in (".safetensors", ".pt")})
+        names_on_disk.append({path.name for path in work.rglob("*") if path.suffix in (".safetensors", ".pt")})
         upload(saving, folder)
 
     monkeypatch.setattr(checkpoints.Saving, "upload", look_and_upload)
     bench.run(Step.TRAIN, should_stop=after_steps(2))
     bench.run(Step.TRAIN)
     assert bench.job.steps[Step.TRAIN].state == "done"
-    assert len(seen) == 6
-    assert all(names == {"model.safetensors"} for names in seen[::2])
-    assert all("model.safetensors" not in names and "optimizer.pt" in names for names in seen[1::2])
+    assert len(names_on_disk) == 6
+    assert all(names == {"model.safetensors"} for names in names_on_disk[::2])
+    assert all("model.safetensors" not in names and "optimizer.pt" in names for names in names_on_disk[1::2])
