@@ -45,18 +45,20 @@ NEAREST: Mapping[str, str] = {
     "services/test_export_again services/test_placement services/test_clocks",
     "gemtune.services.acceptance": "services/test_messages services/test_algorithm_of_rows services/test_submit "
     "services/test_export_again services/test_base_job services/test_placement services/test_reads "
-    "services/test_gguf_requests services/test_planning",
+    "services/test_gguf_requests services/test_planning services/test_budgets",
     "gemtune.services.advance": "services/test_lifetimes services/test_messages services/test_running "
-    "services/test_clocks services/test_export_again services/test_pausing services/test_caps",
+    "services/test_clocks services/test_export_again services/test_pausing services/test_caps services/test_budgets",
+    "gemtune.services.budgets": "services/test_budgets services/test_caps services/test_caps_under_kills",
     "gemtune.services.control": "services/test_control services/test_running services/test_pausing "
-    "services/test_lifetimes services/test_clocks services/test_dispatch services/test_planning services/test_waiting",
+    "services/test_lifetimes services/test_clocks services/test_dispatch services/test_planning services/test_waiting "
+    "services/test_caps services/test_budgets",
     "gemtune.services.delete": "services/test_running services/test_lifetimes services/test_messages "
     "contract/test_other_versions",
     "gemtune.services.datasets": "handlers/test_datasets handlers/test_checks handlers/test_dataset_rows "
-    "services/test_lifetimes",
+    "services/test_lifetimes services/test_submit services/test_algorithm_of_rows",
     "gemtune.services.logs": "services/test_logs contract/test_logs",
     "gemtune.services.machine_slots": "services/test_control services/test_pausing services/test_waiting",
-    "gemtune.services.pause": "services/test_pausing services/test_caps",
+    "gemtune.services.pause": "services/test_pausing services/test_caps services/test_budgets",
     "gemtune.services.planning": "services/test_planner services/test_planning services/test_dataset_amounts "
     "services/test_caps services/test_base_models handlers/test_http_api",
     "gemtune.services.stop_executions": "services/test_sweep services/test_running services/test_pausing "
@@ -85,7 +87,8 @@ NEAREST: Mapping[str, str] = {
     "trainer.training.best_weights": "trainer/training/test_job_trainer trainer/training/test_best_weights",
     "trainer.training.preference.dpo": "trainer/training/test_dpo",
     "trainer.training.grpo": "trainer/training/test_grpo",
-    "trainer.training.preference.scores": "trainer/training/test_dpo",
+    "trainer.training.preference.kto": "trainer/training/test_kto",
+    "trainer.training.preference.scores": "trainer/training/test_dpo trainer/training/test_kto",
     "trainer.training.reinforcement": "trainer/training/test_dpo trainer/training/test_grpo",
     "trainer.training.picture_batches": "trainer/training/test_vision",
     "trainer.training.tracking": "trainer/training/test_tracking",

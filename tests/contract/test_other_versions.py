@@ -21,6 +21,7 @@ from gemtune.jobs.status import Status, Step
 from gemtune.ports import JobStore
 from tests.contract.test_job_store import create
 from tests.fakes import World
+from tests.unit.jobs.newer_records import LATER, filled, later_fields, merged, parts_of
 from tests.unit.jobs.test_job import NOW
 
 Fields = dict[str, Any]
@@ -101,6 +102,36 @@ def test_a_newer_record_is_read_and_keeps_its_unknown_fields(backend: World) -> 
     written = backend.record(job_id)
     assert {place: at(written, place) for place in NEWER_VALUES} == NEWER_VALUES
     assert written["steps"]["train"]["checkpoint"] == 9
+
+
+def with_every_part(fields: Fields) -> Fields:
+    """Return a record that has all parts, each with a field of a newer version."""
+    parts = {name: value for name, value in filled(Job).items() if name == LATER or any(later_fields(value))}
+    parts["steps"] = {step.value: filled(StepRecord) for step in Step}
+    return dict(merged(fields, parts))
+
+
+def test_every_part_of_a_newer_record_keeps_its_unknown_fields(backend: World) -> None:
+    job_id, services = training(backend), backend.services
+    backend.write_record(job_id, with_every_part(backend.record(job_id)))
+    before = dict(later_fields(backend.record(job_id)))
+    assert set(before.values()) == {part.__name__ for part in parts_of(Job)}
+    fence = FencingToken(claim=Claim(launch=1, execution="workflow"), step=Step.TRAIN, attempt=1)
+    services.advance.record_checkpoint(job_id, fence, train_step=9)
+    services.advance.record_phase(job_id, fence, phase="evaluating")
+    services.advance.heartbeat(job_id, fence)
+    services.fan_out(job_id)
+    services.sweep()
+    assert dict(later_fields(backend.record(job_id))) == before
+    services.cancel(job_id)
+    cancelled = dict(later_fields(backend.record(job_id)))
+    assert {place: before[place] for place in before.keys() - cancelled.keys()} == {
+        ".admission": "Admission",
+        ".pause": "Pause",
+        ".waiting": "Waiting",
+    }
+    services.delete(job_id)
+    assert services.store.was_deleted(job_id)
 
 
 def test_cancelling_a_newer_record_stops_its_unknown_steps_too(backend: World) -> None:

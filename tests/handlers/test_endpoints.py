@@ -250,6 +250,23 @@ def test_a_route_takes_the_parameters_of_its_endpoint(endpoint: Endpoint) -> Non
     assert arguments - {"owner"} == {*endpoint.path_parts, *parameters, *body}
 
 
+@pytest.mark.parametrize(
+    "endpoint",
+    [endpoint for endpoint in ENDPOINTS if "job_id" in endpoint.path_parts],
+    ids=lambda endpoint: f"{endpoint.method} {endpoint.path}",
+)
+def test_an_endpoint_declares_how_it_answers_for_an_unreadable_record(
+    world: World, client: flask.testing.FlaskClient, endpoint: Endpoint
+) -> None:
+    job_id = world.submit()
+    world.make_unreadable(job_id)
+    body = {"json": {"export_config": {}} if "exports" in endpoint.path else {}} if endpoint.body is not None else {}
+    answer = client.open(endpoint.path.replace("{job_id}", job_id), method=endpoint.method, **body)
+    assert answer.json is not None
+    code = (answer.json.get("error") or {}).get("code")
+    assert code is None or code in {kind.code for kind in (*endpoint.errors, *EVERYWHERE)}
+
+
 def test_the_page_on_the_http_api_names_every_endpoint() -> None:
     named = re.findall(r"`(GET|POST|PUT|DELETE) (/[^`?\s]*)[^`]*`", PAGE.read_text())
     ids = {"/jobs": "{job_id}", "/datasets": "{dataset_id}"}

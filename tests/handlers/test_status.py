@@ -6,12 +6,53 @@ from typing import Any
 
 import pytest
 
+from gemtune.handlers.answers import JobStatus, StepStatus
 from gemtune.jobs import changes
-from gemtune.jobs.record import Claim, Failure
+from gemtune.jobs.record import Claim, Failure, Job, StepRecord
 from gemtune.jobs.status import Step
 from tests.fakes import World, request
 
 FAILURE = Failure(code="bad_rows", message="row 3: not JSON", step=Step.PREPARE, hint="fix it")
+
+
+# Fields of records that only the service needs: its own bookkeeping, and what may contain secrets.
+NOT_SHOWN = {
+    "admission",
+    "base_model_folder",
+    "base_weights",
+    "claim",
+    "export_machine",
+    "idempotency_key",
+    "last_seq",
+    "launch",
+    "pause_after",
+    "published_seq",
+    "relaunches",
+    "request_hash",
+    "secret_names",
+    "secrets_renewed_at",
+    "spec_name",
+    "spec_uri",
+    "version",
+    "webhook_url",
+    "workload",
+}
+NOT_SHOWN_OF_STEPS = {"checkpoint_at_last_assessment", "fruitless", "interruptions", "last_assessed_report"}
+# Fields of the status that are made from others.
+MADE = {"cost_usd", "error_detail", "plan_error", "spent"}
+
+
+def test_every_field_of_a_record_is_in_the_status_or_in_the_list_of_those_that_are_not_shown() -> None:
+    record, shown = set(Job.model_fields), set(JobStatus.model_fields)
+    assert {"not shown": record - shown, "without a source": shown - record} == {
+        "not shown": NOT_SHOWN,
+        "without a source": MADE,
+    }
+    step, shown = set(StepRecord.model_fields), set(StepStatus.model_fields)
+    assert {"not shown": step - shown, "without a source": shown - step} == {
+        "not shown": NOT_SHOWN_OF_STEPS,
+        "without a source": set(),
+    }
 
 
 @pytest.fixture

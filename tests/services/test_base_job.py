@@ -187,6 +187,14 @@ def test_a_repeated_request_returns_its_job_though_the_base_job_is_gone(world: W
     assert train_on(world, parent.job_id, "key").job_id == job.job_id
 
 
+def test_a_model_whose_vision_tower_was_trained_too_is_trained_on_with_text() -> None:
+    training = {"base_model_id": "google/gemma-3-4b-it", "train_vision_tower": True, "method": "Full"}
+    spec = checked(request(modality="vision", training=training)).require_valid().spec()
+    body = {"processed_dataset_id": "chats", "training_config": {"base_job_id": "training_x"}}
+    completed, refusals = continue_from(TrainRequest.model_validate(body), "training_x", spec)
+    assert (refusals, completed.training_config.train_vision_tower) == ([], False)
+
+
 @pytest.mark.parametrize(("modality", "refused"), [("vision", []), ("text", [("modality", "differs_from_base_job")])])
 def test_an_adapter_on_a_vision_tower_is_trained_on_with_pictures_only(
     modality: str, refused: list[tuple[str, str]]

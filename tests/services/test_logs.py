@@ -83,6 +83,27 @@ def test_following_goes_on_in_a_later_execution(world: World, job_id: str) -> No
     assert [(line.step, line.text) for line in page.lines] == [("export", "exporting")]
 
 
+def texts(world: World, job_id: str) -> list[str]:
+    return [line.text for line in read(world, job_id).lines]
+
+
+def test_an_unfinished_line_is_shown_when_no_more_of_it_can_come(world: World) -> None:
+    job_id, advance = world.submit(), world.services.advance
+    world.services.dispatch.launch(job_id)
+    claim = Claim(launch=1, execution="first")
+    world.services.control.claim(job_id, claim)
+    begun = advance.begin(job_id, Step.PREPARE, claim, execution=PREPARE)
+    assert begun is not None
+    write(world, job_id, PREPARE, "one\nunfin")
+    assert texts(world, job_id) == ["one"]
+    advance.stop(job_id, begun[1], cause="crash")
+    assert texts(world, job_id) == ["one", "unfin"]
+    write(world, job_id, LOST, "two\nhal")  # it may have begun no attempt yet
+    assert texts(world, job_id) == ["one", "unfin", "two"]
+    world.services.cancel(job_id)
+    assert texts(world, job_id) == ["one", "unfin", "two", "hal"]
+
+
 def test_a_replaced_attempt_that_still_writes_is_not_shown_again(world: World, job_id: str) -> None:
     write(world, job_id, "gemtune-export-eeeee", "exporting\n")
     before = read(world, job_id)

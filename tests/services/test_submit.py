@@ -101,6 +101,32 @@ def test_a_broken_config_of_a_model_is_a_problem_of_the_request(tmp_path: Path, 
         assert problems(world, training={"base_model_id": place}) == {"training_config.base_model_id": code}
 
 
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        (None, "this folder does not exist"),
+        ("file", "this is a file, not a folder"),
+        (["adapter_config.json"], "this is the folder of an adapter, not of a base model"),
+        ([], "there is no config.json in this folder"),
+    ],
+    ids=["nothing", "file", "adapter", "empty"],
+)
+def test_a_local_folder_without_a_base_model_is_refused_with_what_it_is(
+    tmp_path: Path, files: list[str] | str | None, said: str
+) -> None:
+    world, place = World(tmp_path / "home"), tmp_path / "model"
+    if isinstance(files, str):
+        place.write_text("")
+    elif files is not None:
+        place.mkdir()
+        for name in files:
+            (place / name).write_text("{}")
+    with pytest.raises(RequestRefused) as caught:
+        world.submit(training={"base_model_id": str(place)})
+    (problem,) = caught.value.problems
+    assert (problem.loc[-1], said in problem.msg) == ("base_model_id", True), problem.msg
+
+
 def test_a_pipe_in_place_of_a_config_is_refused_without_waiting(tmp_path: Path) -> None:
     world = World(tmp_path / "home")  # objects of a bucket are no files
     os.mkfifo(tmp_path / "config.json")

@@ -94,7 +94,7 @@ def ask(table: SlotTable, applicant: Applicant, *, capacity: int, at: datetime) 
     has a slot already keeps it.
     """
     holders = tuple(holder for holder in table.holders if not _is_free(holder, at))
-    mine = Holder(job_id=applicant.job_id, launch=applicant.launch, since=at, seconds=applicant.seconds)
+    mine = _holder(table, applicant, at)
     others = tuple(holder for holder in holders if holder.job_id != applicant.job_id)
     queue = tuple(waiter for waiter in table.waiting if waiter.job_id != applicant.job_id)
     if len(others) < len(holders):
@@ -149,13 +149,20 @@ def _seconds_until_free(holder: Holder, at: datetime) -> float:
     return left if left >= 0 else math.inf
 
 
+def _holder(table: SlotTable, applicant: Applicant, at: datetime) -> Holder:
+    """Return the job's entry as a holder from now on."""
+    mine = Holder(job_id=applicant.job_id, launch=applicant.launch, since=at, seconds=applicant.seconds)
+    before = table.holder(applicant.job_id)
+    return mine if before is None else before.model_copy(update=dict(mine))
+
+
 def _waiter(table: SlotTable, applicant: Applicant, at: datetime) -> Waiter:
     """Return the job's entry in the queue, the existing one if it is recent."""
     before = next((waiter for waiter in table.waiting if waiter.job_id == applicant.job_id), None)
     is_same = before is not None and (before.priority, before.seconds) == (applicant.priority, applicant.seconds)
     if before is not None and is_same and abs(at - before.asked_at) < ASKED_AGAIN:
         return before
-    return Waiter(
+    waiter = Waiter(
         job_id=applicant.job_id,
         priority=applicant.priority,
         accepted_at=applicant.accepted_at,
@@ -163,6 +170,7 @@ def _waiter(table: SlotTable, applicant: Applicant, at: datetime) -> Waiter:
         asked_at=at,
         seconds=applicant.seconds,
     )
+    return waiter if before is None else before.model_copy(update=dict(waiter))
 
 
 def _is_free(holder: Holder, at: datetime) -> bool:

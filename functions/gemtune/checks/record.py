@@ -13,10 +13,10 @@ from pydantic import BaseModel, ConfigDict
 from gemtune.checks.task import CheckTask
 
 
-class CheckRecord(BaseModel):
-    """Record of a check.
+class CheckSummary(BaseModel):
+    """Part of a check's record that is shown, and that any version can read.
 
-    hf_token: name of the secret with the token for the Hub, if there is one.
+    The task of a newer version may have fields that this one does not know.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -24,6 +24,14 @@ class CheckRecord(BaseModel):
     check_id: str
     dataset_id: str
     created_at: datetime
+
+
+class CheckRecord(CheckSummary):
+    """Record of a check.
+
+    hf_token: name of the secret with the token for the Hub, if there is one.
+    """
+
     task: CheckTask
     hf_token: str | None = None
 

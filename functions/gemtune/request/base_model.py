@@ -33,6 +33,9 @@ class BaseModel:
     place: str
 
 
+NO_CONFIG = "there is no config.json in this folder"
+
+
 @dataclass(frozen=True, slots=True)
 class ModelFiles:
     """Files in the folder of a base model.
@@ -46,7 +49,7 @@ class ModelFiles:
     config: Mapping[str, Any] | None
     config_problem: str | None = None
     weights_bytes: int = 0
-    absence: str = "there is no config.json in this folder"
+    absence: str = NO_CONFIG
 
     @property
     def fields(self) -> Mapping[str, Any]:

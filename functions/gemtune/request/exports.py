@@ -220,12 +220,12 @@ def merged_export(quantization: MergedQuantization) -> MergedExport:
 
 def larger_exports(export_format: Format, quantization: Quantization) -> tuple[Quantization, ...]:
     """Return the quantizations of a format that lose less, the smallest first."""
-    order = _BY_SIZE[export_format]
+    order = BY_SIZE[export_format]
     return order[order.index(quantization) + 1 :] if quantization in order else ()
 
 
 # Quantizations of each format that round, and the one that does not, by size.
-_BY_SIZE: Mapping[Format, tuple[Quantization, ...]] = {
+BY_SIZE: Mapping[Format, tuple[Quantization, ...]] = {
     "adapter": ("none",),
     "merged": ("q4", "none"),
     "gguf": ("q2_k", "q4_k_m", "q5_k_m", "q8_0", "f16"),

@@ -5,7 +5,8 @@ mypy checks the rest: the trainer's matches over these types have no default, so
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -53,6 +54,8 @@ def gaps_of_exports() -> Iterator[str]:
                 yield f"{name} {export.quantization} is not in the table of exports in docs/"
             if isinstance(export, GgufExport) and not hasattr(gguf.LlamaFileType, f"MOSTLY_{export.llama_type}"):
                 yield f"llama.cpp knows no {export.llama_type}"
+            if export.rounds and export.quantization not in exports.BY_SIZE[name]:
+                yield f"{name} {export.quantization} has no place in the order by size"
 
 
 def gaps_of_rewards() -> Iterator[str]:
@@ -64,20 +67,30 @@ def gaps_of_rewards() -> Iterator[str]:
             yield f"{name} does not say what it compares"
         if f"| `{name}` |" not in REWARDS_PAGE:
             yield f"{name} is not in the table of rewards in docs/"
+        if name not in PARAMETERS:
+            yield f"{name} is not in PARAMETERS of this test"
+            continue
         try:
             score_function(adapter.validate_python({"type": name} | PARAMETERS[name]))
-        except (AssertionError, KeyError):
+        except AssertionError:
             yield f"the trainer has no function for {name}"
 
 
+def new_gaps(gaps: Callable[[], Iterator[str]], plant: Callable[[], None]) -> list[str]:
+    """Return the gaps that are there after something was planted."""
+    before = set(gaps())
+    plant()
+    return [gap for gap in gaps() if gap not in before]
+
+
 def test_no_export_lacks_an_entry() -> None:
-    assert list(gaps_of_exports()) == []
+    assert not (gaps := list(gaps_of_exports())), "\n".join(gaps)
     for export in exports.MERGED:
         assert callable(encoding_of(export.quantization))
 
 
 def test_no_reward_lacks_an_entry() -> None:
-    assert list(gaps_of_rewards()) == []
+    assert not (gaps := list(gaps_of_rewards())), "\n".join(gaps)
 
 
 @pytest.mark.parametrize("export", [export for kind in exports.EXPORTS.values() for export in kind.exports])
@@ -100,20 +113,22 @@ def test_a_quantization_that_only_the_table_has_is_found(monkeypatch: pytest.Mon
     planted = GgufExport(quantization="q9_x", stored="9 bits", limits=LIMITS, llama_type="Q9_X")  # type: ignore[arg-type]
     whole = exports.EXPORTS["gguf"]
     more = ExportFormat(whole.library, whole.relation, whole.bytes_per_parameter, (*whole.exports, planted))
-    monkeypatch.setitem(exports.EXPORTS, "gguf", more)  # type: ignore[arg-type]
-    assert list(gaps_of_exports()) == [
+    plant = partial(monkeypatch.setitem, exports.EXPORTS, "gguf", more)  # type: ignore[arg-type]
+    assert new_gaps(gaps_of_exports, plant) == [
         "quantizations: the type and the table differ by q9_x",
         "gguf quantizations: the type and the table differ by q9_x",
         "gguf q9_x is not in the table of exports in docs/",
         "llama.cpp knows no Q9_X",
+        "gguf q9_x has no place in the order by size",
     ]
 
 
 def test_a_quantization_that_only_requests_have_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exports, "Quantization", Literal[(*get_args(exports.Quantization), "q3_k_m")])
-    assert list(gaps_of_exports()) == ["quantizations: the type and the table differ by q3_k_m"]
+    more = Literal[(*get_args(exports.Quantization), "q9_x")]
+    plant = partial(monkeypatch.setattr, exports, "Quantization", more)
+    assert new_gaps(gaps_of_exports, plant) == ["quantizations: the type and the table differ by q9_x"]
     with pytest.raises(AssertionError):
-        encoding_of("q3_k_m")  # type: ignore[arg-type]
+        encoding_of("q9_x")  # type: ignore[arg-type]
 
 
 def test_a_reward_that_only_requests_have_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,9 +139,12 @@ def test_a_reward_that_only_requests_have_is_found(monkeypatch: pytest.MonkeyPat
             return iter(())
 
     more = Annotated[Rhymes | get_args(rewards.Reward)[0], Field(discriminator="type")]
-    monkeypatch.setattr(rewards, "Reward", more)
+    plant = partial(monkeypatch.setattr, rewards, "Reward", more)
+    unnamed = ["rhymes does not say what it compares", "rhymes is not in the table of rewards in docs/"]
+    assert new_gaps(gaps_of_rewards, plant) == [*unnamed, "rhymes is not in PARAMETERS of this test"]
+    monkeypatch.undo()
     monkeypatch.setitem(PARAMETERS, "rhymes", {})
-    assert list(gaps_of_rewards()) == [
+    assert new_gaps(gaps_of_rewards, plant) == [
         "rhymes does not say what it compares",
         "rhymes is not in the table of rewards in docs/",
         "the trainer has no function for rhymes",

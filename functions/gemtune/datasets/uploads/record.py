@@ -16,7 +16,7 @@ import json
 from collections.abc import Sequence
 from datetime import datetime
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 RECORDS = "datasets/"
 # Size of every part but the last one. A Cloud Function takes bodies of up to 32 MiB.
@@ -27,6 +27,8 @@ ID_DIGITS = 16
 
 class DatasetFile(BaseModel):
     """A file of an uploaded dataset."""
+
+    model_config = ConfigDict(extra="allow")  # what a newer version added is written again
 
     path: str = Field(description="name of the file in the folder of the dataset")
     bytes: int = Field(description="its size")
@@ -45,8 +47,10 @@ class DatasetFile(BaseModel):
 class DatasetRecord(BaseModel):
     """Record of an uploaded dataset.
 
-    ready_at: when its upload was completed; None until then.
+    ready_at: when its upload was completed; None until then. Fields that a newer version added are kept.
     """
+
+    model_config = ConfigDict(extra="allow")
 
     dataset_id: str
     name: str

@@ -188,4 +188,4 @@ def _absence(path: Path) -> str:
             return "this is the folder of an adapter, not of a base model"
     except OSError as error:
         return f"this folder cannot be read: {error.strerror}"
-    return "there is no config.json in this folder"
+    return base_model.NO_CONFIG

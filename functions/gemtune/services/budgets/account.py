@@ -37,8 +37,16 @@ class Amount(BaseModel):
         return Amount(seconds=round(seconds, 3), usd=round(usd, 6), is_priced=self.is_priced)
 
     def at_least(self, other: Amount) -> Amount:
-        """Return the larger of two amounts of one job, which only grow."""
-        return Amount(seconds=max(self.seconds, other.seconds), usd=max(self.usd, other.usd), is_priced=self.is_priced)
+        """Return the larger of two amounts of one job, which only grow.
+
+        other: the stored one, whose fields of a newer version are kept.
+        """
+        larger = {"seconds": max(self.seconds, other.seconds), "usd": max(self.usd, other.usd)}
+        return other.model_copy(update={**larger, "is_priced": self.is_priced})
+
+    def plus(self, others: Iterable[Amount]) -> Amount:
+        """Return this amount with others added, and its unknown fields."""
+        return self.model_copy(update=dict(add([self, *others])))
 
 
 class AccountPage(BaseModel):
@@ -60,7 +68,7 @@ class AccountPage(BaseModel):
             return self
         jobs = {**self.jobs, job_id: after}
         left_out = list(jobs)[: max(0, len(jobs) - JOBS_KEPT)]
-        earlier = add([self.earlier, *(jobs.pop(name) for name in left_out)])
+        earlier = self.earlier.plus(jobs.pop(name) for name in left_out)
         return self.model_copy(update={"jobs": jobs, "earlier": earlier})
 
     @property

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Literal
 
 from gemtune.checks.errors import CheckNotFound
-from gemtune.checks.record import CheckRecord, record_name, records_folder, results_folder
+from gemtune.checks.record import CheckRecord, CheckSummary, record_name, records_folder, results_folder
 from gemtune.checks.report import CheckError, CheckReport
 from gemtune.checks.request import CheckRequest
 from gemtune.checks.task import REPORT, ROWS_LEFT_OUT, CheckTask
@@ -39,7 +39,7 @@ class CheckState:
     every row that is not used, of a check that read the dataset.
     """
 
-    record: CheckRecord
+    record: CheckSummary
     status: Literal["running", "done", "failed"]
     report: CheckReport | None = None
     error: CheckError | None = None
@@ -94,7 +94,7 @@ class CheckDataset:
             stored = self.buckets.data.read(record_name(dataset_id, check_id))
         except (ObjectNotFound, UnsafeName):
             raise CheckNotFound(dataset_id, check_id) from None
-        record = CheckRecord.model_validate_json(stored)
+        record = CheckSummary.model_validate_json(stored)
         # The report is read again after the process has ended: it may have written it in the meantime.
         report = self._report(record)
         if report is None and self.runner.is_running(dataset_id, check_id):
@@ -120,7 +120,7 @@ class CheckDataset:
         checked = rules.check(Reading(request, reading.problems), self.read_facts(request), about=CheckRequest)
         return Reading(checked.request, tuple(map(_as_sent, checked.problems))).require_valid()
 
-    def _report(self, record: CheckRecord) -> CheckReport | None:
+    def _report(self, record: CheckSummary) -> CheckReport | None:
         try:
             stored = self.buckets.export.read(results_folder(record.dataset_id, record.check_id) + REPORT)
         except ObjectNotFound:
