@@ -105,7 +105,7 @@ def test_a_newer_record_is_read_and_keeps_its_unknown_fields(backend: World) -> 
 
 
 def with_every_part(fields: Fields) -> Fields:
-    """Return a record that has all parts, each with a field of a newer version."""
+    """Return a record with all parts, each with a field of a newer version."""
     parts = {name: value for name, value in filled(Job).items() if name == LATER or any(later_fields(value))}
     parts["steps"] = {step.value: filled(StepRecord) for step in Step}
     return dict(merged(fields, parts))

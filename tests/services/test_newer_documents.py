@@ -1,4 +1,7 @@
-"""Documents beside the records of jobs that a newer version wrote: this one keeps what it does not know."""
+"""Documents of newer versions beside the records of jobs.
+
+This version keeps what it does not know.
+"""
 
 from __future__ import annotations
 
@@ -65,14 +68,14 @@ def test_the_table_of_slots_keeps_fields_of_entries_that_are_renewed(world: Worl
 
 def test_an_account_keeps_fields_of_a_job_that_is_entered_again(world: World) -> None:
     running = Running(world)
-    taken = running.job.steps[Step.PREPARE].model_copy(update={"seconds": 5.0})
-    job: Job = running.job.model_copy(update={"steps": {**running.job.steps, Step.PREPARE: taken}})
+    prepare = running.job.steps[Step.PREPARE].model_copy(update={"seconds": 5.0})
+    job: Job = running.job.model_copy(update={"steps": {**running.job.steps, Step.PREPARE: prepare}})
     world.services.budgets.enter(job)
     (name,) = world.services.shared.names("accounts/")
     rewrite(world, name, filled(AccountPage) | {"jobs": {job.job_id: {LATER: {"in": "Amount"}}}})
     before = document(world, name)
     assert set(before.values()) == names(AccountPage)
-    longer = taken.model_copy(update={"seconds": 9.0})
+    longer = prepare.model_copy(update={"seconds": 9.0})
     world.services.budgets.enter(job.model_copy(update={"steps": {**job.steps, Step.PREPARE: longer}}))
     assert document(world, name) == before
     assert AccountPage.model_validate_json(world.services.shared.read(name) or "").jobs[job.job_id].seconds == 9

@@ -1,4 +1,4 @@
-"""Names of stored objects and documents, which all versions of the service have to agree on."""
+"""Names of stored objects and documents, which all versions share."""
 
 from __future__ import annotations
 

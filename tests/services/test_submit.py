@@ -102,7 +102,7 @@ def test_a_broken_config_of_a_model_is_a_problem_of_the_request(tmp_path: Path, 
 
 
 @pytest.mark.parametrize(
-    ("files", "said"),
+    ("files", "message"),
     [
         (None, "this folder does not exist"),
         ("file", "this is a file, not a folder"),
@@ -112,7 +112,7 @@ def test_a_broken_config_of_a_model_is_a_problem_of_the_request(tmp_path: Path, 
     ids=["nothing", "file", "adapter", "empty"],
 )
 def test_a_local_folder_without_a_base_model_is_refused_with_what_it_is(
-    tmp_path: Path, files: list[str] | str | None, said: str
+    tmp_path: Path, files: list[str] | str | None, message: str
 ) -> None:
     world, place = World(tmp_path / "home"), tmp_path / "model"
     if isinstance(files, str):
@@ -124,7 +124,7 @@ def test_a_local_folder_without_a_base_model_is_refused_with_what_it_is(
     with pytest.raises(RequestRefused) as caught:
         world.submit(training={"base_model_id": str(place)})
     (problem,) = caught.value.problems
-    assert (problem.loc[-1], said in problem.msg) == ("base_model_id", True), problem.msg
+    assert (problem.loc[-1], message in problem.msg) == ("base_model_id", True), problem.msg
 
 
 def test_a_pipe_in_place_of_a_config_is_refused_without_waiting(tmp_path: Path) -> None:

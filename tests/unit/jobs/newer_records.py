@@ -1,4 +1,7 @@
-"""Records as a newer version would store them: with fields that this one does not know, in every part."""
+"""Records as a newer version would store them.
+
+Every part of them has a field that this version does not know.
+"""
 
 from __future__ import annotations
 
@@ -47,13 +50,13 @@ def later_fields(stored: Any, place: str = "") -> Iterator[tuple[str, str]]:
 
 def parts_of(model: type[BaseModel]) -> set[type[BaseModel]]:
     """Return the classes of all parts of a record, with its own."""
-    found, waiting = set[type[BaseModel]](), [model]
+    parts, waiting = set[type[BaseModel]](), [model]
     while waiting:
         each = waiting.pop()
-        if each not in found:
-            found.add(each)
+        if each not in parts:
+            parts.add(each)
             waiting += [part for field in each.model_fields.values() for part in _models_in(field.annotation)]
-    return found
+    return parts
 
 
 def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:

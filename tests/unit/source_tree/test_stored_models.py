@@ -1,4 +1,4 @@
-"""Models that are read from a store let versions of the service run side by side."""
+"""Models of stored records let versions of the service run side by side."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ STRICT = {"Spec", "TrainRequest"}
 
 
 def models_read() -> Iterator[tuple[str, type[BaseModel]]]:
-    """Yield the models that the service validates, with the module that does so."""
+    """Yield the models that the service validates, and the module that does."""
     for path in sorted((FUNCTIONS / "gemtune").rglob("*.py")):
         parts = path.relative_to(FUNCTIONS).with_suffix("").parts
         if parts[1] in NOT_STORED:
@@ -45,8 +45,8 @@ def treatment(model: type[BaseModel]) -> Literal["allow", "ignore", "forbid"]:
 
 
 def test_the_models_are_found() -> None:
-    kept = {"Job", "Event", "SlotTable", "AccountPage", "_Table", "DatasetRecord", "Span"}
-    assert set(READ) == kept | SHOWN | STRICT
+    rewritten = {"Job", "Event", "SlotTable", "AccountPage", "_Table", "DatasetRecord", "Span"}
+    assert set(READ) == rewritten | SHOWN | STRICT
 
 
 @pytest.mark.parametrize("name", sorted(READ.keys() - SHOWN - STRICT))
