@@ -26,51 +26,60 @@ ROOT = Path(__file__).parent.parent
 
 # Prefix of module names -> the fast tests nearest to them, below tests/. The longest prefix applies.
 NEAREST: Mapping[str, str] = {
-    "gemtune.jobs": "unit/jobs unit/source_tree/test_documented_tables contract/test_other_versions "
+    "gemtune.jobs": "unit/jobs unit/source_tree/test_documented_tables unit/docs/test_reference "
+    "contract/test_other_versions handlers/test_status "
     "services/test_lifetimes services/test_running services/test_dispatch services/test_clocks "
     "services/test_pausing services/test_base_job",
     "gemtune.admission": "unit/admission unit/jobs services/test_pausing services/test_waiting",
     "gemtune.jobs.page_tokens": "handlers/test_http_api handlers/test_endpoints",
     "gemtune.jobs.secret_names": "unit/jobs unit/request/test_secrets_of_requests services/test_lifetimes "
     "services/test_messages",
-    "gemtune.request": "unit/request services/test_gguf_requests services/test_submit services/test_placement",
+    "gemtune.request": "unit/request unit/docs/test_reference unit/source_tree/test_tied_tables services/test_gguf_requests services/test_submit services/test_placement",
     "gemtune.machines": "unit/machines services/test_placement",
     "gemtune.webhooks": "unit/webhooks services/test_notify",
     "gemtune.untrusted": "unit/test_untrusted unit/request/test_job_file",
     "gemtune.log_lines": "unit/embedded/test_disk",
     "gemtune.local_server.http_server": "unit/local_server/test_http_server",
     "gemtune.embedded": "unit/embedded contract handlers/test_http_api",
-    "gemtune.services": "services/test_sweep services/test_control services/test_lifetimes services/test_messages "
-    "services/test_dispatch services/test_running services/test_submit services/test_ingest services/test_notify "
-    "services/test_export_again services/test_placement services/test_clocks",
-    "gemtune.services.acceptance": "services/test_messages services/test_algorithm_of_rows services/test_submit "
-    "services/test_export_again services/test_base_job services/test_placement services/test_reads "
-    "services/test_gguf_requests services/test_planning services/test_budgets",
-    "gemtune.services.advance": "services/test_lifetimes services/test_messages services/test_running "
-    "services/test_clocks services/test_export_again services/test_pausing services/test_caps services/test_budgets",
-    "gemtune.services.budgets": "services/test_budgets services/test_caps services/test_caps_under_kills",
-    "gemtune.services.control": "services/test_control services/test_running services/test_pausing "
-    "services/test_lifetimes services/test_clocks services/test_dispatch services/test_planning services/test_waiting "
-    "services/test_caps services/test_budgets",
-    "gemtune.services.delete": "services/test_running services/test_lifetimes services/test_messages "
-    "contract/test_other_versions",
-    "gemtune.services.datasets": "handlers/test_datasets handlers/test_checks handlers/test_dataset_rows "
-    "services/test_lifetimes services/test_submit services/test_algorithm_of_rows",
-    "gemtune.services.logs": "services/test_logs contract/test_logs",
-    "gemtune.services.machine_slots": "services/test_control services/test_pausing services/test_waiting",
-    "gemtune.services.pause": "services/test_pausing services/test_caps services/test_budgets",
-    "gemtune.services.planning": "services/test_planner services/test_planning services/test_dataset_amounts "
-    "services/test_caps services/test_base_models handlers/test_http_api",
-    "gemtune.services.stop_executions": "services/test_sweep services/test_running services/test_pausing "
-    "services/test_waiting contract/test_other_versions",
-    "gemtune.services.fan_out": "services/test_messages services/test_notify services/test_running "
-    "services/test_dispatch",
-    "gemtune.services.ingest": "services/test_messages services/test_ingest",
-    "gemtune.services.notify": "services/test_notify services/test_messages",
-    "gemtune.services.sweep": "services/test_sweep services/test_lifetimes services/test_messages services/test_clocks "
-    "services/test_running services/test_dispatch services/test_submit services/test_pausing",
-    "gemtune.handlers": "handlers/test_endpoints handlers/test_error_answers handlers/test_http_api "
-    "handlers/test_callers handlers/test_status",
+    "gemtune.services": "services/test_amounts services/test_sweep services/test_control services/test_lifetimes "
+    "services/test_messages services/test_dispatch services/test_running services/test_submit services/test_ingest "
+    "services/test_notify services/test_export_again services/test_placement services/test_clocks "
+    "services/test_stored_names",
+    "gemtune.services.acceptance": "services/test_amounts services/test_messages services/test_algorithm_of_rows "
+    "services/test_submit services/test_export_again services/test_base_job services/test_placement "
+    "services/test_reads services/test_gguf_requests services/test_planning services/test_budgets "
+    "services/test_stored_names",
+    "gemtune.services.advance": "services/test_amounts services/test_lifetimes services/test_messages "
+    "services/test_running services/test_clocks services/test_export_again services/test_pausing services/test_caps "
+    "services/test_budgets",
+    "gemtune.services.budgets": "services/test_amounts services/test_budgets services/test_caps "
+    "services/test_caps_under_kills services/test_stored_names services/test_newer_documents",
+    "gemtune.services.control": "services/test_amounts services/test_control services/test_running "
+    "services/test_pausing services/test_lifetimes services/test_clocks services/test_dispatch services/test_planning "
+    "services/test_waiting services/test_caps services/test_budgets",
+    "gemtune.services.delete": "services/test_amounts services/test_running services/test_lifetimes "
+    "services/test_messages contract/test_other_versions",
+    "gemtune.services.datasets": "services/test_amounts handlers/test_datasets handlers/test_checks "
+    "handlers/test_dataset_rows services/test_lifetimes services/test_submit services/test_algorithm_of_rows "
+    "services/test_stored_names services/test_newer_documents",
+    "gemtune.services.logs": "services/test_amounts services/test_logs contract/test_logs",
+    "gemtune.services.machine_slots": "services/test_amounts services/test_control services/test_pausing "
+    "services/test_waiting services/test_stored_names services/test_newer_documents",
+    "gemtune.services.pause": "services/test_amounts services/test_pausing services/test_caps services/test_budgets",
+    "gemtune.services.planning": "services/test_amounts services/test_planner services/test_planning "
+    "services/test_dataset_amounts services/test_caps services/test_base_models handlers/test_http_api",
+    "gemtune.services.stop_executions": "services/test_amounts services/test_sweep services/test_running "
+    "services/test_pausing services/test_waiting contract/test_other_versions",
+    "gemtune.services.fan_out": "services/test_amounts services/test_messages services/test_notify "
+    "services/test_running services/test_dispatch",
+    "gemtune.services.ingest": "services/test_amounts services/test_messages services/test_ingest",
+    "gemtune.services.notify": "services/test_amounts services/test_notify services/test_messages",
+    "gemtune.services.sweep": "services/test_amounts services/test_sweep services/test_lifetimes "
+    "services/test_messages services/test_clocks services/test_running services/test_dispatch services/test_submit "
+    "services/test_pausing",
+    "gemtune.handlers": "unit/docs/test_reference handlers/test_endpoints handlers/test_error_answers handlers/test_http_api "
+    "handlers/test_callers handlers/test_status handlers/test_datasets handlers/test_checks "
+    "handlers/test_dataset_rows services/test_budgets services/test_pausing",
     "gemtune.handlers.cloud_events": "handlers/test_events",
     "gemtune.handlers.control_api": "handlers/test_events workflows/test_fine_tune",
     "trainer.conversation": "trainer/conversation trainer/steps/test_prepare",

@@ -1,0 +1,96 @@
+"""Times and amounts of the services, written down a second time.
+
+Operators and users rely on them, so a change has to be meant. What they do is tested where they are used.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from gemtune.request.spec import TrainingConfig
+from gemtune.services import control, delete, dispatch, ingest, machine_slots, sweep
+from gemtune.services.acceptance import base_job
+from gemtune.services.budgets import account, ledger
+from gemtune.services.control import Intervals
+from gemtune.services.datasets import catalogue, listing, rows
+from gemtune.services.planning import dataset_amounts, measured_speeds, planner
+
+AMOUNTS: dict[Any, dict[str, Any]] = {
+    account: {"JOBS_KEPT": 4000},
+    ledger: {"PAGES": 8, "MONTHS_KEPT": 12},
+    control: {
+        "CRASH_WAITS": (10, 60),
+        "MARGIN_SECONDS": 120,
+        "FOR_SLOTS": Intervals(10, 300),
+        "FOR_SLOTS_ON_WORKSTATION": Intervals(0.5, 5),
+        "FOR_PLATFORM": Intervals(30, 600),
+    },
+    catalogue: {"SHOWN_FILES": 200},
+    listing: {"MAX_LISTED": 3000},
+    rows: {"PAGE_BYTES": 1048576},
+    delete: {"TOMBSTONE": timedelta(days=30)},
+    dispatch: {"LEASE": timedelta(minutes=3)},
+    ingest: {"WORDS_OF_REQUESTS": (b"training_config", b"processed_dataset_id")},
+    machine_slots: {
+        "GRACE": timedelta(minutes=1),
+        "SILENCE": timedelta(minutes=30),
+        "LONGEST_ESTIMATE": 315360000.0,
+    },
+    dataset_amounts: {"DENSE": 1.5, "USUAL": 4.0, "SPARSE": 9.0, "SAMPLE": 262144},
+    measured_speeds: {"KINDS_KEPT": 200},
+    planner: {
+        "PREPARE_PER_TOKEN": 0.00001,
+        "SMALLER_MODELS": (
+            "google/gemma-3-27b-it",
+            "google/gemma-3-12b-it",
+            "google/gemma-3-4b-it",
+            "google/gemma-3-1b-it",
+            "google/gemma-3-270m-it",
+        ),
+    },
+    sweep: {
+        "PUBLISH_GRACE": timedelta(minutes=1),
+        "ORPHAN_AGE": timedelta(hours=1),
+        "SECRET_RENEWAL": timedelta(days=1),
+        "UPLOAD_AGE": timedelta(days=7),
+        "CHECK_AGE": timedelta(days=7),
+        "REPAIR_SECONDS": 240.0,
+        "SWEEP_SECONDS": 180,
+        "SECRETS_PER_SWEEP": 200,
+        "LATE_WRITES": timedelta(days=2),
+    },
+    base_job: {
+        "BASE_JOB": ("training_config", "base_job_id"),
+        "OF_ADAPTER": (
+            "lora_rank",
+            "lora_alpha",
+            "target_modules",
+            "use_rslora",
+            "use_dora",
+            "new_tokens",
+            "train_embeddings",
+            "train_vision_tower",
+        ),
+    },
+}
+
+
+@pytest.mark.parametrize("module", AMOUNTS, ids=lambda module: module.__name__.removeprefix("gemtune.services."))
+def test_times_and_amounts_are_those_that_were_chosen(module: Any) -> None:
+    assert {name: getattr(module, name) for name in AMOUNTS[module]} == AMOUNTS[module]
+
+
+def test_what_belongs_to_an_adapter_are_fields_of_its_configuration() -> None:
+    assert set(base_job.OF_ADAPTER) <= set(TrainingConfig.model_fields)
+
+
+@pytest.mark.parametrize("part", [account.Amount(), account.AccountPage()], ids=lambda part: type(part).__name__)
+def test_an_account_is_changed_by_copies_only(part: account.Amount | account.AccountPage) -> None:
+    for name in type(part).model_fields:
+        with pytest.raises(ValidationError, match="frozen"):
+            setattr(part, name, None)
+    assert account.AccountPage().total == account.Amount(seconds=0, usd=0, is_priced=True)
