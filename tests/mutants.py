@@ -34,7 +34,8 @@ NEAREST: Mapping[str, str] = {
     "gemtune.jobs.page_tokens": "handlers/test_http_api handlers/test_endpoints",
     "gemtune.jobs.secret_names": "unit/jobs unit/request/test_secrets_of_requests services/test_lifetimes "
     "services/test_messages",
-    "gemtune.request": "unit/request unit/docs/test_reference unit/source_tree/test_tied_tables services/test_gguf_requests services/test_submit services/test_placement",
+    "gemtune.request": "unit/request unit/docs/test_reference unit/source_tree/test_tied_tables "
+    "services/test_gguf_requests services/test_submit services/test_placement",
     "gemtune.machines": "unit/machines services/test_placement",
     "gemtune.webhooks": "unit/webhooks services/test_notify",
     "gemtune.untrusted": "unit/test_untrusted unit/request/test_job_file",
@@ -77,8 +78,8 @@ NEAREST: Mapping[str, str] = {
     "gemtune.services.sweep": "services/test_amounts services/test_sweep services/test_lifetimes "
     "services/test_messages services/test_clocks services/test_running services/test_dispatch services/test_submit "
     "services/test_pausing",
-    "gemtune.handlers": "unit/docs/test_reference handlers/test_endpoints handlers/test_error_answers handlers/test_http_api "
-    "handlers/test_callers handlers/test_status handlers/test_datasets handlers/test_checks "
+    "gemtune.handlers": "unit/docs/test_reference handlers/test_endpoints handlers/test_error_answers "
+    "handlers/test_http_api handlers/test_callers handlers/test_status handlers/test_datasets handlers/test_checks "
     "handlers/test_dataset_rows services/test_budgets services/test_pausing",
     "gemtune.handlers.cloud_events": "handlers/test_events",
     "gemtune.handlers.control_api": "handlers/test_events workflows/test_fine_tune",
