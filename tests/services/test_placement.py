@@ -51,6 +51,24 @@ def test_a_training_that_fits_nowhere_and_an_unknown_machine_are_refused(cloud: 
     assert refusals(cloud, machine="l4\n") == {at: "bad_form"}
 
 
+@pytest.mark.parametrize(
+    ("model", "code"),
+    [
+        ("./mine", "bad_base_model"),
+        ("/srv/gemma-3-4b-it", "bad_base_model"),
+        ("gs://no-bucket/x", "base_model_not_found"),
+    ],
+)
+def test_a_model_that_cannot_be_looked_at_is_refused_before_a_machine_is_chosen(
+    cloud: World, model: str, code: str
+) -> None:
+    facts = cloud.services.submit.read_facts
+    deployment = replace(facts.deployment, local_folders=False)
+    submit = replace(cloud.services.submit, read_facts=replace(facts, deployment=deployment))
+    cloud.services.__dict__["submit"] = submit
+    assert refusals(cloud, base_model_id=model) == {"training_config.base_model_id": code}
+
+
 def test_the_size_of_a_model_in_a_bucket_is_that_of_its_files(cloud: World) -> None:
     data = cloud.services.buckets.data
     data.write("models/mine/config.json", b'{"model_type": "gemma3_text", "dtype": "bfloat16"}')
