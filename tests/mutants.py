@@ -79,8 +79,9 @@ NEAREST: Mapping[str, str] = {
     "services/test_messages services/test_clocks services/test_running services/test_dispatch services/test_submit "
     "services/test_pausing",
     "gemtune.handlers": "unit/docs/test_reference handlers/test_answers handlers/test_endpoints "
-    "handlers/test_error_answers handlers/test_http_api handlers/test_callers handlers/test_status handlers/test_datasets handlers/test_checks "
-    "handlers/test_dataset_rows services/test_budgets services/test_pausing",
+    "handlers/test_error_answers handlers/test_http_api handlers/test_callers handlers/test_status "
+    "handlers/test_datasets handlers/test_checks handlers/test_dataset_rows services/test_budgets "
+    "services/test_pausing",
     "gemtune.handlers.cloud_events": "handlers/test_events",
     "gemtune.handlers.control_api": "handlers/test_answers handlers/test_events workflows/test_fine_tune",
     "trainer.conversation": "trainer/conversation trainer/steps/test_prepare",
