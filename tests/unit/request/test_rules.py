@@ -296,3 +296,33 @@ def test_an_export_again_is_checked_by_the_rules_about_its_own_fields_only() -> 
         ("export_config.quantization", "quantization_not_in_format"),
         ("hf_token", "missing_field"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("columns", "refusals"),
+    [
+        ({"messages": "conversation", "prompt": "question"}, []),
+        ({"prompt": "q", "chosen": "good", "rejected": "bad", "label": None}, []),
+        ({"mesages": "conversation"}, [("mesages", "unknown_field", "use messages")]),
+        (
+            {"prompt": "text", "completion": "other", "chosen": "text", "rejected": "other"},
+            [
+                ("chosen", "repeated_value", "give each field a column of its own"),
+                ("rejected", "repeated_value", "give each field a column of its own"),
+            ],
+        ),
+        ({"prompt": None, "completion": None}, []),
+    ],
+)
+def test_columns_are_named_for_fields_of_formats_and_once_each(
+    columns: dict[str, str | None], refusals: list[tuple[str, str, str]]
+) -> None:
+    reading = checked(request(dataset_columns=columns))
+    reported = [(problem.loc[-1], problem.code, problem.hint) for problem in reading.problems]
+    assert reported == refusals
+
+
+def test_a_name_that_is_like_no_field_is_answered_with_all_of_them() -> None:
+    (problem,) = checked(request(dataset_columns={"zzz": "a"})).problems
+    for name in ("messages", "chosen", "image", "prompt"):
+        assert name in str(problem.hint)
