@@ -116,10 +116,10 @@ def test_models_are_shown_with_their_sizes_and_rounded_needs() -> None:
         ModelAtHand("me/a", family.name, None, 7, size, needs),
         ModelAtHand("me/b", None, "it is none", 9, None, ()),
     ]
-    known = [KnownModel(name, family.name, reads_pictures=True, size=size, needs=needs)]
+    published = [KnownModel(name, family.name, reads_pictures=True, size=size, needs=needs)]
     need = {"method": "LoRA", "machine": "l4", "main_gib": 3.1, "gpu_gib": 1.3}
     of_size = {"parameters": size.parameters, "needs": [need]}
-    assert Models.of(at_hand, known, 15.567).model_dump() == {
+    assert Models.of(at_hand, published, 15.567).model_dump() == {
         "memory_gib": 15.6,
         "at_hand": [
             {"base_model_id": "me/a", "family": family.name, "problem": None, "bytes": 7, **of_size},
