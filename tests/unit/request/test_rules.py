@@ -9,6 +9,7 @@ import pytest
 
 from gemtune.errors import Problem
 from gemtune.families.size import ModelSize, uniform_size
+from gemtune.machines.cost import Prices
 from gemtune.request import rules
 from gemtune.request.base_model import ModelFiles
 from gemtune.request.facts import DatasetFiles, Deployment, Facts
@@ -326,3 +327,20 @@ def test_a_name_that_is_like_no_field_is_answered_with_all_of_them() -> None:
     (problem,) = checked(request(dataset_columns={"zzz": "a"})).problems
     for name in ("messages", "chosen", "image", "prompt"):
         assert name in str(problem.hint)
+
+
+class PricesOfExports(Prices):
+    """Prices of a deployment where only the machines of exports have one."""
+
+    def usd_per_second(self, kind: str | None) -> float | None:
+        """Return the price of a kind of machine."""
+        return 0.001 if kind == "export" else None
+
+
+def test_an_export_again_needs_the_price_of_its_own_machine_only() -> None:
+    deployment = replace(FACTS.deployment, machines=("l4",), prices=PricesOfExports())
+    cap: dict[str, Any] = {"max_cost_usd": 1}
+    trains = checked(request(**cap), facts=replace(FACTS, deployment=deployment))
+    assert [problem.code for problem in trains.problems] == ["price_unknown"]
+    exports = checked(request(**cap), facts=replace(FACTS, deployment=deployment, dataset=None))
+    assert exports.problems == ()
