@@ -348,3 +348,9 @@ def test_kto_needs_other_rows_in_a_batch(batch_size: int, loss_type: str, codes:
     rl = {"algorithm": "kto", "loss_type": loss_type}
     assert problems(rl, batch_size=batch_size) == codes
     assert problems(rl, evaluation_metrics=["loss"]) == {}
+
+
+def test_keywords_that_can_take_long_are_checked_by_functions_of_our_own() -> None:
+    keywords = schemas.build_validator({}).VALIDATORS
+    ours = {name for name, function in keywords.items() if function.__module__ == schemas.__name__}
+    assert ours == {"pattern", "uniqueItems"}
