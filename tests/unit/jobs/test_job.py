@@ -446,6 +446,13 @@ def test_the_page_of_a_training_at_wandb_is_recorded_also_after_the_attempt_ende
     assert moved.wandb_url == "https://wandb.ai/a/c"
 
 
+def test_the_page_of_an_attempt_that_was_replaced_is_refused() -> None:
+    job, fence = running(Step.TRAIN)
+    job, _ = steps.begin_attempt(job, Step.TRAIN, MINE, execution="second", at=NOW)
+    with pytest.raises(StaleAttempt):
+        steps.record_wandb_url(job, fence, wandb_url="https://wandb.ai/a/b/runs/old")
+
+
 def test_an_error_about_a_value_that_cannot_be_stored_does_not_repeat_it() -> None:
     job = new().model_copy(update={"job_name": "half a character: \ud800"})
     with pytest.raises(RecordInvalid) as raised:
