@@ -14,6 +14,7 @@ import flask.testing
 import pytest
 
 from gemtune import bootstrap
+from gemtune.datasets.files import row_pages
 from gemtune.datasets.files.table_header import NOT_UTF8
 from gemtune.services.datasets import listing
 from tests import rows, tiny_gemma
@@ -91,6 +92,21 @@ def test_a_huge_row_is_named_and_pages_stay_small(api: flask.testing.FlaskClient
     shown = everything(api, limit=200)
     assert [row["row"] for row in shown] == list(range(1, 8))
     assert len(page(api, limit=200)["rows"]) < 7
+
+
+@embedded_only
+@pytest.mark.parametrize("cell", [b'"' + b"x\n" * 1000 + b'"', b"x" * 2000], ids=["quoted", "plain"])
+def test_a_long_row_of_a_table_is_skipped_over_several_pages(
+    api: flask.testing.FlaskClient, services: bootstrap.Services, cell: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, size in {"CHUNK": 50, "LONGEST_ROW": 100, "MOST_BYTES": 300}.items():
+        monkeypatch.setattr(row_pages, name, size)
+    put(services, "train.csv", b"prompt,completion\na,b\n" + cell + b",c\nd,e\n")
+    assert [(row["row"], row["content"]) for row in everything(api)] == [
+        (1, {"prompt": "a", "completion": "b"}),
+        (2, None),
+        (3, {"prompt": "d", "completion": "e"}),
+    ]
 
 
 @embedded_only
