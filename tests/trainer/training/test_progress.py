@@ -65,6 +65,12 @@ def test_speed_and_remaining_time_are_estimated_from_the_train_steps_so_far(prog
     assert (last.train_step, last.tokens_per_second, last.eta_seconds) == (2, 100.0, 24.0)
 
 
+def test_train_steps_of_less_than_a_second_have_a_speed_too(progress: RecordedProgress) -> None:
+    progress.log.began()
+    progress.step(1, seconds=0.5, tokens=100)
+    assert (progress.reports[-1].tokens_per_second, progress.reports[-1].eta_seconds) == (200.0, 4.5)
+
+
 def test_estimates_use_only_recent_train_steps(progress: RecordedProgress) -> None:
     progress.log.began()
     progress.step(1, seconds=1000, tokens=1)
