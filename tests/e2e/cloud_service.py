@@ -33,7 +33,8 @@ class CloudService(Api):
         """Deliver a message as a push subscription does; return the status."""
         body = {"data": base64.b64encode(message.data).decode(), "attributes": dict(message.attributes)}
         push = {"message": body | {"messageId": message.message_id}, "subscription": f"{topic}-push"}
-        return self.client.post(f"/{function}/projects/{PROJECT}/topics/{topic}", json=push).status_code
+        url = f"{self.cloud.url_of(function)}/projects/{PROJECT}/topics/{topic}"
+        return self.client.post(url, json=push).status_code
 
     def put_dataset(self, dataset: str, rows: list[dict[str, Any]], held_out: list[dict[str, Any]]) -> None:
         for split, lines in (("train", rows), ("eval", held_out)):

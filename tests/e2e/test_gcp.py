@@ -30,10 +30,16 @@ from tests.emulators.children import Child
 from tests.emulators.cloud import BUCKETS, Cloud
 from tests.emulators.google import PROJECT
 from tests.emulators.sdk import NoEmulators
+from tests.infra.calls import calls_without_grant, grants_without_call
+from tests.infra.grants import TABLE
+from tests.infra.wanted import FUNCTIONS
 from tests.webhook_receiver import WebhookReceiver
 
 pytestmark = pytest.mark.emulators
 
+MIB = 1024**2
+# Memory of a function by its peak in these tests: a live function also has the framework's gunicorn, of 50 MiB.
+MEMORY_MARGIN = 1.3
 PRODUCERS = Path(__file__).parent / "producers.py"
 UPLOADS = BUCKETS["GCS_UPLOADS_BUCKET_NAME"]
 TOKENS = {way: f"hf_fakefakefake{way}" for way in ("http", "message", "file")}
@@ -305,3 +311,26 @@ def test_five_jobs_survive_killed_trainers_lost_workflows_and_a_dead_functions_s
     for job_id in jobs:
         last = len(service.events(job_id))
         wait_for(lambda: sequence_numbers(job_id) == list(range(1, last + 1)), seconds=240, what="its events, in order")  # noqa: B023
+
+
+# The last tests of this file: they judge the calls of all tests before them.
+def test_every_call_has_a_grant(service: CloudService) -> None:
+    """Compare each identity's calls on the emulators with the table of grants, which Terraform's equal."""
+    assert service.cloud.gateways.calls
+    assert calls_without_grant(service.cloud.gateways.calls, TABLE) == []
+
+
+def test_every_grant_has_a_call(service: CloudService, request: pytest.FixtureRequest) -> None:
+    here = {name for name in vars(request.module) if name.startswith("test_")}
+    if not here <= {getattr(item, "originalname", "") for item in request.session.items}:
+        pytest.skip("other tests of this file make the calls, and some of them were deselected")
+    assert grants_without_call(service.cloud.gateways.calls, TABLE) == []
+
+
+def test_functions_have_memory_to_spare(service: CloudService) -> None:
+    """Compare their peak with Terraform's values, which the table equals."""
+    peaks = service.cloud.peak_memory()
+    assert set(peaks) == {name.replace("-", "_") for name in FUNCTIONS}
+    for name, size in FUNCTIONS.items():
+        limit = {"512Mi": 512 * MIB, "1Gi": 1024 * MIB}[str(size["memory"])]
+        assert peaks[name.replace("-", "_")] * MEMORY_MARGIN <= limit, (name, peaks)

@@ -27,6 +27,11 @@ class Child:
                 start_new_session=True,  # Ctrl-C reaches only the parent, which then stops its children in order
             )
 
+    @property
+    def pid(self) -> int:
+        """The process id of the shell, whose child is the command."""
+        return self._process.pid
+
     def stop(self) -> None:
         assert self._process.stdin is not None
         self._process.stdin.close()

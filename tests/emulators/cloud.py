@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
@@ -12,12 +14,14 @@ from datetime import timedelta
 from pathlib import Path
 
 import httpx2
+import psutil
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import pubsub_v1, run_v2, storage
 
 from gemtune.ports import Topic
 from tests.emulators.children import Child, free_port, wait_for_port
 from tests.emulators.cloud_run import CloudRunStandIn
+from tests.emulators.gateways import Gateways
 from tests.emulators.google import PROJECT, REGION, STORAGE_EVENTS, Emulators
 from tests.emulators.relay import Relay
 from tests.emulators.secret_manager import SecretManagerStandIn
@@ -35,6 +39,7 @@ LOCATION = f"projects/{PROJECT}/locations/{REGION}"
 BACKOFF = (1, 10)
 ATTEMPTS = {Topic.JOB_REQUESTS: 20, Topic.WEBHOOKS: 5}
 RUN_JOBS = ("gemtune-prepare", "gemtune-train-l4", "gemtune-export")
+FUNCTIONS = ("api", "dispatch", "ingest", "fan_out", "notify", "control", "sweep")
 
 
 class Cloud:
@@ -52,11 +57,21 @@ class Cloud:
         self.emulators = Emulators(folder / "emulators")
         self.secret_manager = SecretManagerStandIn()
         self.cloud_run = CloudRunStandIn(folder / "task-logs")
-        functions_port = free_port()
-        self.url = f"http://127.0.0.1:{functions_port}"
-        run = {"CONTROL_URL": f"{self.url}/control", "RUN_PARENT": LOCATION}
-        self.workflows = WorkflowsStandIn(self.cloud_run.url, run)
-        self.relay = Relay(self.emulators.triggers_port, self.url)
+        self.ports = {name: free_port() for name in FUNCTIONS}
+        self.url = self.url_of("api")
+        self.gateways = Gateways(
+            {
+                "google.firestore.": self.emulators.firestore,
+                "google.pubsub.": self.emulators.pubsub,
+                "google.cloud.secretmanager.": self.secret_manager.address,
+            },
+            {"/v2/": self.cloud_run.url.removeprefix("http://"), "/": self.emulators.storage},
+        )
+        _, run_address = self.gateways.open("workflow")
+        run = {"CONTROL_URL": self.url_of("control"), "RUN_PARENT": LOCATION}
+        self.workflows = WorkflowsStandIn(f"http://{run_address}", run)
+        self.gateways.serve_grpc("google.cloud.workflows.", self.workflows.address)
+        self.relay = Relay(self.emulators.triggers_port, {name: self.url_of(name) for name in ("fan_out", "ingest")})
         self.environment = {
             "GEMTUNE_BACKEND": "gcp",
             "PROJECT_ID": PROJECT,
@@ -68,9 +83,10 @@ class Cloud:
             "SECRET_MANAGER_EMULATOR_HOST": self.secret_manager.address,
             **(settings or {}),
         }
-        self._functions_port = functions_port
+        self._environments = {who: self._environment_of(who) for who in (*FUNCTIONS, "trainer")}
         self._messages: dict[Topic, list[pubsub_v1.types.PubsubMessage]] = {}
         self._functions: Child | None = None
+        self._peaks: dict[str, int] = {}
         self._own_environment = environment_with(self.emulators.environment)
         self._own_environment.__enter__()
         with ThreadPoolExecutor() as pool:
@@ -85,13 +101,14 @@ class Cloud:
 
     def stop(self) -> None:
         self.kill_functions()
-        for part in (self.relay, self.workflows, self.cloud_run, self.secret_manager, self.emulators):
+        servers = (self.relay, self.workflows, self.cloud_run, self.gateways, self.secret_manager, self.emulators)
+        for part in servers:
             part.stop()
         self._own_environment.__exit__(None, None, None)
 
     def sweep(self) -> None:
         """Call the sweep function, as Cloud Scheduler does every few minutes."""
-        httpx2.post(f"{self.url}/sweep/", timeout=240, trust_env=False).raise_for_status()
+        httpx2.post(self.url_of("sweep"), timeout=240, trust_env=False).raise_for_status()
 
     def messages(self, topic: Topic) -> list[pubsub_v1.types.PubsubMessage]:
         """Return every message ever published to a topic."""
@@ -106,14 +123,43 @@ class Cloud:
 
     def kill_functions(self) -> None:
         if self._functions is not None:
+            self.peak_memory()
             self._functions.stop()
             self._functions = None
 
+    def url_of(self, function: str) -> str:
+        return f"http://127.0.0.1:{self.ports[function]}"
+
+    def _environment_of(self, who: str) -> dict[str, str]:
+        """Return the variables of a function or the trainer, with the addresses that record its calls."""
+        grpc_address, http_address = self.gateways.open(who.replace("_", "-"))
+        return self.environment | {
+            "FIRESTORE_EMULATOR_HOST": grpc_address,
+            "PUBSUB_EMULATOR_HOST": grpc_address,
+            "SECRET_MANAGER_EMULATOR_HOST": grpc_address,
+            "WORKFLOWS_EMULATOR_HOST": grpc_address,
+            "STORAGE_EMULATOR_HOST": f"http://{http_address}",
+            "CLOUD_RUN_EMULATOR_HOST": f"http://{http_address}",
+        }
+
+    def peak_memory(self) -> dict[str, int]:
+        """Return the most bytes of memory that each function's process ever had, with all pages that it shares."""
+        assert self._functions is not None
+        for process in psutil.Process(self._functions.pid).children(recursive=True):
+            listening = {connection.laddr.port for connection in process.net_connections("inet") if connection.laddr}
+            for name, port in self.ports.items():
+                if port in listening:
+                    status = Path(f"/proc/{process.pid}/status").read_text()
+                    kib = int(re.search(r"VmHWM:\s+(\d+) kB", status)[1])  # type: ignore[index]
+                    self._peaks[name] = max(self._peaks.get(name, 0), kib * 1024)
+        return dict(self._peaks)
+
     def _serve(self) -> None:
-        command = [sys.executable, "-m", "tests.emulators.functions_server", str(self._functions_port)]
-        environment = os.environ | self.environment
-        self._functions = Child("functions", command, self.folder / "functions.log", environment)
-        wait_for_port(self._functions_port, self._functions)
+        served = {name: {"port": self.ports[name], "environment": self._environments[name]} for name in FUNCTIONS}
+        command = [sys.executable, "-m", "tests.emulators.functions_server", json.dumps(served)]
+        self._functions = Child("functions", command, self.folder / "functions.log", os.environ | self.environment)
+        for port in self.ports.values():
+            wait_for_port(port, self._functions)
 
     serve_functions = _serve
 
@@ -126,8 +172,8 @@ class Cloud:
             for topic in (*Topic, STORAGE_EVENTS, *(f"{topic}-dead" for topic in (*Topic, STORAGE_EVENTS))):
                 publisher.create_topic(name=_topic(topic))
             endpoints = {
-                Topic.JOB_REQUESTS: f"{self.url}/dispatch/{_topic(Topic.JOB_REQUESTS)}",
-                Topic.WEBHOOKS: f"{self.url}/notify/{_topic(Topic.WEBHOOKS)}",
+                Topic.JOB_REQUESTS: f"{self.url_of('dispatch')}/{_topic(Topic.JOB_REQUESTS)}",
+                Topic.WEBHOOKS: f"{self.url_of('notify')}/{_topic(Topic.WEBHOOKS)}",
                 STORAGE_EVENTS: f"{self.relay.url}/storage",
             }
             for topic, endpoint in endpoints.items():
@@ -151,6 +197,11 @@ class Cloud:
     def _run_jobs(self) -> None:
         options = {"api_endpoint": self.cloud_run.url}
         client = run_v2.JobsClient(credentials=AnonymousCredentials(), transport="rest", client_options=options)
+        for name in RUN_JOBS:
+            mounts = {} if name == "gemtune-prepare" else {"GEMTUNE_MOUNTS": str(self.emulators.mounts)}
+            environment = self._environments["trainer"] | mounts
+            env = [{"name": variable, "value": value} for variable, value in environment.items()]
+            container = {"image": "local", "command": [sys.executable, "-m", "trainer"], "env": env}
         for name in RUN_JOBS:
             mounts = {} if name == "gemtune-prepare" else {"GEMTUNE_MOUNTS": str(self.emulators.mounts)}
             env = [{"name": name, "value": value} for name, value in (self.environment | mounts).items()]

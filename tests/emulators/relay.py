@@ -33,8 +33,9 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.2, 10.0
 class Relay:
     """Server that listens on `port` for the emulators and calls the functions."""
 
-    def __init__(self, port: int, functions_url: str):
-        self._functions_url = functions_url
+    def __init__(self, port: int, functions: Mapping[str, str]):
+        """Serve; `functions` holds the URLs of fan_out and ingest."""
+        self._functions = functions
         self.sent: list[tuple[str, Mapping[str, str], bytes]] = []  # function, headers, body
         self._client = httpx2.Client(timeout=240, trust_env=False)
         self._stopping = threading.Event()
@@ -68,7 +69,7 @@ class Relay:
         """Send an event to a function; return the status of its answer."""
         self.sent.append((function, headers, body))
         try:
-            answer = self._client.post(f"{self._functions_url}/{function}/", headers=dict(headers), content=body)
+            answer = self._client.post(self._functions[function], headers=dict(headers), content=body)
             return answer.status_code
         except httpx2.HTTPError:
             return 503

@@ -69,7 +69,8 @@ def functions(served: Functions) -> Functions:
 # One relay for the module: the emulator keeps its connection, and loses the first call after a relay is replaced.
 @pytest.fixture(scope="module")
 def relay(emulators: Emulators, served: Functions) -> Iterator[Relay]:
-    relay = Relay(emulators.triggers_port, served.url)
+    functions = {name: f"{served.url}/{name}/" for name in ("fan_out", "ingest")}
+    relay = Relay(emulators.triggers_port, functions)
     trigger = {
         "eventType": "google.cloud.firestore.document.v1.created",
         "database": "(default)",
