@@ -28,7 +28,17 @@ locals {
     { bucket = "data", who = "ingest", role = "user", objects = "endsWith .rejected.json" },
   ]
 
-  bucket_roles = concat(local.accepting, local.answers_in_data, [
+  # The steps read the spec, the dataset and a base model, and write everything else.
+  of_steps = flatten([
+    for who in ["prepare", "train", "export"] : [
+      { bucket = "config", who = who, role = "viewer" },
+      { bucket = "data", who = who, role = "viewer" },
+      { bucket = "uploads", who = who, role = "viewer" },
+      { bucket = "export", who = who, role = "user" },
+    ]
+  ])
+
+  bucket_roles = concat(local.accepting, local.answers_in_data, local.of_steps, [
     # For DELETE /jobs/{id}. The API also reads loss curves and results, with its role `viewer` above.
     { bucket = "export", who = "api", role = "remover", objects = "startsWith jobs/" },
     # Reports about a dataset, deleted with it.
@@ -50,11 +60,6 @@ locals {
     { bucket = "export", who = "sweep", role = "remover", objects = "startsWith jobs/" },
     # Reports about datasets, after a week.
     { bucket = "export", who = "sweep", role = "remover", objects = "startsWith checks/" },
-    # The steps read the spec, the dataset and a base model, and write everything else.
-    { bucket = "config", who = "trainer", role = "viewer" },
-    { bucket = "data", who = "trainer", role = "viewer" },
-    { bucket = "uploads", who = "trainer", role = "viewer" },
-    { bucket = "export", who = "trainer", role = "user" },
     # The sources to build.
     { bucket = "source", who = "build", role = "viewer" },
   ])

@@ -16,8 +16,10 @@ locals {
     { who = "control", role = "roles/datastore.user" },
     # Checks every unfinished job, and relaunches lost ones.
     { who = "sweep", role = "roles/datastore.user" },
-    # Records the beginning of steps, progress, heartbeats and results.
-    { who = "trainer", role = "roles/datastore.user" },
+    # Record the beginning of steps, progress, heartbeats and results.
+    { who = "prepare", role = "roles/datastore.user" },
+    { who = "train", role = "roles/datastore.user" },
+    { who = "export", role = "roles/datastore.user" },
 
     # Looks for the execution of a launch, and creates it.
     { who = "dispatch", role = "roles/workflows.invoker" },

@@ -17,16 +17,24 @@ locals {
     { who = "sweep", secrets = "gemtune-job-", role = local.custom_role["remove_secrets"] },
     # Postponed for jobs that wait for long, or that are paused.
     { who = "sweep", secrets = "gemtune-job-", role = local.custom_role["renew_secrets"] },
-    # Each step postpones the expiry when it begins, and reads its job's token.
-    { who = "trainer", secrets = "gemtune-job-", role = local.custom_role["renew_secrets"] },
-    { who = "trainer", secrets = "gemtune-job-", role = "roles/secretmanager.secretAccessor" },
-    { who = "trainer", secrets = "gemtune-user-", role = "roles/secretmanager.secretAccessor" },
   ]
+
+  # Each step postpones the expiry when it begins, and reads its job's tokens.
+  secret_roles_of_steps = flatten([
+    for who in ["prepare", "train", "export"] : [
+      { who = who, secrets = "gemtune-job-", role = local.custom_role["renew_secrets"] },
+      { who = who, secrets = "gemtune-job-", role = "roles/secretmanager.secretAccessor" },
+      { who = who, secrets = "gemtune-user-", role = "roles/secretmanager.secretAccessor" },
+    ]
+  ])
 }
 
 # Conditions match names with the project's number; a version's name continues with /versions/….
 resource "google_project_iam_member" "secrets" {
-  for_each = { for grant in local.secret_roles : "${grant.who} ${grant.secrets} ${basename(grant.role)}" => grant }
+  for_each = {
+    for grant in concat(local.secret_roles, local.secret_roles_of_steps) :
+    "${grant.who} ${grant.secrets} ${basename(grant.role)}" => grant
+  }
 
   project = var.project_id
   role    = each.value.role
@@ -48,11 +56,17 @@ resource "google_secret_manager_secret_iam_member" "webhook_key" {
   member    = google_service_account.gemtune["notify"].member
 }
 
-# The service's own Hugging Face token and W&B key, for jobs without one.
+# The service's own Hugging Face token and W&B key, for jobs without one: prepare downloads from the Hub, export uploads
+# to it, and train writes to W&B.
 resource "google_secret_manager_secret_iam_member" "of_service" {
-  for_each = toset(compact([var.hf_token_secret, var.wandb_key_secret]))
+  for_each = merge(
+    var.hf_token_secret == null ? {} : {
+      for who in ["prepare", "export"] : "${who} ${var.hf_token_secret}" => { who = who, secret = var.hf_token_secret }
+    },
+    var.wandb_key_secret == null ? {} : { "train ${var.wandb_key_secret}" = { who = "train", secret = var.wandb_key_secret } },
+  )
 
-  secret_id = each.value
+  secret_id = each.value.secret
   role      = "roles/secretmanager.secretAccessor"
-  member    = google_service_account.gemtune["trainer"].member
+  member    = google_service_account.gemtune[each.value.who].member
 }

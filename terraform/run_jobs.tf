@@ -44,7 +44,7 @@ resource "google_cloud_run_v2_job" "step" {
     parallelism = 1
 
     template {
-      service_account       = google_service_account.gemtune["trainer"].email
+      service_account       = google_service_account.gemtune[each.value.step].email
       timeout               = "${var.timeout_seconds[each.value.step]}s"
       execution_environment = "EXECUTION_ENVIRONMENT_GEN2"
       # The workflow retries steps, as control decides; Cloud Run must not retry them too.

@@ -18,6 +18,7 @@ import psutil
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import pubsub_v1, run_v2, storage
 
+from gemtune.jobs.status import Step
 from gemtune.ports import Topic
 from tests.emulators.children import Child, free_port, wait_for_port
 from tests.emulators.cloud_run import CloudRunStandIn
@@ -83,7 +84,7 @@ class Cloud:
             "SECRET_MANAGER_EMULATOR_HOST": self.secret_manager.address,
             **(settings or {}),
         }
-        self._environments = {who: self._environment_of(who) for who in (*FUNCTIONS, "trainer")}
+        self._environments = {who: self._environment_of(who) for who in (*FUNCTIONS, *Step)}
         self._messages: dict[Topic, list[pubsub_v1.types.PubsubMessage]] = {}
         self._functions: Child | None = None
         self._peaks: dict[str, int] = {}
@@ -199,12 +200,8 @@ class Cloud:
         client = run_v2.JobsClient(credentials=AnonymousCredentials(), transport="rest", client_options=options)
         for name in RUN_JOBS:
             mounts = {} if name == "gemtune-prepare" else {"GEMTUNE_MOUNTS": str(self.emulators.mounts)}
-            environment = self._environments["trainer"] | mounts
+            environment = self._environments[name.split("-")[1]] | mounts
             env = [{"name": variable, "value": value} for variable, value in environment.items()]
-            container = {"image": "local", "command": [sys.executable, "-m", "trainer"], "env": env}
-        for name in RUN_JOBS:
-            mounts = {} if name == "gemtune-prepare" else {"GEMTUNE_MOUNTS": str(self.emulators.mounts)}
-            env = [{"name": name, "value": value} for name, value in (self.environment | mounts).items()]
             container = {"image": "local", "command": [sys.executable, "-m", "trainer"], "env": env}
             template = {"template": {"max_retries": 0, "timeout": "3600s", "containers": [container]}}
             job = run_v2.Job(template=template)

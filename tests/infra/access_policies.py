@@ -77,14 +77,15 @@ def no_secret_has_a_value(plan: Planned) -> Iterator[str]:
 
 
 def every_component_has_its_own_identity(plan: Planned) -> Iterator[str]:
-    """Check for one identity per function, one for all steps, and no defaults."""
+    """Check for one identity per function and per step, and no defaults."""
     for name, function in plan.named(FUNCTION).items():
         email = function["service_config"][0].get("service_account_email") or ""
         if not email.startswith(f"{name}@"):
             yield f"{name} runs as {email or 'the default account'}"
     for name, job in plan.named(JOB).items():
         email = job["template"][0]["template"][0].get("service_account") or ""
-        if not email.startswith("gemtune-trainer@"):
+        step = name.removeprefix("gemtune-").partition("-")[0]
+        if not email.startswith(f"gemtune-{step}@"):
             yield f"{name} runs as {email or 'the default account'}"
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from gemtune.jobs.status import Step
 from tests.infra.planned import Planned
 
 # Resource that a role is granted on, as kind and name, such as ("bucket", "export"). The project has no name.
@@ -151,18 +152,16 @@ def _of_buckets() -> Iterator[tuple[Grant, Reason]]:
         Grant("sweep", "gemtune_remove_objects", _bucket("export"), "begins jobs/"),
         Reason("deletes late results of deleted jobs", why),
     )
-    yield Grant("trainer", "storage.objectViewer", _bucket("config")), Reason("reads the spec")
-    yield Grant("trainer", "storage.objectViewer", _bucket("data")), Reason("reads the dataset")
-    yield (
-        Grant("trainer", "storage.objectViewer", _bucket("uploads")),
-        Reason("reads a base model", "a base model there"),
-    )
-    yield Grant("trainer", "storage.objectUser", _bucket("export")), Reason("writes rows, checkpoints and results")
+    for who, writes in (("prepare", "rows"), ("train", "checkpoints"), ("export", "results")):
+        yield Grant(who, "storage.objectViewer", _bucket("config")), Reason("reads the spec")
+        yield Grant(who, "storage.objectViewer", _bucket("data")), Reason("reads a base model")
+        yield Grant(who, "storage.objectViewer", _bucket("uploads")), Reason("reads a base model", "none is there")
+        yield Grant(who, "storage.objectUser", _bucket("export")), Reason(f"writes {writes}")
     yield Grant("build", "storage.objectViewer", _bucket("source")), Reason("reads the sources", BUILDS)
 
 
 def _of_project() -> Iterator[tuple[Grant, Reason]]:
-    for who in ("api", "dispatch", "ingest", "fan-out", "control", "sweep", "trainer"):
+    for who in ("api", "dispatch", "ingest", "fan-out", "control", "sweep", *map(str, Step)):
         yield Grant(who, "datastore.user", PROJECT), Reason("reads and writes records")
     yield Grant("dispatch", "workflows.invoker", PROJECT), Reason("starts the workflow")
     yield Grant("sweep", "workflows.invoker", PROJECT), Reason("reads states, and ends lost executions")
@@ -196,12 +195,13 @@ def _of_secrets() -> Iterator[tuple[Grant, Reason]]:
     yield Grant("sweep", "gemtune_remove_secrets", PROJECT, job), Reason("deletes secrets without a job", why)
     why = "a job that has waited for a day"
     yield Grant("sweep", "gemtune_renew_secrets", PROJECT, job), Reason("postpones the expiry of its token", why)
-    yield Grant("trainer", "gemtune_renew_secrets", PROJECT, job), Reason("postpones the expiry of its token")
-    why = "the Hub, which no test calls"
-    yield Grant("trainer", "secretmanager.secretAccessor", PROJECT, job), Reason("reads its token", why)
-    yield Grant("trainer", "secretmanager.secretAccessor", PROJECT, user), Reason("reads a stored secret", why)
-    for name in ("hub-token", "wandb-key"):
-        yield Grant("trainer", "secretmanager.secretAccessor", ("secret", name)), Reason("reads the service's own", why)
+    why = "the Hub and W&B, which no test calls"
+    for step in map(str, Step):
+        yield Grant(step, "gemtune_renew_secrets", PROJECT, job), Reason("postpones the expiry of its token")
+        yield Grant(step, "secretmanager.secretAccessor", PROJECT, job), Reason("reads its token", why)
+        yield Grant(step, "secretmanager.secretAccessor", PROJECT, user), Reason("reads a stored secret", why)
+    for who, name in (("prepare", "hub-token"), ("export", "hub-token"), ("train", "wandb-key")):
+        yield Grant(who, "secretmanager.secretAccessor", ("secret", name)), Reason("reads the service's own", why)
     key = ("secret", "gemtune-webhook-key")
     yield Grant("notify", "secretmanager.secretVersionAdder", key), Reason("makes the signing key once")
     yield Grant("notify", "secretmanager.secretAccessor", key), Reason("reads the signing key")

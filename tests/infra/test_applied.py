@@ -75,9 +75,9 @@ def test_optional_settings_are_set_where_needed_and_only_steps_read_secrets(appl
     for component in (*applied.named(FUNCTION), *applied.named(JOB)):
         assert set(applied.settings_of(component)) == needed_by(component, everything=True), component
     readers = [values for _, values in applied.resources("google_secret_manager_secret_iam_member")]
-    for name in ("hub-token", "wandb-key"):
+    for name, steps in (("hub-token", ("prepare", "export")), ("wandb-key", ("train",))):
         members = {values["member"].partition("@")[0] for values in readers if values["secret_id"] == name}
-        assert members == {"serviceAccount:gemtune-trainer"}
+        assert members == {f"serviceAccount:gemtune-{step}" for step in steps}
 
 
 def test_listeners_get_the_events_of_a_job_in_order(applied: Planned) -> None:

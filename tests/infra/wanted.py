@@ -89,7 +89,7 @@ APIS = (
     *("logging", "monitoring", "pubsub", "run", "secretmanager", "serviceusage", "storage", "workflowexecutions"),
     *("workflows", "apigateway", "servicecontrol", "servicemanagement"),
 )
-PARTS = (*FUNCTIONS, "workflow", "trainer", "scheduler", "push", "events", "build", "gateway")
+PARTS = (*FUNCTIONS, "workflow", "prepare", "train", "export", "scheduler", "push", "events", "build", "gateway")
 # Fields with an index that only a composite one needs, or that rise with time.
 UNINDEXED = {
     JOBS: (
@@ -169,7 +169,7 @@ def _job(step: str, machine: Machine) -> Values:
     gpu = {} if machine.gpu is None else {"nvidia.com/gpu": "1"}
     digest = str({"cpu": 0, "cu126": 1, "cu130": 2}[machine.image]) * 64
     task: dict[str, Any] = {
-        "service_account": email("trainer"),
+        "service_account": email(name),
         "timeout": f"{SETTINGS[f'GEMTUNE_{name.upper()}_TIMEOUT_SECONDS']}s",
         "execution_environment": "EXECUTION_ENVIRONMENT_GEN2",
         "max_retries": 0,  # control decides about retries
