@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from gemtune.gcp import storage_objects
 from gemtune.gcp.storage_objects import StorageObjects
 from gemtune.ports import Buckets, Objects
 from tests import tiny_gemma
+from tests.emulators.gateways import Gateways
 from tests.emulators.google import Emulators
 from tests.emulators.world import GcpWorld
 from tests.fakes import upload_folder
@@ -142,3 +144,24 @@ def test_weights_of_a_mounted_bucket_need_no_local_disk(
     with pytest.raises(StepError) as caught:
         location.check_unchanged(buckets, provided, folder, recorded)
     assert caught.value.code == "base_changed"
+
+
+def test_only_objects_are_asked_for(objects: Objects, emulators: Emulators, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The roles on objects permit nothing else, and newer clients also ask for the bucket, in the background."""
+    gateways = Gateways({}, {"/": emulators.storage})
+    try:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://{gateways.open('api')[1]}")
+        monkeypatch.delenv("DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA", raising=False)
+        storage_objects._client.cache_clear()
+        bucket = objects.uri("x").removeprefix("gs://").partition("/")[0]
+        recorded = StorageObjects("a-project", bucket)
+        recorded.write("jobs/a", b"content")
+        assert (recorded.read("jobs/a"), [stat.name for stat in recorded.list("jobs/")]) == (b"content", ["jobs/a"])
+        for thread in threading.enumerate():
+            if "_fetch_background" in thread.name:
+                thread.join()
+        assert len(gateways.calls) == 3
+        assert {call.path for call in gateways.calls if "/o" not in call.path} == set()
+    finally:
+        storage_objects._client.cache_clear()
+        gateways.stop()

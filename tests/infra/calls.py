@@ -142,6 +142,8 @@ def _of_storage(call: Call) -> Iterator[tuple[str, Target, str]]:
         yield "storage.objects.get", target, name
     elif call.method == "DELETE":
         yield "storage.objects.delete", target, name
+    elif call.method == "PATCH":
+        yield "storage.objects.update", target, name
     elif call.method == "POST" and name.endswith("/compose"):
         yield from _of_compose(call, target, name.removesuffix("/compose"))
     else:

@@ -33,7 +33,13 @@ ROLES: Mapping[str, frozenset[str]] = {
     "secretmanager.secretVersionAdder": frozenset({"secretmanager.versions.add"}),
     "storage.objectCreator": frozenset({"storage.objects.create"}),
     "storage.objectUser": frozenset(
-        {"storage.objects.create", "storage.objects.delete", "storage.objects.get", "storage.objects.list"}
+        {
+            "storage.objects.create",
+            "storage.objects.delete",
+            "storage.objects.get",
+            "storage.objects.list",
+            "storage.objects.update",
+        }
     ),
     "storage.objectViewer": frozenset({"storage.objects.get", "storage.objects.list"}),
     "workflows.invoker": frozenset(

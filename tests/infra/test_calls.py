@@ -59,6 +59,7 @@ MULTIPART = b'--x\r\ncontent-type: application/json\r\n\r\n{"name": "jobs/a/b.js
         (http_call("GET", f"{OBJECTS}/jobs%2Fa"), [("storage.objects.get", EXPORT, "jobs/a")]),
         (http_call("GET", f"/download{OBJECTS}/jobs%2Fa"), [("storage.objects.get", EXPORT, "jobs/a")]),
         (http_call("DELETE", f"{OBJECTS}/jobs%2Fa"), [("storage.objects.delete", EXPORT, "jobs/a")]),
+        (http_call("PATCH", f"{OBJECTS}/jobs%2Fa"), [("storage.objects.update", EXPORT, "jobs/a")]),
         (http_call("POST", f"/upload{OBJECTS}", MULTIPART), [("storage.objects.create", EXPORT, "jobs/a/b.json")]),
         (
             http_call("POST", f"/upload{OBJECTS}", CREATED, overwrites=True),
@@ -93,7 +94,7 @@ def test_a_call_needs(call: Call, needs: list[tuple[str, tuple[str, str], str]])
     [
         grpc_call("/google.pubsub.v1.Publisher/CreateTopic", b""),
         http_call("GET", "/storage/v1/b/gemtune-test-export"),
-        http_call("PATCH", f"{OBJECTS}/jobs%2Fa"),
+        http_call("PUT", f"{OBJECTS}/jobs%2Fa"),
         http_call("POST", RUN_JOB),
     ],
 )
