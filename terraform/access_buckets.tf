@@ -11,7 +11,7 @@ locals {
   # The functions that accept requests.
   accepting = flatten([
     for who in ["api", "dispatch", "ingest"] : [
-      # A spec is created once, read when its message is dispatched, and deleted if a concurrent request was first.
+      # A spec is created once, read when a request trains on from its job, and deleted if a concurrent request was first.
       { bucket = "config", who = who, role = "viewer" },
       { bucket = "config", who = who, role = "creator" },
       { bucket = "config", who = who, role = "remover" },

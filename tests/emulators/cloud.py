@@ -13,13 +13,16 @@ from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
+import grpc
 import httpx2
 import psutil
 from google.auth.credentials import AnonymousCredentials
-from google.cloud import pubsub_v1, run_v2, storage
+from google.cloud import pubsub_v1, run_v2, secretmanager_v1, storage
+from google.cloud.secretmanager_v1.services.secret_manager_service.transports import SecretManagerServiceGrpcTransport
 
 from gemtune.jobs.status import Step
 from gemtune.ports import Topic
+from gemtune.webhooks.signing import KEY_NAME
 from tests.emulators.children import Child, free_port, wait_for_port
 from tests.emulators.cloud_run import CloudRunStandIn
 from tests.emulators.gateways import Gateways
@@ -90,8 +93,9 @@ class Cloud:
         self._peaks: dict[str, int] = {}
         self._own_environment = environment_with(self.emulators.environment)
         self._own_environment.__enter__()
+        wired = (self._serve, self._topics, self._triggers, self._run_jobs, self._secrets)
         with ThreadPoolExecutor() as pool:
-            for wiring in [pool.submit(wire) for wire in (self._serve, self._topics, self._triggers, self._run_jobs)]:
+            for wiring in [pool.submit(wire) for wire in wired]:
                 wiring.result()
 
     def __enter__(self) -> Cloud:
@@ -194,6 +198,14 @@ class Cloud:
         # The first call can take the emulator long, on a busy machine.
         answer = httpx2.post(url, params={"eventarcTriggerId": "fan_out"}, json=trigger, trust_env=False, timeout=240)
         answer.raise_for_status()
+
+    def _secrets(self) -> None:
+        """Create the secret of the webhooks' key, which has no version yet."""
+        secret = {"replication": {"automatic": {}}}
+        request = {"parent": f"projects/{PROJECT}", "secret_id": KEY_NAME, "secret": secret}
+        with grpc.insecure_channel(self.secret_manager.address) as channel:
+            transport = SecretManagerServiceGrpcTransport(channel=channel)
+            secretmanager_v1.SecretManagerServiceClient(transport=transport).create_secret(request=request)
 
     def _run_jobs(self) -> None:
         options = {"api_endpoint": self.cloud_run.url}

@@ -110,12 +110,13 @@ def _bucket(name: str) -> Target:
 
 def _of_buckets() -> Iterator[tuple[Grant, Reason]]:
     for who in ACCEPTING:
-        yield Grant(who, "storage.objectViewer", _bucket("config")), Reason("reads a spec")
+        why = "" if who == "api" else "a message or a file that trains on from a job"
+        yield Grant(who, "storage.objectViewer", _bucket("config")), Reason("reads the spec of a job to train on", why)
         yield Grant(who, "storage.objectCreator", _bucket("config")), Reason("writes the spec of a new job")
-        why = "two requests with one key at the same moment"
+        why = "" if who == "api" else "two requests with one key at the same moment"
         yield (
             Grant(who, "gemtune_remove_objects", _bucket("config")),
-            Reason("deletes the spec of a repeated request", why),
+            Reason("deletes the spec of a deleted job or a repeated request", why),
         )
         yield Grant(who, "storage.objectViewer", _bucket("data")), Reason("looks for the dataset")
         why = "a base model or a job file there"
@@ -123,7 +124,9 @@ def _of_buckets() -> Iterator[tuple[Grant, Reason]]:
             Grant(who, "storage.objectViewer", _bucket("uploads")),
             Reason("reads a base model's config.json", "" if who == "ingest" else why),
         )
-        yield Grant(who, "storage.objectViewer", _bucket("export")), Reason("reads a base model's config.json")
+        why = "" if who == "api" else "a message or a file that trains on from a job"
+        reason = Reason("reads results, also of a job to train on", why)
+        yield Grant(who, "storage.objectViewer", _bucket("export")), reason
     yield Grant("api", "gemtune_remove_objects", _bucket("export"), "begins jobs/"), Reason("deletes a job's results")
     for who, why in (("api", "datasets are checked by a test of their own"), ("sweep", "checks are a week old")):
         yield (
@@ -152,8 +155,8 @@ def _of_buckets() -> Iterator[tuple[Grant, Reason]]:
     yield Grant("sweep", "storage.objectViewer", _bucket("config")), Reason("lists new specs")
     why = "specs without a job are an hour old"
     yield Grant("sweep", "gemtune_remove_objects", _bucket("config")), Reason("deletes specs without a job", why)
-    yield Grant("sweep", "storage.objectViewer", _bucket("export")), Reason("lists late results of deleted jobs")
     why = "a step that writes after its job was deleted"
+    yield Grant("sweep", "storage.objectViewer", _bucket("export")), Reason("lists late results of deleted jobs", why)
     yield (
         Grant("sweep", "gemtune_remove_objects", _bucket("export"), "begins jobs/"),
         Reason("deletes late results of deleted jobs", why),
