@@ -315,14 +315,14 @@ def test_five_jobs_survive_killed_trainers_lost_workflows_and_a_dead_functions_s
 
 # The last tests of this file: they judge the calls of all tests before them.
 def test_every_call_has_a_grant(service: CloudService) -> None:
-    """Compare each identity's calls on the emulators with the table of grants, which Terraform's equal."""
+    """Compare with the table of grants, which Terraform's equal."""
     assert service.cloud.gateways.calls
     assert calls_without_grant(service.cloud.gateways.calls, TABLE) == []
 
 
 def test_every_grant_has_a_call(service: CloudService, request: pytest.FixtureRequest) -> None:
-    here = {name for name in vars(request.module) if name.startswith("test_")}
-    if not here <= {getattr(item, "originalname", "") for item in request.session.items}:
+    expected = {name for name in vars(request.module) if name.startswith("test_")}
+    if not expected <= {getattr(item, "originalname", "") for item in request.session.items}:
         pytest.skip("other tests of this file make the calls, and some of them were deselected")
     assert grants_without_call(service.cloud.gateways.calls, TABLE) == []
 

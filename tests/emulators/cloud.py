@@ -136,7 +136,10 @@ class Cloud:
         return f"http://127.0.0.1:{self.ports[function]}"
 
     def _environment_of(self, who: str) -> dict[str, str]:
-        """Return the variables of a function or the trainer, with the addresses that record its calls."""
+        """Return the variables of a function or a step.
+
+        Their addresses record the calls of this identity.
+        """
         grpc_address, http_address = self.gateways.open(who.replace("_", "-"))
         return self.environment | {
             "FIRESTORE_EMULATOR_HOST": grpc_address,
@@ -148,7 +151,10 @@ class Cloud:
         }
 
     def peak_memory(self) -> dict[str, int]:
-        """Return the most bytes of memory that each function's process ever had, with all pages that it shares."""
+        """Return the peak memory of each function's process, in bytes.
+
+        Pages that processes share count for each of them.
+        """
         assert self._functions is not None
         for process in psutil.Process(self._functions.pid).children(recursive=True):
             listening = {connection.laddr.port for connection in process.net_connections("inet") if connection.laddr}

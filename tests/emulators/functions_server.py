@@ -1,4 +1,4 @@
-"""Local servers of the functions in main.py, each in a process of its own, as on Google Cloud.
+"""Local servers of the functions in main.py, each in its own process.
 
 `python -m tests.emulators.functions_server FUNCTIONS` takes JSON: `{"api": {"port": 8080, "environment": {…}}, …}`.
 """

@@ -42,8 +42,9 @@ class Call:
     overwrites: bool = False
 
     def uploaded_name(self) -> str:
-        """Return the name of the object that an upload makes: it is in the query, or in the first JSON of the body.
+        """Return the name of the object that an upload makes.
 
+        It is in the query, or in the first JSON of the body:
         https://cloud.google.com/storage/docs/json_api/v1/objects/insert
         """
         name = dict(self.query).get("name")
@@ -79,11 +80,14 @@ class Gateways:
             channel.close()
 
     def serve_grpc(self, prefix: str, address: str) -> None:
-        """Forward calls of gRPC services whose names have a prefix to an address."""
+        """Forward gRPC services whose names begin with a prefix."""
         self._channels[prefix] = grpc.insecure_channel(address, NO_LIMITS)
 
     def open(self, who: str) -> tuple[str, str]:
-        """Open the addresses of an identity: `host:port` for gRPC, and the same for HTTP."""
+        """Open the addresses of an identity, for gRPC and for HTTP.
+
+        Both are `host:port`.
+        """
         server = grpc.server(futures.ThreadPoolExecutor(GRPC_THREADS), options=NO_LIMITS)
         server.add_generic_rpc_handlers((_Forwarder(who, self),))
         port = server.add_insecure_port("127.0.0.1:0")
@@ -155,12 +159,12 @@ def _handler(who: str, gateways: Gateways) -> type[BaseHTTPRequestHandler]:
             status, answered, content = _request(target, self.command, self.path, body, headers)
             self.send_response(status)
             # Links to results and to parts of an upload lead to this gateway, too.
-            here = "{}:{}".format(*self.server.server_address[:2])
+            gateway = "{}:{}".format(*self.server.server_address[:2])
             for name, value in answered:
                 if name.lower() not in HOP_BY_HOP:
-                    self.send_header(name, value.replace(target, here))
+                    self.send_header(name, value.replace(target, gateway))
             if any(name.lower() == "content-type" and "json" in value for name, value in answered):
-                content = content.replace(target.encode(), here.encode())
+                content = content.replace(target.encode(), gateway.encode())
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             if self.command != "HEAD":
@@ -179,8 +183,8 @@ def _overwrites(target: str, call: Call) -> bool:
     is_upload = call.method == "POST" and call.path.startswith("/upload/storage/v1/b/")
     if not is_upload or dict(call.query).get("ifGenerationMatch") == "0":
         return False
-    known = f"{call.path.removeprefix('/upload')}/{quote(call.uploaded_name(), safe='')}"
-    return _request(target, "GET", known, b"", {})[0] == 200
+    address = f"{call.path.removeprefix('/upload')}/{quote(call.uploaded_name(), safe='')}"
+    return _request(target, "GET", address, b"", {})[0] == 200
 
 
 def _request(

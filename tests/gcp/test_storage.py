@@ -147,7 +147,10 @@ def test_weights_of_a_mounted_bucket_need_no_local_disk(
 
 
 def test_only_objects_are_asked_for(objects: Objects, emulators: Emulators, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The roles on objects permit nothing else, and newer clients also ask for the bucket, in the background."""
+    """Roles on objects permit no more, which newer clients ask for.
+
+    They ask for the bucket, in the background.
+    """
     gateways = Gateways({}, {"/": emulators.storage})
     try:
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://{gateways.open('api')[1]}")

@@ -26,7 +26,10 @@ BUCKETS = "gemtune-test-"
 
 @dataclass(frozen=True, slots=True, order=True)
 class Need:
-    """A permission that a call needs; `name` is the one that conditions of grants look at."""
+    """A permission that a call needs.
+
+    name: what conditions of grants look at; empty for a whole resource.
+    """
 
     who: str
     permission: str
@@ -35,7 +38,10 @@ class Need:
 
 
 def needs_of(call: Call) -> Iterator[Need]:
-    """Yield the permissions that a call needs. Raises ValueError for a call that this module does not know."""
+    """Yield the permissions that a call needs.
+
+    Raises ValueError for a call that this module does not know.
+    """
     if call.method.startswith("/"):
         yield from (Need(call.who, *need) for need in _of_grpc(call))
     elif call.path.startswith("/v2/"):
@@ -50,7 +56,10 @@ def calls_without_grant(calls: Iterable[Call], table: Mapping[Grant, Reason]) ->
 
 
 def grants_without_call(calls: Iterable[Call], table: Mapping[Grant, Reason]) -> list[Grant]:
-    """Return the grants that no call needs though the table says that the end-to-end test makes one."""
+    """Return the grants that no call needs.
+
+    Without those whose calls the end-to-end test does not make, as the table says.
+    """
     needed = {grant for need in _needs(calls) for grant in _permitting(need, table)}
     return sorted(grant for grant, reason in table.items() if not reason.unseen and grant not in needed)
 
@@ -125,10 +134,10 @@ def _of_cloud_run(call: Call) -> Iterator[tuple[str, Target, str]]:
 
 
 def _of_storage(call: Call) -> Iterator[tuple[str, Target, str]]:
-    known = re.fullmatch(r"(?:/(upload|download|batch))?/storage/v1/b/([^/]+)/o(?:/(.+))?", call.path)
-    if known is None:
+    matched = re.fullmatch(r"(?:/(upload|download|batch))?/storage/v1/b/([^/]+)/o(?:/(.+))?", call.path)
+    if matched is None:
         raise ValueError(f"unknown call {call.method} {call.path}")
-    kind, bucket, quoted = known.groups()
+    kind, bucket, quoted = matched.groups()
     target: Target = ("bucket", bucket.removeprefix(BUCKETS))
     name = unquote(quoted or "")
     if kind == "upload":

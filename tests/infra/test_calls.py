@@ -1,4 +1,4 @@
-"""Permissions of recorded calls, and how they are compared with the table of grants."""
+"""Permissions of recorded calls, compared with the table of grants."""
 
 from __future__ import annotations
 
