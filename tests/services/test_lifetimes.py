@@ -207,7 +207,7 @@ def test_a_sweep_without_time_goes_on_where_it_stopped(world: World, monkeypatch
     store = type(world.services.store)
     monkeypatch.setattr(store, "sweep_position", lambda self: position[0])
     monkeypatch.setattr(store, "set_sweep_position", lambda self, place: position.__setitem__(0, place))
-    ticks = itertools.count(0, 100)
+    ticks = itertools.count(0, 80)  # the third job is repaired just when the time is up
     monkeypatch.setattr(type(world.clock), "monotonic", lambda self: float(next(ticks)))
     monkeypatch.setattr(sweep.Sweep, "_repair", lambda self, job, now: repaired.append(job.job_id))
     for _ in range(3):

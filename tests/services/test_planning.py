@@ -13,6 +13,7 @@ from gemtune.errors import RequestRefused
 from gemtune.jobs.parts.plan import Workload
 from gemtune.jobs.record import StepResult
 from gemtune.jobs.status import Step
+from gemtune.request.facts import Facts
 from gemtune.request.spec import read_spec
 from gemtune.services.planning.planner import Workstation
 from tests.fakes import World, reading
@@ -142,3 +143,17 @@ def test_a_folder_whose_weights_are_a_link_to_nothing_has_a_plan_without_a_size(
     (folder / "config.json").write_text('{"model_type": "gemma3_text"}')
     (folder / "model.safetensors").symlink_to(tmp_path / "removed")
     assert plan_of(world, training={"base_model_id": str(folder)}).memory is None
+
+
+def test_the_size_of_a_model_of_the_hub_is_known_by_its_name_or_by_an_earlier_copy(world: World) -> None:
+    def facts_of(model: str) -> Facts:
+        return world.services.submit.rehearse(reading(training={"base_model_id": model}))[1]
+
+    assert facts_of("google/gemma-3-1b-it").size is not None
+    assert facts_of("someone/secret-sauce").size is None
+    export, folder = world.services.buckets.export, "models/someone--secret-sauce/abc"
+    export.write(f"{folder}/config.json", b'{"model_type": "gemma3_text", "dtype": "bfloat16"}')
+    export.write(f"{folder}/model.safetensors", b"x" * 1000)
+    size = facts_of("someone/secret-sauce").size
+    assert size is not None
+    assert size.file_bytes == 1000
