@@ -173,3 +173,14 @@ def test_a_failure_of_control_is_answered_with_503_for_a_retry(
 
 def test_the_sweep_is_a_function(client_of: Any) -> None:
     assert client_of("sweep").post("/").json == {"swept": True}
+
+
+@embedded_only
+def test_control_knows_three_calls_and_nothing_else(client_of: Any) -> None:
+    control = client_of("control")
+    calls = ("/claim", "/admit", "/step_ended")
+    others = [("GET", call) for call in calls] + [("POST", path) for path in ("/", "/other", "/claim/x")]
+    answers = [control.open(path, method=method) for method, path in others]
+    assert {(answer.status_code, answer.json["error"]["code"]) for answer in answers} == {(404, "not_found")}
+    bodies = [control.post(f"{call}/", data=b"{}") for call in calls]
+    assert {(answer.status_code, answer.json["error"]["code"]) for answer in bodies} == {(400, "bad_call")}
