@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import flask
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from werkzeug.exceptions import HTTPException
 
 from gemtune.bootstrap import Services
 from gemtune.errors import CannotStore, GemtuneError, JobNotFound, Problem, RequestRefused, UnsafeName
@@ -130,3 +132,9 @@ def test_a_full_disk_is_answered_with_507(api: Any, services: Services, monkeypa
             "hint": "make room there, or let the service write there",
         },
     )
+
+
+def test_an_error_of_the_framework_without_a_status_is_a_500() -> None:
+    with flask.Flask("test").test_request_context("/jobs", method="GET"):
+        answer = error_answers.routing_error(flask.request, HTTPException())
+    assert (answer.status_code, answer.mimetype) == (500, "application/json")
