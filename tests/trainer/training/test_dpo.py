@@ -238,6 +238,7 @@ def test_an_evaluation_does_not_change_the_state_of_the_training(
     assert first == second
     assert trainer.model.training is is_training
     assert (trainer.tokens_seen, trainer.unlogged_metrics()) == (counted, before)
+    assert not trainer._metrics["eval"]  # else TRL logs them with what is logged next
     batch = next(iter(trainer.get_train_dataloader()))
     assert trainer.compute_loss(trainer.model.train(), batch).requires_grad  # the model is called again
 

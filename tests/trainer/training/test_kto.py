@@ -189,6 +189,7 @@ def test_metrics_do_not_depend_on_the_batch_size(bench_of: Callable[..., Bench],
         trainer._eval_dataloaders = {}
         results.append(trainer.evaluation_metrics().by_name())
     assert all(result == pytest.approx(results[-1], rel=1e-5) for result in results)
+    assert not trainer._metrics["eval"]  # else TRL logs them with what is logged next
 
 
 def test_what_users_say_in_an_answer_is_not_scored(bench_of: Callable[..., Bench], tmp_path: Path) -> None:

@@ -89,3 +89,8 @@ def test_fewer_bits_may_lose_more() -> None:
     assert [each.kl for each in ordered] == sorted(each.kl for each in ordered)
     for shares in zip(*((each.top1, each.learned, each.gain, each.change) for each in ordered), strict=True):
         assert list(shares) == sorted(shares, reverse=True)
+
+
+def test_the_file_of_a_quantization_is_named_after_it() -> None:
+    names = {export.quantization: (export.file_name, export.lossy_file_name) for export in exports.GGUF}
+    assert names == {name: (f"model-{name}.gguf", f"model-{name}-lossy.gguf") for name in exports.quantizations("gguf")}
