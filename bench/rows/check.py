@@ -2,7 +2,8 @@
 
 `python -m bench.rows.check MODEL_FOLDER [ROWS]` makes ROWS conversations, checks them as `gemtune data check` does,
 with the time to load the tokenizer taken off, and then tokenizes the same texts with nothing but the library's own
-batches. Rounds alternate, and the median counts.
+batches. Rounds alternate, and medians count: of elapsed time, and of processor time, which other work on the machine
+changes less. The main thread's part of it is the shortest time that a check can take.
 """
 
 from __future__ import annotations
@@ -14,8 +15,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
+from gemtune.checks.report import CheckReport
 from gemtune.checks.task import CheckTask, LocalSource
 from gemtune.request.spec import Spec
 from trainer.check.run import Check, run
@@ -43,6 +47,18 @@ WORDS = [
 ]
 
 
+class Seconds(NamedTuple):
+    """Time of a piece of work: elapsed, of all processors, and of the main thread."""
+
+    elapsed: float
+    processor: float
+    main_thread: float
+
+    def minus(self, other: Seconds) -> Seconds:
+        """Return the time without another's."""
+        return Seconds(*(mine - theirs for mine, theirs in zip(self, other, strict=True)))
+
+
 def main() -> None:
     """Print seconds of both, and their ratio."""
     limit_spinning()
@@ -50,17 +66,20 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         rows = _write_rows(Path(folder) / "rows.jsonl", count)
         texts = [f"{row['messages'][0]['content']} {row['messages'][1]['content']}" for row in rows]
-        tokenizer, load_seconds = _load(model)
-        checks: list[float] = []
-        alone: list[float] = []
+        checks: list[Seconds] = []
+        alone: list[Seconds] = []
         for round_number in range(ROUNDS):
-            checks.append(_check(model, Path(folder), round_number) - load_seconds)
-            alone.append(_seconds(lambda: tokenizer(texts)))
-    check, plain = statistics.median(checks), statistics.median(alone)
-    print(f"{count} rows: check {check:.2f} s, tokenizers alone {plain:.2f} s, ratio {check / plain:.2f}")
+            tokenizer, loading = _load(model)
+            checks.append(_check(model, Path(folder), round_number).minus(loading))
+            alone.append(_seconds(partial(tokenizer, texts)))
+    check, plain = _median(checks), _median(alone)
+    print(f"{count} rows                elapsed   processor   main thread")
+    for name, seconds in (("check", check), ("tokenizers alone", plain)):
+        print(f"{name:20s} {seconds.elapsed:11.2f} s {seconds.processor:9.2f} s {seconds.main_thread:11.2f} s")
+    print(f"ratio {check.elapsed / plain.elapsed:.2f}, of processor time {check.processor / plain.processor:.2f}")
 
 
-def _check(model: Path, folder: Path, round_number: int) -> float:
+def _check(model: Path, folder: Path, round_number: int) -> Seconds:
     """Return the seconds of a check, its tokenizer included."""
     output = folder / f"output-{round_number}"
     work = output / "work"
@@ -73,30 +92,30 @@ def _check(model: Path, folder: Path, round_number: int) -> float:
         raise AssertionError("local files need no bucket")
 
     check = Check(task, output, work, lambda name: str(output / name), no_buckets, lambda: None)  # type: ignore[arg-type]
-    started = time.perf_counter()
-    report = run(check)
-    seconds = time.perf_counter() - started
-    if not report.trains:
-        raise RuntimeError(f"the rows are refused: {report.error}")
+    reports: list[CheckReport] = []
+    seconds = _seconds(lambda: reports.append(run(check)))
+    if not reports[0].trains:
+        raise RuntimeError(f"the rows are refused: {reports[0].error}")
     return seconds
 
 
-def _load(model: Path) -> tuple[Callable[[list[str]], object], float]:
-    """Return the library's batched tokenization, and the seconds to load it."""
+def _load(model: Path) -> tuple[Callable[[list[str]], object], Seconds]:
+    """Return the library's batched tokenization, and the time to load it."""
     from tokenizers import Tokenizer
 
-    seconds = []
-    for _ in range(2):
-        started = time.perf_counter()
-        tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
-        seconds.append(time.perf_counter() - started)
-    return lambda texts: tokenizer.encode_batch(texts, add_special_tokens=False), min(seconds)
+    loaded: list[Tokenizer] = []
+    seconds = _seconds(lambda: loaded.append(Tokenizer.from_file(str(model / "tokenizer.json"))))
+    return lambda texts: loaded[0].encode_batch(texts, add_special_tokens=False), seconds
 
 
-def _seconds(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
+def _median(rounds: list[Seconds]) -> Seconds:
+    return Seconds(*(statistics.median(each) for each in zip(*rounds, strict=True)))
+
+
+def _seconds(work: Callable[[], object]) -> Seconds:
+    started = Seconds(time.perf_counter(), time.process_time(), time.thread_time())
     work()
-    return time.perf_counter() - started
+    return Seconds(time.perf_counter(), time.process_time(), time.thread_time()).minus(started)
 
 
 def _write_rows(path: Path, count: int) -> list[dict[str, list[dict[str, str]]]]:

@@ -110,7 +110,9 @@ class Watcher:
         columns = self.columns.setdefault(split, Counter())
         if isinstance(row, dict):
             names = [name for name, value in row.items() if value is not None]
-            columns.update(name for name in names if name in columns or len(columns) < MAX_COLUMNS)
+            for name in names:
+                if name in columns or len(columns) < MAX_COLUMNS:
+                    columns[name] += 1
             if not isinstance(prepared, Refused):
                 self.used.setdefault(split, set()).update(name for name in names if name in columns)
         if self._file is not None:

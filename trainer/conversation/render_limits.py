@@ -1,7 +1,7 @@
 """Limits of CPU time and memory for rendering an untrusted template.
 
-Without them a few nested loops, or a text that keeps doubling, could take an hour. A block costs about 30 µs. It lowers
-limits of the whole process, which is safe because other threads only wait meanwhile, or tokenize a bounded amount of
+Without them a few nested loops, or a text that keeps doubling, could take an hour. A block lowers limits of the whole
+process, which is safe because other threads only wait meanwhile, or tokenize a bounded amount of
 text. CPU time is limited rather than wall-clock time, so that a busy machine does not interrupt a template early.
 """
 
@@ -31,37 +31,62 @@ class LimitReached(BaseException):
     """
 
 
+class SharedLimits:
+    """Context manager for many blocks of RenderLimits, which share one limit of memory.
+
+    Lowering and restoring that limit takes as long as rendering a short conversation. Each block still has its own CPU
+    time. Nothing that needs much memory belongs inside. For the main thread only.
+    """
+
+    _open = False
+
+    def __enter__(self) -> None:
+        self._is_inner = SharedLimits._open
+        if self._is_inner:
+            return
+        self._before = resource.getrlimit(resource.RLIMIT_AS)
+        signal.signal(signal.SIGPROF, _stop)
+        address_space = _address_space()
+        if address_space is not None:
+            _lower(resource.RLIMIT_AS, self._before, address_space + MEMORY_BYTES)
+        SharedLimits._open = True
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if not self._is_inner:
+            SharedLimits._open = False
+            resource.setrlimit(resource.RLIMIT_AS, self._before)
+
+
 class RenderLimits:
     """Context manager that limits what its block takes, in the main thread.
 
-    The block may take CPU_SECONDS of CPU time, and MEMORY_BYTES of address space beyond what the process has already.
-    Raises LimitReached.
+    The block may take CPU_SECONDS of CPU time, and MEMORY_BYTES of address space beyond what the process has already,
+    or had when SharedLimits around it began. Raises LimitReached.
     """
 
     def __enter__(self) -> None:
-        self._limits = {kind: resource.getrlimit(kind) for kind in (resource.RLIMIT_CPU, resource.RLIMIT_AS)}
-        if signal.getsignal(signal.SIGPROF) is not _stop:
-            signal.signal(signal.SIGPROF, _stop)
-        self._lower(resource.RLIMIT_CPU, math.ceil(time.process_time() + CPU_SECONDS) + LAST_SECONDS)
-        address_space = _address_space()
-        if address_space is not None:
-            self._lower(resource.RLIMIT_AS, address_space + MEMORY_BYTES)
+        self._memory = SharedLimits()
+        self._memory.__enter__()
+        self._before = resource.getrlimit(resource.RLIMIT_CPU)
+        _lower(resource.RLIMIT_CPU, self._before, math.ceil(time.process_time() + CPU_SECONDS) + LAST_SECONDS)
         signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         signal.setitimer(signal.ITIMER_PROF, 0)
-        for limit, before in self._limits.items():
-            resource.setrlimit(limit, before)
+        resource.setrlimit(resource.RLIMIT_CPU, self._before)
+        self._memory.__exit__(kind, error, traceback)
         if isinstance(error, MemoryError):
             raise LimitReached(f"it takes more than {MEMORY_BYTES // 2**20} MiB of memory") from error
 
-    def _lower(self, limit: int, value: int) -> None:
-        """Lower a soft limit; the hard limit stays, to raise it again later."""
-        soft, hard = self._limits[limit]
-        bounds = [bound for bound in (soft, hard, value) if bound != resource.RLIM_INFINITY]
-        resource.setrlimit(limit, (min(bounds), hard))
+
+def _lower(limit: int, before: tuple[int, int], value: int) -> None:
+    """Lower a soft limit; the hard limit stays, to raise it again later."""
+    bounds = [bound for bound in (*before, value) if bound != resource.RLIM_INFINITY]
+    resource.setrlimit(limit, (min(bounds), before[1]))
 
 
 def _address_space() -> int | None:

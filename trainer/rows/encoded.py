@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from gemtune.datasets.refusal import Refused
+from trainer.conversation.render_limits import SharedLimits
 from trainer.dataset.row import Row
 from trainer.rows.prepared import PICTURES
 
-# Rows of a batch, and characters that it has at most unless one row has more.
-BATCH_ROWS, BATCH_CHARACTERS = 128, 256 * 1024
+# A batch ends with so many rows, or so many characters. Rows are read and rendered a few at a time.
+BATCH_ROWS, BATCH_CHARACTERS, ROWS_AT_A_TIME = 128, 256 * 1024, 8
 # A longer batch is not tokenized beside the rendering of the next one, whose CPU time is limited.
 LONGEST_BESIDE = 1024 * 1024
 # The label of a token without a loss: the default ignore_index of torch.nn.functional.cross_entropy.
@@ -86,7 +89,7 @@ def encode_in_batches(
         for batch in _batches(rows, render):
             texts = [each.text for _, _, each in batch if isinstance(each, Rendered)]
             waiting.append((batch, thread.submit(tokenizer.encode_batch, texts, add_special_tokens=False)))
-            beside = 1 if sum(map(len, texts)) <= LONGEST_BESIDE else 0
+            beside = 1 if _characters(batch) <= LONGEST_BESIDE else 0
             while len(waiting) > beside:
                 yield from _finished(*waiting.popleft())
         while waiting:
@@ -96,20 +99,28 @@ def encode_in_batches(
 def _batches(rows: Iterable[Row], render: Callable[[dict[str, Any]], Rendered | Refused]) -> Iterator[list[Numbered]]:
     """Yield the rendered rows in batches."""
     batch: list[Numbered] = []
-    characters = 0
-    for number, row in rows:
-        rendered = row if isinstance(row, Refused) else render(row)
-        batch.append((number, row, rendered))
-        characters += len(rendered.text) if isinstance(rendered, Rendered) else 0
-        if len(batch) >= BATCH_ROWS or characters >= BATCH_CHARACTERS:
+    ahead = iter(rows)
+    while few := list(islice(ahead, ROWS_AT_A_TIME)):
+        with SharedLimits():
+            batch += [(number, row, row if isinstance(row, Refused) else render(row)) for number, row in few]
+        if len(batch) >= BATCH_ROWS or _characters(batch) >= BATCH_CHARACTERS:
             yield batch
-            batch, characters = [], 0
+            batch = []
     if batch:
         yield batch
 
 
-def _finished(batch: list[Numbered], encoding: Future[Any]) -> Iterator[tuple[int, Any, Encoded | Refused]]:
-    """Yield the tokenized rows of a batch."""
+def _characters(batch: list[Numbered]) -> int:
+    """Return the characters of the rendered rows of a batch."""
+    return sum(len(each.text) for _, _, each in batch if isinstance(each, Rendered))
+
+
+def _finished(batch: list[Numbered], encoding: Future[Any]) -> list[tuple[int, Any, Encoded | Refused]]:
+    """Return the tokenized rows of a batch."""
     encodings = iter(encoding.result())
-    for number, row, rendered in batch:
-        yield number, row, rendered.finish(next(encodings)) if isinstance(rendered, Rendered) else rendered
+    # Tokens of a long batch may need more memory than a rendering is allowed.
+    with SharedLimits() if _characters(batch) <= LONGEST_BESIDE else nullcontext():
+        return [
+            (number, row, rendered.finish(next(encodings)) if isinstance(rendered, Rendered) else rendered)
+            for number, row, rendered in batch
+        ]

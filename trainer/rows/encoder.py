@@ -6,7 +6,7 @@ the whole prepare step.
 
 from __future__ import annotations
 
-from collections import deque
+from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -284,11 +284,12 @@ def _labels(ids: Sequence[int], offsets: Sequence[Span], spans: Iterable[Span]) 
 
     offsets: the characters (begin, end) of each token. Spans and offsets are sorted.
     """
-    ahead = deque(spans)
     labels = [UNTRAINED] * len(ids)
-    for index, (left, right) in enumerate(offsets):
-        while ahead and ahead[0][1] <= left:
-            ahead.popleft()
-        if ahead and ahead[0][0] <= left < right <= ahead[0][1]:
-            labels[index] = ids[index]
+    for begin, end in spans:
+        for index in range(bisect_left(offsets, (begin, begin)), len(offsets)):
+            left, right = offsets[index]
+            if left >= end:
+                break
+            if left < right <= end:
+                labels[index] = ids[index]
     return labels

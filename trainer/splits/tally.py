@@ -106,7 +106,8 @@ class Tally:
         self.truncated += row.truncated
         self.cut_ends += row.end_is_cut
         self.longest_whole = max(self.longest_whole, row.whole_tokens)
-        self.unjudged.update(row.unjudged_by)
+        for reward in row.unjudged_by:
+            self.unjudged[reward] += 1
         self.formats[row.format] += 1
         self.trained_whole += trained_tokens == row.tokens
         for name in row.unread_fields:

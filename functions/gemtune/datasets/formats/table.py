@@ -92,7 +92,8 @@ def format_of(row: Row, options: ReadOptions) -> Format:
     """
     if options.format is not None:
         return BY_NAME[options.format]
-    visible = {name: value for name, value in row.items() if name not in options.ignored}
+    ignored = options.ignored
+    visible = {name: value for name, value in row.items() if name not in ignored}
     fitting = [each for each in FORMATS if each.fits(visible)]
     if not fitting:
         raise BadRow(_no_format(visible))

@@ -52,11 +52,12 @@ UNSUPPORTED: Mapping[str, str] = {
 class Reading:
     """One row being read.
 
-    unread: names of the fields that were not read, in order and without repetition.
+    ignored: fields to ignore, by their names for `dataset_columns`. unread: names of the fields that were not read, in
+    order and without repetition.
     """
 
     def __init__(self, options: ReadOptions):
-        self.options = options
+        self.options, self.ignored = options, options.ignored
         self.unread: dict[str, None] = {}
 
 
@@ -72,10 +73,12 @@ class Fields:
         self._left: dict[str, Any] = {}
         self._asked: set[str] = set()
         for name, value in values.items():
-            if value is not None and self.path_of(name) not in reading.options.ignored:
-                self._left[name] = value
-            elif value is not None:
+            if value is None:
+                continue
+            if reading.ignored and self.path_of(name) in reading.ignored:
                 reading.unread[shown(self.path_of(name))] = None
+            else:
+                self._left[name] = value
 
     def __contains__(self, name: str) -> bool:
         """Return whether a field has a value that was not taken yet."""
@@ -113,7 +116,7 @@ class Fields:
 
         Raises BadRow if it is not an object.
         """
-        where = " ".join(filter(None, (self.place, place)))
+        where = f"{self.place} {place}" if self.place and place else self.place or place
         if not isinstance(value, Mapping):
             raise BadRow(f"{where or name} is not an object")
         return Fields(value, self.reading, path=self.path_of(name), place=where)
