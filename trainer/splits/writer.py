@@ -9,6 +9,7 @@ from typing import Any
 from gemtune.datasets.refusal import Refused
 from trainer.dataset.rows import read_rows
 from trainer.dataset.source import Dataset
+from trainer.process.collection import only_new_objects_collected
 from trainer.rows.kinds import PreparedRow, RowKind, encode_rows
 from trainer.rows.prepared import TokenFile
 from trainer.splits.tally import Tally
@@ -37,7 +38,7 @@ def write_split(
     work: folder for copies of the dataset's files. watch: called with every row. Raises StepError `bad_dataset`, and
     what `check_stop` raises.
     """
-    with TokenFile(target, kind.columns) as tokens:
+    with TokenFile(target, kind.columns) as tokens, only_new_objects_collected():
         for file, name in enumerate(tally.files):
             with dataset.open(name, work) as path:
                 rows = read_rows(path, with_pictures=kind.with_pictures, named=name)

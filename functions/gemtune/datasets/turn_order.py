@@ -32,7 +32,8 @@ def checked(conversation: Conversation, *, same_role: SameRole = "refuse") -> Co
     if size > MAX_TEXT_BYTES:
         raise BadRow(f"longer than {MAX_TEXT_BYTES} bytes")
     _check_order(turns)
-    return conversation.with_turns(_with_names_of_tools(turns))
+    has_tools = any(turn.role == "tool" or turn.calls for turn in turns)
+    return conversation.with_turns(_with_names_of_tools(turns) if has_tools else turns)
 
 
 def _check_order(turns: Sequence[Turn]) -> None:

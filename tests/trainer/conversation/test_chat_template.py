@@ -194,6 +194,27 @@ def test_limits_apply_to_each_rendering_and_not_to_the_process(tmp_path: Path, m
         assert fine.render(MESSAGES) == "Hi"
 
 
+def test_renderings_share_a_limit_of_memory_and_have_their_own_of_cpu_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(render_limits, "CPU_SECONDS", 0.2)
+    monkeypatch.setattr(render_limits, "MEMORY_BYTES", 256 * 2**20)
+    limits = [resource.RLIMIT_CPU, resource.RLIMIT_AS]
+    before = [resource.getrlimit(kind) for kind in limits]
+    with render_limits.SharedLimits():
+        lowered = resource.getrlimit(resource.RLIMIT_AS)
+        assert lowered != before[1]
+        spent = time.process_time()
+        while time.process_time() - spent < 0.5:
+            assert template(tmp_path, "{{ messages[0].content }}").render(MESSAGES) == "Hi"
+        for text, reason in ((LONG, "CPU time"), ("{{ messages[0].content * 10000000000 }}", "memory")):
+            with pytest.raises(StepError, match=reason):
+                template(tmp_path, text).render(MESSAGES)
+        assert resource.getrlimit(resource.RLIMIT_AS) == lowered
+        assert signal.getitimer(signal.ITIMER_PROF) == (0.0, 0.0)
+    assert [resource.getrlimit(kind) for kind in limits] == before
+
+
 def test_an_uninterruptible_rendering_ends_the_process(tmp_path: Path) -> None:
     (tmp_path / "chat_template.jinja").write_text(COMPARES)
     program = (

@@ -1,0 +1,34 @@
+"""Garbage collection while rows are read."""
+
+from __future__ import annotations
+
+import gc
+from contextlib import suppress
+
+from trainer.process.collection import only_new_objects_collected
+
+
+class Node:
+    def __init__(self) -> None:
+        self.itself = self
+
+
+def test_garbage_of_the_block_is_collected_and_older_objects_are_not_looked_at() -> None:
+    older = Node()
+    with only_new_objects_collected():
+        assert not any(each is older for each in gc.get_objects())
+        for _ in range(10):
+            Node()
+        gc.collect()
+        assert not any(isinstance(each, Node) for each in gc.get_objects())
+    assert any(each is older for each in gc.get_objects())
+
+
+def test_the_process_collects_as_before_after_an_error() -> None:
+    before, within = gc.get_threshold(), []
+    with suppress(ValueError), only_new_objects_collected():
+        within.append(gc.get_threshold())
+        raise ValueError
+    assert within != [before]
+    assert gc.get_threshold() == before
+    assert gc.get_freeze_count() == 0

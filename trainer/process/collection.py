@@ -1,0 +1,27 @@
+"""Cheaper garbage collection while very many rows are read."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+# New objects between two collections; Python's own default is 700.
+NEW_OBJECTS = 10_000
+
+
+@contextmanager
+def only_new_objects_collected() -> Iterator[None]:
+    """Collect, within the block, only what it creates, and less often.
+
+    A collection looks at all objects, and at those of modules and a tokenizer again and again in vain: with them, a
+    check of many short rows takes a third longer.
+    """
+    thresholds = gc.get_threshold()
+    gc.freeze()
+    gc.set_threshold(NEW_OBJECTS, *thresholds[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*thresholds)
+        gc.unfreeze()
