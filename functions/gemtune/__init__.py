@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 # Equal to the version in pyproject.toml: Cloud Functions gets source files, not a package with metadata to ask.
 VERSION = "0.1.0"
+# Header of every answer of the service, with its version. Clients tell other services on the same port by it.
+VERSION_HEADER = "Gemtune-Version"
 # Names that are imported when they are used, so that `import gemtune` costs nothing.
 _CLIENTS = {"Client": "gemtune.client.sync", "AsyncClient": "gemtune.client.asynchronous"}
 

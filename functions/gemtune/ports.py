@@ -514,7 +514,8 @@ class Logs(Protocol):
         """Return up to `limit` lines of an execution from a position on.
 
         The empty position is the beginning. is_over: whether no more output will come. A call returns lines unless
-        there are no more for now. Raises BadPageToken for a position that is none, NoLogs, and LogsBusy.
+        there are no more for now; of long ones fewer, with some hundred kilobytes together. Raises BadPageToken for a
+        position that is none, NoLogs, and LogsBusy.
         """
         ...
 

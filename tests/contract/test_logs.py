@@ -116,6 +116,14 @@ def test_later_lines_follow_the_position(backend: Backend) -> None:
     assert [line.text for line in later.lines] == ["d"]
 
 
+def test_a_call_returns_few_long_lines_and_none_is_missed(backend: Backend) -> None:
+    long = [f"{number} " + "x" * 100_000 for number in range(8)]
+    backend.write(EXECUTION, long)
+    first = backend.logs.read(JOB, EXECUTION, position="", limit=1000, is_over=True)
+    assert 0 < sum(len(line.text) for line in first.lines) <= 300_000
+    assert read_all(backend.logs, limit=1000) == long
+
+
 def test_tokens_are_removed(backend: Backend) -> None:
     backend.write(EXECUTION, ["logging in with hf_fakefakefake"])
     assert read_all(backend.logs, limit=9) == ["logging in with [secret]"]

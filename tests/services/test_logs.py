@@ -10,7 +10,7 @@ from gemtune.errors import BadPageToken, JobNotFound
 from gemtune.gcp.cloud_logs import CloudLogs
 from gemtune.jobs.record import Claim
 from gemtune.jobs.status import Step
-from gemtune.services.logs.read import LogPage, StepLine
+from gemtune.services.logs.read import PAGE_BYTES, LogPage, StepLine
 from tests.fakes import World
 
 PREPARE, FIRST, SECOND = "gemtune-prepare-aaaaa", "gemtune-train-local-bbbbb", "gemtune-train-local-ccccc"
@@ -133,3 +133,17 @@ def test_places_and_jobs_that_do_not_exist_are_refused(world: World, job_id: str
 def test_on_google_cloud_the_record_names_the_executions(world: World, job_id: str) -> None:
     job = world.services.store.get(job_id)
     assert CloudLogs("p").executions(job) == [PREPARE, FIRST, SECOND]
+
+
+def test_a_page_of_long_lines_is_bounded_in_bytes_and_the_next_one_goes_on(world: World, job_id: str) -> None:
+    long = [f"{number} " + "x" * 100_000 for number in range(40)]
+    write(world, job_id, SECOND, "".join(f"{line}\n" for line in long))
+    texts: list[str] = []
+    page = read(world, job_id, limit=1000)
+    while page.lines:
+        size = sum(len(line.text) for line in page.lines)
+        assert size <= 2 * PAGE_BYTES
+        assert page.more is (size >= PAGE_BYTES)
+        texts += [line.text for line in page.lines]
+        page = read(world, job_id, page.next_after, limit=1000)
+    assert texts[-40:] == long

@@ -8,16 +8,21 @@ from typing import Any
 
 import pytest
 
+from gemtune import VERSION_HEADER
+
 
 class FakeService:
     """Fake service of gemtune over HTTP.
 
     answers: (status, body) by method and path. A list holds successive answers; its last one is repeated. None closes
-    the connection without an answer.
+    the connection without an answer. other_answer: to every other request. is_gemtune: whether answers have the header
+    of gemtune.
     """
 
     def __init__(self) -> None:
         self.answers: dict[tuple[str, str], Any] = {}
+        self.other_answer: tuple[int, Any] = (404, {"error": {"code": "not_found", "message": "no"}})
+        self.is_gemtune = True
         self.requests: list[tuple[str, str, dict[str, str], Any]] = []
         service = self
 
@@ -29,9 +34,7 @@ class FakeService:
                 if body and self.headers.get("Content-Type") == "application/json":
                     content = json.loads(body)
                 service.requests.append((self.command, self.path, dict(self.headers), content))
-                answer = service.answers.get(
-                    (self.command, path), (404, {"error": {"code": "not_found", "message": "no"}})
-                )
+                answer = service.answers.get((self.command, path), service.other_answer)
                 if isinstance(answer, list):
                     answer = answer.pop(0) if len(answer) > 1 else answer[0]
                 if answer is None:
@@ -41,6 +44,8 @@ class FakeService:
                 raw = json.dumps(content).encode()
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(raw)))
+                if service.is_gemtune:
+                    self.send_header(VERSION_HEADER, "0.1.0")
                 self.end_headers()
                 self.wfile.write(raw)
 

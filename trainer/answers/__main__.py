@@ -22,7 +22,6 @@ from gemtune.bootstrap import services
 from gemtune.errors import GemtuneError, StepError
 from gemtune.request.spec import read_spec
 from gemtune.settings import Settings
-from trainer.answers import rows
 from trainer.answers.answering import answer
 from trainer.answers.files import AnswerFiles, GgufFiles, TrainedJob, find_export, of_download
 from trainer.answers.protocol import Output, Questions
@@ -59,8 +58,9 @@ def _answer(
     """Answer one line."""
     try:
         if "file" in line:
-            questions.rows = list(rows.read(Path(line["file"])))
-            output.rows(questions.rows)
+            questions.open(Path(line["file"]))
+        if "file" in line or "next" in line:
+            output.row(questions.next_row())
         else:
             output.end(answer(runtime, questions.read(line), output.text, stop.is_set))
     except GemtuneError as error:

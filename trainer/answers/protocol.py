@@ -1,8 +1,9 @@
 """Lines of JSON between the command line and the program that answers.
 
-The program says `ready` once. A line with `file` is answered by `rows`, the prompts of a file of rows. A question has
-`messages`, or `row`, the place of a prompt in the last file, and options; it is answered by any number of `text` and
-one `end`. Instead of `rows` and `end` there may be an `error`.
+The program says `ready` once. A line with `file` opens a file of rows, and is answered by `row`, its first prompt; a
+line with `next` by the one after it, or by `row` without a number behind the last one. A question has `messages`, or
+`of_row` for the prompt of the row that came last, and options; it is answered by any number of `text` and one `end`.
+Instead of `row` and `end` there may be an `error`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 import os
 import random
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TextIO
@@ -19,6 +20,7 @@ from typing import Any, TextIO
 from gemtune.datasets.conversation import Content, Conversation, Image, Text, Turn
 from gemtune.errors import GemtuneError, StepError
 from gemtune.untrusted import Unreadable, read_file
+from trainer.answers import rows
 from trainer.answers.answering import THINKING, Answer, Question
 from trainer.answers.rows import RowPrompt
 from trainer.answers.runtime import Runtime, bad_prompt
@@ -43,10 +45,10 @@ class Output:
         """Say that the model is loaded."""
         self._write("ready", runtime=runtime.name, context_length=runtime.context_length, sees=runtime.sees)
 
-    def rows(self, rows: Sequence[RowPrompt]) -> None:
-        """Say which prompts a file has."""
+    def row(self, row: RowPrompt | None) -> None:
+        """Say the prompt of a row, or that there are no more."""
         names = ("number", "text", "expected", "refusal")
-        self._write("rows", rows=[{name: getattr(row, name) for name in names} for row in rows])
+        self._write("row", **{name: getattr(row, name, None) for name in names})
 
     def text(self, text: str, is_thought: bool) -> None:
         """Say the next piece of an answer."""
@@ -67,12 +69,25 @@ class Output:
 class Questions:
     """Reader of questions.
 
-    rows: the prompts of the last file.
+    Of a file of rows, one is in memory at a time.
     """
 
     def __init__(self, runtime: Runtime):
         self._runtime = runtime
-        self.rows: Sequence[RowPrompt] = ()
+        self._rows: Iterator[RowPrompt] = iter(())
+        self._row: RowPrompt | None = None
+
+    def open(self, file: Path) -> None:
+        """Begin to read a file of rows."""
+        self._rows = rows.read(file)
+
+    def next_row(self) -> RowPrompt | None:
+        """Return the prompt of the next row, or None behind the last one.
+
+        Raises StepError `bad_dataset`.
+        """
+        self._row = next(self._rows, None)
+        return self._row
 
     def read(self, fields: Mapping[str, Any]) -> Question:
         """Return the question of a line.
@@ -80,7 +95,7 @@ class Questions:
         Raises StepError `bad_prompt`, and `no_thinking` if the model is to think and its chat template has no such
         option.
         """
-        conversation = self._of_row(fields) if "row" in fields else Conversation(_turns(fields["messages"]))
+        conversation = self._of_row(fields) if "of_row" in fields else Conversation(_turns(fields["messages"]))
         if fields.get("thinking"):
             if THINKING not in self._runtime.template.variables:
                 message = "the chat template of this model has no option that lets it think"
@@ -91,7 +106,8 @@ class Questions:
 
     def _of_row(self, fields: Mapping[str, Any]) -> Conversation:
         """Return the conversation of a row, with a question's system message."""
-        row: RowPrompt = self.rows[fields["row"]]
+        row = self._row
+        assert row is not None, "a row is read before it is asked"
         assert row.conversation is not None, "rows that cannot be asked are not asked"
         if fields.get("system") is None:
             return row.conversation

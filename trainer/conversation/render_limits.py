@@ -32,7 +32,7 @@ class LimitReached(BaseException):
 
 
 class SharedLimits:
-    """Context manager for many blocks of RenderLimits, which share one limit of memory.
+    """Context manager for blocks of RenderLimits that share a limit of memory.
 
     Lowering and restoring that limit takes as long as rendering a short conversation. Each block still has its own CPU
     time. Nothing that needs much memory belongs inside. For the main thread only.

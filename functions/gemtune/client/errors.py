@@ -62,13 +62,13 @@ class Refused(ClientError):
 
 
 class NotAnAnswer(ClientError):
-    """Raised if something else than a gemtune service answers.
+    """Raised if something else than a gemtune service of this version answers.
 
-    body: the beginning of the answer.
+    body: the answer, of which the message has the beginning.
     """
 
     def __init__(self, url: str, status: int, body: str):
-        super().__init__(f"{url} answered with HTTP {status}: {body[:500]}")
+        super().__init__(f"{url} does not answer as a gemtune service does (HTTP {status}): {body.strip()[:500]}")
 
 
 class JobFailed(ClientError):

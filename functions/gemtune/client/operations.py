@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,6 +22,8 @@ from gemtune.jobs.status import Status, is_final
 
 Answer = TypeVar("Answer")
 POLL_SECONDS = 1.0
+# Lines of output that are kept unless the caller wants another number: a noisy job may have written gigabytes.
+LOG_LINES = 10_000
 # Seconds between two questions about a check: the first one, and the longest.
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.2, 3.0
 # Seconds that a service may be unreachable while a job is waited for, as during a restart.
@@ -172,16 +175,16 @@ def list_rows(dataset_id: str, *, split: str | None, limit: int) -> Operation[li
     return rows
 
 
-def read_logs(job_id: str, step: str | None) -> Operation[list[answers.JobLogLine]]:
-    """Return the output of a job's steps."""
-    lines: list[answers.JobLogLine] = []
+def read_logs(job_id: str, step: str | None, tail: int | None) -> Operation[list[answers.JobLogLine]]:
+    """Return the output of a job's steps, or its last `tail` lines."""
+    lines: deque[answers.JobLogLine] = deque(maxlen=tail)
     after: str | None = None
     while True:
         page: answers.JobLogs = yield get(f"/jobs/{job_id}/logs", answers.JobLogs, step=step, after=after)
         lines += page.lines
         after = page.next_after or after
         if not page.more:
-            return lines
+            return list(lines)
 
 
 def list_events(job_id: str) -> Operation[list[Event]]:

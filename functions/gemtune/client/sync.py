@@ -112,9 +112,12 @@ class Job:
         """Return the loss history, as a DataFrame where pandas is installed."""
         return curves.as_table(self._get("metrics", answers.LossHistory).metrics)
 
-    def logs(self, step: str | None = None) -> list[answers.JobLogLine]:
-        """Return the output of the job's steps, or of one."""
-        return self._run(operations.read_logs(self.job_id, step))
+    def logs(self, step: str | None = None, *, tail: int | None = operations.LOG_LINES) -> list[answers.JobLogLine]:
+        """Return the output of the job's steps, or of one.
+
+        tail: only so many lines of its end; None: all of it.
+        """
+        return self._run(operations.read_logs(self.job_id, step, tail))
 
     def artifacts(self) -> Sequence[answers.ArtifactLink]:
         """Return the files of the result."""

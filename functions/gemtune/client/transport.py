@@ -6,13 +6,14 @@ import asyncio
 import json
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from gemtune import VERSION_HEADER
 from gemtune.client.calls import Call, Operation, Pause
 from gemtune.client.errors import BadUse, NotAnAnswer, Refused, Unreachable
 
@@ -79,7 +80,7 @@ class Transport:
             response = self._client.request(**_arguments(self.address, call))
         except (httpx2.TransportError, httpx2.InvalidURL) as error:
             raise _unreachable(self.address, error) from error
-        return _decode(self.address, response.status_code, response.text)
+        return _decode(self.address, response.status_code, response.headers, response.text)
 
     def run(self, operation: Operation[Answer]) -> Answer:
         """Run an operation and return its result. Raises ClientError."""
@@ -129,7 +130,7 @@ class AsyncTransport:
             response = await self._client.request(**_arguments(self.address, call))
         except (httpx2.TransportError, httpx2.InvalidURL) as error:
             raise _unreachable(self.address, error) from error
-        return _decode(self.address, response.status_code, response.text)
+        return _decode(self.address, response.status_code, response.headers, response.text)
 
     async def run(self, operation: Operation[Answer]) -> Answer:
         """Run an operation and return its result. Raises ClientError."""
@@ -206,13 +207,15 @@ def _unreachable(address: Address, error: Exception) -> Unreachable:
     return Unreachable(f"could not connect to {address.url} ({error})")
 
 
-def _decode(address: Address, status: int, text: str) -> Any:
+def _decode(address: Address, status: int, headers: Mapping[str, str], text: str) -> Any:
     """Return the JSON of a successful answer.
 
     Raises Unreachable for the answer of a proxy, Refused for an error of the service, and NotAnAnswer.
     """
     if status in NO_SERVICE:
         raise Unreachable(f"{address.url} answered with HTTP {status}")
+    if VERSION_HEADER not in headers:
+        raise NotAnAnswer(address.url, status, text)
     try:
         body = json.loads(text)
         if status < 300:

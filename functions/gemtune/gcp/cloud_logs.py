@@ -23,6 +23,8 @@ SCOPE = "https://www.googleapis.com/auth/logging.read"
 TIMEOUT = 20.0
 # Entries of one page; the API returns at most 1,000.
 MOST_ENTRIES = 1000
+# Bytes of text that one call returns, if they are more than one entry; an entry has up to 256 KB.
+MOST_BYTES = 256 * 1024
 # A position: the time of an entry and its id, which is unique among those of one time.
 POSITION = re.compile(r"(?P<at>\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?Z)\|(?P<entry>[\w.~-]{1,200})")
 # Names of executions, as Cloud Run makes them.
@@ -59,8 +61,9 @@ class CloudLogs:
             "pageSize": MOST_ENTRIES,
         }
         entries = _after(self._list(body), last)[:limit]
-        end = f"{entries[-1]['timestamp']}|{entries[-1]['insertId']}" if entries else position
-        return LogLines([_line(entry) for entry in entries], end)
+        lines = _first_lines(entries)
+        end = f"{entries[len(lines) - 1]['timestamp']}|{entries[len(lines) - 1]['insertId']}" if lines else position
+        return LogLines(lines, end)
 
     def _list(self, body: dict[str, Any]) -> list[dict[str, Any]]:
         """Return the entries of a page. Raises NoLogs, LogsBusy."""
@@ -89,6 +92,22 @@ def _after(entries: list[dict[str, Any]], last: re.Match[str] | None) -> list[di
     if last is None:
         return entries
     return [entry for entry in entries if entry["timestamp"] != last["at"] or entry["insertId"] > last["entry"]]
+
+
+def _first_lines(entries: list[dict[str, Any]]) -> list[LogLine]:
+    """Return the lines of the first entries.
+
+    They have up to MOST_BYTES together, or are a single one.
+    """
+    lines: list[LogLine] = []
+    left = MOST_BYTES
+    for entry in entries:
+        line = _line(entry)
+        left -= len(line.text.encode(errors="replace"))
+        if lines and left < 0:
+            break
+        lines.append(line)
+    return lines
 
 
 def _line(entry: dict[str, Any]) -> LogLine:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import flask
 from werkzeug.exceptions import HTTPException
 
+from gemtune import VERSION, VERSION_HEADER
 from gemtune.errors import BodyTooLarge, Problem
 from gemtune.redaction import redact
 
@@ -44,7 +45,13 @@ def response(
     status: int, code: str, message: str, hint: str | None, problems: Sequence[Problem] | None = None
 ) -> flask.Response:
     """Return an error answer. problems: only for a request that is refused."""
-    return flask.Response(body(code, message, hint, problems), status, mimetype=JSON)
+    return with_version(flask.Response(body(code, message, hint, problems), status, mimetype=JSON))
+
+
+def with_version(answer: flask.Response) -> flask.Response:
+    """Return an answer with the header by which clients know the service."""
+    answer.headers[VERSION_HEADER] = VERSION
+    return answer
 
 
 def routing_error(request: flask.Request, error: HTTPException) -> flask.Response:

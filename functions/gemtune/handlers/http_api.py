@@ -48,7 +48,9 @@ def respond(request: flask.Request, services: Services) -> flask.Response:
         if (request.content_length or 0) > max_bytes:
             raise errors.BodyTooLarge(max_bytes)
         answer = endpoint.route(services, **parts, **_arguments(endpoint, request, services))
-        return flask.Response(answer.model_dump_json(), endpoint.success, mimetype=error_answers.JSON)
+        return error_answers.with_version(
+            flask.Response(answer.model_dump_json(), endpoint.success, mimetype=error_answers.JSON)
+        )
     except errors.GemtuneError as error:
         return _refusal(error)
     except HTTPException as error:

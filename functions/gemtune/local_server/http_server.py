@@ -12,6 +12,7 @@ from waitress.channel import HTTPChannel
 from waitress.server import create_server
 from waitress.task import ErrorTask
 
+from gemtune import VERSION, VERSION_HEADER
 from gemtune.handlers import error_answers
 
 HOST = "127.0.0.1"
@@ -37,7 +38,7 @@ class _JsonErrorTask(ErrorTask):  # type: ignore[misc]
         message = f"{error.reason}: {error.body}"[:300]
         body = error_answers.body(error_answers.code_for_reason(error.reason), message, error_answers.SEE)
         self.status = f"{error.code} {error.reason}"
-        self.response_headers.append(("Content-Type", error_answers.JSON))
+        self.response_headers += [("Content-Type", error_answers.JSON), (VERSION_HEADER, VERSION)]
         self.set_close_on_finish()
         self.content_length = len(body)
         self.write(body)

@@ -72,11 +72,19 @@ class AnswerProcess:
             except KeyboardInterrupt:
                 self._process.send_signal(signal.SIGINT)
 
-    def rows(self, file: Path) -> Sequence[Message]:
-        """Return the prompts of a file of rows. Raises StepError."""
-        self._send({"file": str(file.absolute())})
-        rows: Sequence[Message] = self._until("rows", lambda message: None)["rows"]
-        return rows
+    def rows(self, file: Path) -> Iterator[Message]:
+        """Yield the prompts of a file of rows; only the last one can be asked.
+
+        Raises StepError if the file cannot be read, or not to its end.
+        """
+        line: dict[str, Any] = {"file": str(file.absolute())}
+        while True:
+            self._send(line)
+            row = self._until("row", lambda message: None)
+            if row["number"] is None:
+                return
+            yield row
+            line = {"next": True}
 
     def _send(self, line: Mapping[str, Any]) -> None:
         assert self._process.stdin is not None

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from gemtune.cli.answers.child import AnswerProcess
+from gemtune.errors import StepError
 
 TRAINED, BASE = "trained", "base"
 TITLES = {TRAINED: "trained model", BASE: "base model"}
@@ -86,6 +87,18 @@ class Display:
             for who, end in ends.items()
         }
         click.echo(json.dumps({"prompt": prompt, **more, **answers}, ensure_ascii=False))
+
+    def error(self, prompt: str | None, error: StepError, **more: Any) -> None:
+        """Print why a prompt has no answer; the next one is asked then.
+
+        It goes to standard error, and as JSON, too, where each prompt has a line.
+        """
+        click.echo(f"{error.code}: {error.message}", err=True)
+        if error.hint:
+            click.echo(f"  {error.hint}", err=True)
+        if self.as_json:
+            cause = {"code": error.code, "message": error.message, "hint": error.hint}
+            click.echo(json.dumps({"prompt": prompt, **more, "error": cause}, ensure_ascii=False))
 
     def _show(self, text: str, is_thought: bool) -> None:
         if self.as_json or (is_thought and not self.with_thoughts):

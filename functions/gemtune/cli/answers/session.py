@@ -15,6 +15,8 @@ from gemtune.cli.answers.display import BASE, STOPPED, TITLES, TRAINED, Display
 from gemtune.errors import StepError
 
 BEGINNING = "Ask the model. Ctrl-C stops an answer, Ctrl-D ends the conversation."
+# Code of the error of a row that cannot be asked.
+NOT_ASKED = "bad_prompt"
 Messages = list[dict[str, Any]]
 
 
@@ -56,7 +58,7 @@ class Session:
                 self.ask_once(line.rstrip("\n"), with_prompt=True)
             except StepError as error:
                 failures += 1
-                _print_error(error)
+                self.display.error(line.rstrip("\n"), error)
         return failures
 
     def ask_rows(self, file: Path) -> int:
@@ -65,18 +67,19 @@ class Session:
         The row's own answer is printed below. Raises StepError if the file cannot be read.
         """
         failures = 0
-        for index, row in enumerate(self.process.rows(file)):
+        for row in self.process.rows(file):
             if row["refusal"] is not None:
                 failures += 1
-                click.echo(f"row {row['number']} is not asked: {row['refusal']}", err=True)
+                refusal = StepError(NOT_ASKED, f"row {row['number']} is not asked: {row['refusal']}")
+                self.display.error(row["text"] or None, refusal, row=row["number"])
                 continue
             self.display.prompt(row["text"])
-            question = {"row": index, "system": self.system}
+            question = {"of_row": True, "system": self.system}
             try:
                 ends = self._answer(dict.fromkeys(self._who(), question))
             except StepError as error:
                 failures += 1
-                _print_error(error)
+                self.display.error(row["text"], error, row=row["number"], expected=row["expected"])
                 continue
             self.display.expected(row["expected"])
             if self.display.as_json:
@@ -104,7 +107,7 @@ class Session:
                 ends = self._answer(questions, goes_on=has_terminal)
             except StepError as error:
                 failures += 1
-                _print_error(error)
+                self.display.error(prompt, error)
                 continue
             for who, end in ends.items():
                 conversations[who] += [turn, {"role": "assistant", "content": end["text"]}]
@@ -140,13 +143,6 @@ class Session:
 
     def _beginning(self) -> Messages:
         return [] if self.system is None else [{"role": "system", "content": self.system}]
-
-
-def _print_error(error: StepError) -> None:
-    """Print an error after which the next prompt is asked."""
-    click.echo(f"{error.code}: {error.message}", err=True)
-    if error.hint:
-        click.echo(f"  {error.hint}", err=True)
 
 
 def _read_line(prompt: str) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from pathlib import Path
 from typing import Any, NoReturn
@@ -79,7 +80,9 @@ def check(
         samples=samples,
         progress=True,
     )
-    folder = output.expanduser() if output is not None else services().settings.home / CHECKS / _folder_name(source)
+    folder = (
+        output.expanduser() if output is not None else services().settings.home / CHECKS / _folder_name(source, rows)
+    )
     _show(connection, child.run(task, folder, token=_token(request), quiet=connection.quiet))
 
 
@@ -111,9 +114,15 @@ def _token(request: TrainRequest) -> str | None:
     return token
 
 
-def _folder_name(source: str) -> str:
-    """Return the name of the folder for the results of a check."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", source.rstrip("/").rpartition("/")[2]).lstrip(".-") or "rows"
+def _folder_name(source: str, rows: Path | None) -> str:
+    """Return the name of the folder for the results of a check.
+
+    It is the name of the file with a part of the hash of its whole path: files in two folders may have one name. rows:
+    the file, or None for a dataset of the Hub.
+    """
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", source.rstrip("/").rpartition("/")[2]).lstrip(".-") or "rows"
+    whole = source if rows is None else str(rows.resolve())
+    return f"{name[:100]}-{hashlib.sha256(whole.encode(errors='surrogateescape')).hexdigest()[:8]}"
 
 
 def _text(path: Path | None) -> str | None:

@@ -154,6 +154,7 @@ class Connection:
             raise click.exceptions.Exit(REFUSED) from None
         except NotAnAnswer as error:
             click.echo(str(error), err=True)
+            click.echo("  specify the address of a gemtune service with --url, or with `gemtune config`", err=True)
             raise click.exceptions.Exit(REFUSED) from None
 
     def print_if_json(self, response: Any) -> bool:

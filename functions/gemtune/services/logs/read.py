@@ -11,6 +11,9 @@ from gemtune.jobs.record import Job
 from gemtune.jobs.status import Step
 from gemtune.ports import JobStore, Logs
 
+# A page ends behind the line with which its text has so many bytes: on Google Cloud an answer may have 32 MiB.
+PAGE_BYTES = 1024 * 1024
+
 
 @dataclass(frozen=True, slots=True)
 class StepLine:
@@ -45,7 +48,7 @@ class ReadLogs:
     logs: Logs
 
     def __call__(self, job_id: str, *, step: Step | None, after: str | None, limit: int) -> LogPage:
-        """Return up to `limit` lines that follow a place.
+        """Return up to `limit` lines that follow a place, and fewer long ones.
 
         step: of which output is returned; None: of all. after: `next_after` of the page before.
         Raises JobNotFound, RecordUnreadable, BadPageToken, NoLogs, LogsBusy.
@@ -56,20 +59,23 @@ class ReadLogs:
         execution, position = _decoded(after, executions)
         remaining = executions if execution is None else executions[executions.index(execution) :]
         lines: list[StepLine] = []
+        left = PAGE_BYTES
         for execution in remaining:
             is_over = execution != remaining[-1] or not _is_running(job, execution)
-            while len(lines) < limit:
+            while len(lines) < limit and left > 0:
                 chunk = self.logs.read(job_id, execution, position=position, limit=limit - len(lines), is_over=is_over)
                 if not chunk.lines:
                     break
                 position = chunk.position
                 writer, attempt = _step_of(execution, attempts), attempts.get(execution, (None, None))[1]
                 lines += [StepLine(writer, attempt, line.at, line.text) for line in chunk.lines]
-            if len(lines) >= limit:
+                left -= sum(len(line.text.encode(errors="replace")) for line in chunk.lines)
+            if len(lines) >= limit or left <= 0:
                 break
             if execution != remaining[-1]:
                 position = ""
-        return LogPage(lines, None if execution is None else f"{execution}:{position}", len(lines) >= limit)
+        is_full = len(lines) >= limit or left <= 0
+        return LogPage(lines, None if execution is None else f"{execution}:{position}", is_full)
 
 
 def _attempts_by_execution(job: Job) -> dict[str, tuple[str, int]]:

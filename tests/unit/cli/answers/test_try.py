@@ -37,13 +37,16 @@ say(type="ready", runtime="transformers", context_length=9, sees=False)
 for line in sys.stdin:
     question = json.loads(line)
     if "file" in question:
-        rows = [{"number": 1, "text": "one", "expected": "eno", "refusal": None},
+        rows = iter([{"number": 1, "text": "one", "expected": "eno", "refusal": None},
                 {"number": 2, "text": "", "expected": None, "refusal": "it is empty"},
-                {"number": 3, "text": "too long", "expected": None, "refusal": None}]
-        say(type="rows", rows=rows)
+                {"number": 3, "text": "too long", "expected": None, "refusal": None},
+                {"number": None}])
+    if "file" in question or "next" in question:
+        row = next(rows)
+        say(type="row", **row)
         continue
-    if "row" in question:
-        question["messages"] = [{"content": rows[question["row"]]["text"]}]
+    if "of_row" in question:
+        question["messages"] = [{"content": row["text"]}]
     last = question["messages"][-1]["content"]
     if isinstance(last, list): last = " ".join(part.get("path", part.get("text")) for part in last)
     if last == "too long":
@@ -238,7 +241,12 @@ def test_each_line_of_a_text_file_is_a_prompt(
     assert result.stdout == "> one\neno (1)\n> too long\n> two\nowt (1)\n"
     assert (result.exit_code, result.stderr.splitlines()[-1]) == (1, "1 prompt was not answered")
     as_json = run("try", JOB, "--file", str(file), "--json", url=service.url)
-    assert [json.loads(line)["prompt"] for line in as_json.stdout.splitlines()] == ["one", "two"]
+    answers = [json.loads(line) for line in as_json.stdout.splitlines()]
+    assert [answer["prompt"] for answer in answers] == ["one", "too long", "two"]
+    assert answers[1] == {
+        "prompt": "too long",
+        "error": {"code": "prompt_too_long", "message": "9 tokens", "hint": "shorten it"},
+    }
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
@@ -310,8 +318,10 @@ def test_each_row_of_a_file_is_asked_and_compared(
     assert result.stdout == "> one\neno (1)\n(the row has: eno)\n> too long\n"
     assert "row 2 is not asked: it is empty" in result.stderr
     assert (result.exit_code, result.stderr.splitlines()[-1]) == (1, "2 prompts were not answered")
-    line = json.loads(run("try", JOB, "--file", str(file), "--json", "--base", url=service.url).stdout)
-    assert (line["row"], line["expected"], line["base"]["answer"]) == (1, "eno", "base eno (1)")
+    as_json = run("try", JOB, "--file", str(file), "--json", "--base", url=service.url).stdout
+    answered, *failed = map(json.loads, as_json.splitlines())
+    assert (answered["row"], answered["expected"], answered["base"]["answer"]) == (1, "eno", "base eno (1)")
+    assert [(line["row"], line["error"]["code"]) for line in failed] == [(2, "bad_prompt"), (3, "prompt_too_long")]
 
 
 def test_pictures_are_shown_with_the_first_prompt(

@@ -1,0 +1,95 @@
+"""Every command against a service on the port that is not gemtune."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+from gemtune.cli import main
+from gemtune.client.sync import Client
+from gemtune.client.errors import NotAnAnswer
+from tests.unit.cli.test_cli import run
+from tests.unit.conftest import FakeService
+
+JOB = "training_d_m_0123456789ab"
+MODEL = ("--model", "google/gemma-3-1b-it")
+# Commands that send no request.
+WITHOUT_SERVICE = {"up", "demo", "completion", "config", "secret", "publish", "listen", "webhook-key"}
+ARGUMENTS: dict[str, tuple[str, ...]] = {
+    "models": (),
+    "data upload": ("rows.jsonl",),
+    "data list": (),
+    "data show": ("tickets",),
+    "data rows": ("tickets",),
+    "data check": ("tickets", *MODEL),
+    "data delete": ("tickets",),
+    "plan": ("request.json",),
+    "train": ("--data", "rows.jsonl", *MODEL),
+    "jobs": (),
+    "status": (JOB,),
+    "watch": (JOB,),
+    "wait": (JOB,),
+    "metrics": (JOB,),
+    "logs": (JOB,),
+    "events": (JOB,),
+    "pause": (JOB,),
+    "resume": (JOB,),
+    "cancel": (JOB,),
+    "delete": (JOB,),
+    "account": (),
+    "try": (JOB, "Hi"),
+    "artifacts": (JOB,),
+    "export": (JOB, "--format", "merged"),
+    "version": (),
+}
+# Answers of a health check, of a list, and of llama.cpp's server, which has the same port by default.
+ANSWERS: list[tuple[int, Any]] = [
+    (200, {"status": "UP", "jobs": 3}),
+    (200, []),
+    (404, {"error": {"code": 404, "message": "File Not Found", "type": "not_found_error"}}),
+    (404, {"error": {"code": "404", "message": "File Not Found"}}),
+]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
+    (tmp_path / "request.json").write_text("{}")
+    return tmp_path
+
+
+def commands() -> set[str]:
+    """Return the names of all commands, those of groups included."""
+    assert isinstance(main, click.Group)
+    context = click.Context(main)
+    names = set()
+    for name in main.list_commands(context):
+        command = main.get_command(context, name)
+        inner = command.commands if isinstance(command, click.Group) else None
+        names |= {name} if inner is None or name in WITHOUT_SERVICE else {f"{name} {each}" for each in inner}
+    return names
+
+
+def test_every_command_that_sends_a_request_is_tried() -> None:
+    assert commands() - WITHOUT_SERVICE == set(ARGUMENTS)
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+def test_every_command_says_that_something_else_answers(
+    service: FakeService, folder: Path, answer: tuple[int, Any]
+) -> None:
+    service.is_gemtune, service.other_answer = False, answer
+    for command, arguments in ARGUMENTS.items():
+        result = run(*command.split(), *arguments, url=service.url)
+        told = f"{service.url} does not answer as a gemtune service does (HTTP {answer[0]})" in result.stderr
+        assert (command, result.exit_code, told) == (command, 1, True), result.output
+
+
+def test_a_client_says_that_something_else_answers(service: FakeService) -> None:
+    service.is_gemtune, service.other_answer = False, (200, {"status": "ok", "version": "1"})
+    with Client(service.url) as client, pytest.raises(NotAnAnswer, match="does not answer as a gemtune service does"):
+        client.health()
