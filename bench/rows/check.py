@@ -48,7 +48,10 @@ WORDS = [
 
 
 class Seconds(NamedTuple):
-    """Time of a piece of work: elapsed, of all processors, and of the main thread."""
+    """Time of a piece of work, in seconds.
+
+    It is elapsed time, that of all processors, and that of the main thread.
+    """
 
     elapsed: float
     processor: float

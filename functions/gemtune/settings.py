@@ -133,8 +133,19 @@ class Settings:
 
     @property
     def work_of_checks(self) -> Path:
-        """Return the folder of working files of checks of datasets."""
-        return self.work.with_name("checks")
+        """Return the folder of working files of the service's own checks.
+
+        The service removes what is in it, so nobody else may use it.
+        """
+        return self.work.with_name(f"{self.work.name}-of-checks")
+
+    @property
+    def local_checks(self) -> Path:
+        """Return the folder for results of checks without the service.
+
+        They belong to the user, who reads them later.
+        """
+        return self.home / "checks"
 
     @property
     def capacities(self) -> Mapping[str, int]:

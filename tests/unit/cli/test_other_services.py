@@ -85,11 +85,11 @@ def test_every_command_says_that_something_else_answers(
     service.is_gemtune, service.other_answer = False, answer
     for command, arguments in ARGUMENTS.items():
         result = run(*command.split(), *arguments, url=service.url)
-        told = f"{service.url} does not answer as a gemtune service does (HTTP {answer[0]})" in result.stderr
-        assert (command, result.exit_code, told) == (command, 1, True), result.output
+        cause = f"{service.url} does not answer as a gemtune service does (HTTP {answer[0]})"
+        assert (command, result.exit_code, cause in result.stderr) == (command, 1, True), result.output
 
 
-def test_a_client_says_that_something_else_answers(service: FakeService) -> None:
+def test_a_client_reports_that_something_else_answers(service: FakeService) -> None:
     service.is_gemtune, service.other_answer = False, (200, {"status": "ok", "version": "1"})
     with Client(service.url) as client, pytest.raises(NotAnAnswer, match="does not answer as a gemtune service does"):
         client.health()

@@ -38,3 +38,12 @@ def test_folders_of_checks_that_were_killed_are_removed(tmp_path: Path) -> None:
     remove_ended_checks(tmp_path / "checks")
     assert list((tmp_path / "checks").iterdir()) == []
     remove_ended_checks(tmp_path / "nowhere")
+
+
+def test_results_of_checks_without_the_service_are_not_in_a_folder_that_it_clears(world: World) -> None:
+    settings = world.services.settings
+    results = settings.local_checks / "rows.csv-0123abcd"
+    results.mkdir(parents=True)
+    remove_ended_checks(settings.work_of_checks)
+    remove_idle(settings.work, world.services.store)
+    assert results.is_dir()

@@ -24,15 +24,16 @@ Message = Mapping[str, Any]
 def start(arguments: Sequence[str], environment: Mapping[str, str]) -> Iterator[AnswerProcess]:
     """Run a process that loads a model, until the block ends.
 
-    Ctrl-C does not reach the process, since it has a session of its own.
+    Ctrl-C does not reach the process, since it has a session of its own. Its temporary files are removed with it.
     """
-    with tempfile.TemporaryFile() as log:
+    # The process is killed at the end, so what it keeps in its temporary folder is removed here.
+    with tempfile.TemporaryFile() as log, tempfile.TemporaryDirectory(prefix="gemtune-answers-") as temporary:
         process = subprocess.Popen(
             parent_death.command(["-P", "-m", "trainer.answers", *arguments], signal.SIGKILL),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
-            env=os.environ | ENVIRONMENT | dict(environment),
+            env=os.environ | ENVIRONMENT | dict(environment) | {"TMPDIR": temporary},
             encoding="utf-8",
             start_new_session=True,
         )

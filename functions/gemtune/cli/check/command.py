@@ -22,9 +22,6 @@ from gemtune.datasets.files.kinds import kind_of
 from gemtune.jobs.secret_names import REFERENCE
 from gemtune.request.spec import SAFE_NAME, TrainRequest
 
-# Folder of GEMTUNE_HOME with a folder for each file that was checked.
-CHECKS = "checks"
-
 
 @click.command()
 @click.argument("source", metavar="ROWS")
@@ -34,7 +31,7 @@ CHECKS = "checks"
 @click.option(
     "--output",
     type=FOLDER,
-    help=f"Folder for the report and the list of rows that are not used (default: {CHECKS} in GEMTUNE_HOME).",
+    help="Folder for the report and the list of rows that are not used (default: one below checks in GEMTUNE_HOME).",
 )
 @click.pass_obj
 def check(
@@ -81,7 +78,7 @@ def check(
         progress=True,
     )
     folder = (
-        output.expanduser() if output is not None else services().settings.home / CHECKS / _folder_name(source, rows)
+        output.expanduser() if output is not None else services().settings.local_checks / _folder_name(source, rows)
     )
     _show(connection, child.run(task, folder, token=_token(request), quiet=connection.quiet))
 

@@ -7,6 +7,7 @@ import json
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -386,3 +387,16 @@ def test_the_base_model_of_this_machine_is_not_replaced(
     service: FakeService, job: dict[str, Any], commands: list[list[str]]
 ) -> None:
     assert run("try", JOB, "hello", "--base-model", "c/d", url=service.url).exit_code == 2
+
+
+def test_nothing_temporary_is_left_of_the_process_that_is_killed(
+    service: FakeService,
+    job: dict[str, Any],
+    commands: list[list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(sys.modules[__name__], "PROGRAM", f"import tempfile; tempfile.mkdtemp()\n{PROGRAM}")
+    assert run("try", JOB, "hello", url=service.url).exit_code == 0
+    assert list(tmp_path.iterdir()) == []
