@@ -9,8 +9,8 @@ import click
 import pytest
 
 from gemtune.cli import main
-from gemtune.client.sync import Client
 from gemtune.client.errors import NotAnAnswer
+from gemtune.client.sync import Client
 from tests.unit.cli.test_cli import run
 from tests.unit.conftest import FakeService
 
