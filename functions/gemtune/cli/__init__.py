@@ -26,6 +26,24 @@ usage; 3 the job failed; 4 the job was cancelled; 5 the service cannot be reache
 """
 
 
+# Commands by the names that they have elsewhere.
+OTHER_NAMES = {
+    "up": "start serve server run",
+    "train": "create finetune fine-tune fine-tuning ft fit submit",
+    "data upload": "upload files file dataset datasets",
+    "data check": "check validate",
+    "jobs": "ls list ps",
+    "status": "show get describe retrieve view info inspect",
+    "watch": "follow tail",
+    "cancel": "stop kill abort",
+    "delete": "rm remove",
+    "try": "chat ask generate completions infer inference predict complete",
+    "artifacts": "download pull weights results files",
+    "config": "login auth profile configure",
+    "secret": "token login env",
+}
+
+
 class _LazyGroup(CommandGroup):
     """Command group that imports a command's module when the command is used.
 
@@ -139,7 +157,8 @@ class _LazyGroup(CommandGroup):
                 ctx.exit()
         if args[0] not in self.modules and not args[0].startswith("-"):
             near = difflib.get_close_matches(args[0], [*self.modules, "help"], n=3)
-            suggestion = f" Did you mean {' or '.join(near)}?" if near else ""
+            meant = [own for own, others in OTHER_NAMES.items() if args[0] in others.split()] or near
+            suggestion = f" Did you mean {' or '.join(meant)}?" if meant else " `gemtune --help` lists all."
             ctx.fail(f"There is no command {args[0]!r}.{suggestion}")
         return super().resolve_command(ctx, args)
 

@@ -49,6 +49,8 @@ def train(
     request = train_options.request_of(options, {} if file is None else request_file.read(file))
     if data is None and file is None and options["dataset"] is None:
         raise click.UsageError("say what to train on: --data FILE, --dataset ID, or a FILE with a request")
+    if file is None and not request.get("training_config", {}).get("base_model_id"):
+        raise click.UsageError("say which base model to train: --model MODEL (`gemtune models` lists some)")
     if data is not None and options["dataset"] is not None:
         raise click.UsageError("--data and --dataset both say what to train on: leave out one of them")
     if held_out is not None and data is None:
@@ -259,7 +261,7 @@ def _print_job(job: dict[str, Any]) -> None:
     for warning in job.get("warnings", ()):  # an older service sends no warnings
         click.echo(f"{'warning:':22}{warning['message']} ({as_commands(warning['hint'])})")
     if job["error"]:
-        click.echo(f"{'error:':22}{job['error']} ({job['error_detail']['code']})")
+        click.echo(f"{'error:':22}{as_commands(job['error'])} ({job['error_detail']['code']})")
         if job["error_detail"]["hint"]:
             click.echo(f"{'':22}{as_commands(job['error_detail']['hint'])}")
 

@@ -355,3 +355,23 @@ def test_export_sends_the_options_that_were_used_and_no_others(service: FakeServ
         "hf_token": "secret:gemtune-user-hub",
         "job_name": "again",
     }
+
+
+def test_a_training_without_a_base_model_is_not_sent(service: FakeService, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.csv"
+    rows.write_text("prompt,completion\na,b\n")
+    result = run("train", "--data", str(rows), url=service.url)
+    assert (result.exit_code, service.requests) == (2, [])
+    assert "--model MODEL" in result.stderr
+
+
+def test_a_failed_job_is_explained_with_options_of_the_command_line(service: FakeService) -> None:
+    body = job_body("failed")
+    body |= {
+        "error": "the row has Frage: set dataset_columns, such as {prompt: Frage, completion: Antwort}",
+        "error_detail": {"code": "bad_rows", "message": "", "hint": None},
+    }
+    service.answers["GET", "/jobs/training_d_m_0123456789ab/status"] = (200, body)
+    for command in ("status", "watch"):
+        result = run(command, "training_d_m_0123456789ab", url=service.url)
+        assert "--set 'dataset_columns=" in result.output

@@ -8,7 +8,7 @@ from typing import Any
 import click
 import pytest
 
-from gemtune.cli import main
+from gemtune.cli import OTHER_NAMES, main
 from gemtune.client.errors import NotAnAnswer
 from gemtune.client.sync import Client
 from tests.unit.cli.test_cli import run
@@ -60,6 +60,14 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
     (tmp_path / "request.json").write_text("{}")
     return tmp_path
+
+
+def test_names_that_commands_have_elsewhere_lead_to_ours() -> None:
+    assert set(OTHER_NAMES) <= commands() | WITHOUT_SERVICE
+    for own, others in OTHER_NAMES.items():
+        for name in others.split():
+            assert name not in main.list_commands(click.Context(main))  # type: ignore[attr-defined]
+            assert own in run(name).stderr
 
 
 def commands() -> set[str]:

@@ -197,6 +197,9 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"messages": [USER, ASSISTANT], "prompt": "Ho"}, "the field prompt is unknown"),
     ({"conversation": [USER, ASSISTANT]}, "set dataset_columns, such as {conversations: conversation}"),
     ({"query": "Hi", "reply": "Yes?"}, "the row has query, reply: if these are other names of a format's fields"),
+    ({"question": "Hi"}, "the row has question and no answer, or an empty one; it has question"),
+    ({"question": "Hi", "Answer": "Yes?"}, "such as {answer: Answer}"),
+    ({}, "an empty row"),
     ({"text": "abc", "images": ["a.png"]}, "the field images is not read"),
 ]
 

@@ -96,7 +96,7 @@ def print_result(connection: Connection, job: dict[str, Any]) -> int:
     for warning in job.get("warnings", ()) if not connection.quiet else ():
         click.echo(f"warning: {warning['message']} ({as_commands(warning['hint'])})", err=True)
     if job["error"]:
-        click.echo(f"{job['error_detail']['code']}: {job['error']}", err=True)
+        click.echo(f"{job['error_detail']['code']}: {as_commands(job['error'])}", err=True)
         if job["error_detail"].get("hint"):
             click.echo(f"  {as_commands(job['error_detail']['hint'])}", err=True)
     elif job["adapter_path"]:

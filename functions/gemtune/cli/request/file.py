@@ -12,8 +12,8 @@ from gemtune.errors import RequestRefused
 from gemtune.request.job_file import as_json
 
 DATA_FILE = (
-    "{file} holds rows, not a request. A request names the dataset that the rows are in (processed_dataset_id); "
-    "docs/datasets.md says where to put the file"
+    "{file} holds rows, not a request: `gemtune train --data {file} --model MODEL` trains on them, and "
+    "`gemtune models` lists base models"
 )
 
 

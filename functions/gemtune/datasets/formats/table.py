@@ -36,6 +36,12 @@ FORMATS: tuple[Format, ...] = (
 BY_NAME: Mapping[str, Format] = {each.name: each for each in FORMATS}
 # Fields that `dataset_columns` can give other names.
 FIELDS = frozenset((*pictures.COLUMNS, *(name for each in FORMATS for name in each.fields)))
+# Fields of which a row of supervised training has both: the one that it has, and the one that it lacks.
+PAIRS = tuple(
+    pair
+    for first, second in (("prompt", "completion"), ("question", "answer"), ("instruction", "output"))
+    for pair in ((first, second), (second, first))
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +115,13 @@ def format_of(row: Row, options: ReadOptions) -> Format:
 def _no_format(row: Row) -> str:
     if {"chosen", "rejected"} & set(row) or {"prompt", "answer"} <= set(row):
         return "this is a row for RL; supervised training needs messages, or prompt and completion"
+    if not row:
+        return "an empty row"
     near = {name: match for name in row if (match := difflib.get_close_matches(name, sorted(FIELDS), n=1, cutoff=0.8))}
     other = ", ".join(f"{match[0]}: {shown(name)}" for name, match in near.items() if match[0] != name)
+    alone = next(((here, gone) for here, gone in PAIRS if here in row and not other), None)
+    if alone is not None:
+        return f"the row has {alone[0]} and no {alone[1]}, or an empty one; it has {names_in(row)}"
     example = f"{{{other}}}" if other else "{prompt: …, completion: …}"
     return (
         f"supervised training needs messages, or prompt and completion; the row has {names_in(row)}: if these are "
