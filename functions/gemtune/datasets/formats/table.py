@@ -119,7 +119,7 @@ def _no_format(row: Row) -> str:
         return "an empty row"
     near = {name: match for name in row if (match := difflib.get_close_matches(name, sorted(FIELDS), n=1, cutoff=0.8))}
     other = ", ".join(f"{match[0]}: {shown(name)}" for name, match in near.items() if match[0] != name)
-    alone = next(((here, gone) for here, gone in PAIRS if here in row and not other), None)
+    alone = next((pair for pair in PAIRS if pair[0] in row and not other), None)
     if alone is not None:
         return f"the row has {alone[0]} and no {alone[1]}, or an empty one; it has {names_in(row)}"
     example = f"{{{other}}}" if other else "{prompt: …, completion: …}"

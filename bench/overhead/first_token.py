@@ -1,8 +1,9 @@
 """Time until `gemtune try` prints the first text of an answer.
 
-`python -m bench.first_token JOB [ROUNDS]` asks the model of a completed job of the running service, in a process of its
-own each time, as a person does. It prints the seconds from the start of the command to the first text, and those of the
-processors until its end. A round before the others reads the files into the memory of the system and does not count.
+`python -m bench.overhead.first_token JOB [ROUNDS]` asks the model of a completed job of the running service, in a
+process of its own each time, as a person does. It prints the seconds from the start of the command to the first text,
+and those of the processors until its end. A round before the others reads the files into the memory of the system and
+does not count.
 """
 
 from __future__ import annotations
