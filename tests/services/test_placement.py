@@ -90,7 +90,7 @@ def test_prepare_chooses_the_machine_for_a_model_of_unknown_size(cloud: World) -
 
 def test_a_large_export_gets_a_machine_with_enough_memory_or_is_refused(cloud: World) -> None:
     large = {"training": {"base_model_id": "google/gemma-2-9b-it", "method": "QLoRA"}}
-    job_id = cloud.submit(**large, export_config={"format": "merged"})
+    job_id = cloud.submit(**large, export_config={"format": "gguf"})
     job = cloud.services.store.get(job_id)
     assert (job.machine, job.export_machine) == ("l4", "rtx-pro-6000")
     cloud.services.dispatch.launch(job_id)
@@ -101,7 +101,7 @@ def test_a_large_export_gets_a_machine_with_enough_memory_or_is_refused(cloud: W
     cloud.services.settings = replace(cloud.services.settings, machines=("l4",))
     del cloud.services.__dict__["submit"]
     with pytest.raises(RequestRefused) as caught:
-        cloud.submit(**large, export_config={"format": "merged"})
+        cloud.submit(**large, export_config={"format": "gguf"})
     assert [(p.loc, p.code) for p in caught.value.problems] == [(("export_config", "format"), "needs_larger_machine")]
 
 

@@ -159,7 +159,7 @@ def test_other_machines_are_alternatives_with_their_own_time_and_price(world: Wo
 
 def test_changes_that_fit_are_alternatives_to_a_machine_that_is_too_small(world: World) -> None:
     planner = planner_of(world, "l4", "rtx-pro-6000")
-    machine, *changes = plan_of(planner, spec_of("google/gemma-3-4b-it", method="Full"), "l4").alternatives
+    machine, *changes = plan_of(planner, spec_of("google/gemma-3-12b-it", method="Full"), "l4").alternatives
     assert (machine.change, machine.fits) == ("machine rtx-pro-6000", False)
     assert changes
     assert all(each.fits for each in changes)

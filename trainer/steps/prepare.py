@@ -21,7 +21,6 @@ from gemtune.machines import choice, model_size
 from gemtune.machines.memory import memory_for_export
 from gemtune.request.exports import EXPORTS
 from gemtune.request.placement import load_of
-from gemtune.request.rl_spec import GrpoConfig
 from gemtune.request.spec import TrainingConfig
 from trainer.base_model import continuation, folder_contents, location
 from trainer.context import Context
@@ -182,12 +181,12 @@ def _choose_machines(context: Context, provided: Mapping[str, str], longest_row:
     """
     size = location.size(context.buckets, provided)
     config = context.spec.training_config
-    completion_tokens = config.rl_config.max_completion_length if isinstance(config.rl_config, GrpoConfig) else 0
-    load = replace(load_of(config, context.spec.modality), length=longest_row + completion_tokens)
+    load = load_of(config, context.spec.modality)
+    load = replace(load, length=longest_row + load.completion_length)
     try:
         train_machine = choice.choose_machine(context.machines, config.machine, size, load)
-        bytes_per_parameter = EXPORTS[context.spec.export_config.format].bytes_per_parameter
-        export_memory = 0.0 if size is None else memory_for_export(size, config.method, bytes_per_parameter)
+        local_bytes = EXPORTS[context.spec.export_config.format].local_bytes
+        export_memory = 0.0 if size is None else memory_for_export(size, config.method, config.lora_rank, local_bytes)
         return train_machine, choice.choose_export_machine(context.machines, export_memory)
     except NeedsLargerMachine as error:
         raise StepError(error.code, error.message, hint=error.hint) from error

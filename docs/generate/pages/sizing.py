@@ -57,7 +57,8 @@ def page() -> Page:
         "In GiB, by the estimate that the service uses, for text in rows of `max_seq_length` 2048 and, unless noted "
         "otherwise, the defaults of a request (`batch_size` 4, `lora_rank` 16). *GPU* is memory of the GPU, *main* the "
         "main memory of the same machine, *CPU* the main memory of a machine without a GPU. *main* and *CPU* include "
-        "the files of a step, which are in memory on Cloud Run and on disk on a workstation. Shorter rows need less: "
+        "checkpoints, which are in memory on Cloud Run and on disk on a workstation; weights are read from mounts. "
+        "Shorter rows need less: "
         "`prepare` decides by the longest row of the dataset. Models of the same size share a row."
     )
     page.paragraph(
@@ -131,7 +132,7 @@ def _exports(size: ModelSize) -> Iterator[str]:
     methods: tuple[Method, ...] = ("LoRA", "Full")
     for export_format in EXPORTS.values():
         for method in methods:
-            yield f"{memory_for_export(size, method, export_format.bytes_per_parameter):.0f}"
+            yield f"{memory_for_export(size, method, 16, export_format.local_bytes):.0f}"
 
 
 def _price(usd_per_second: float | None) -> str:

@@ -7,12 +7,14 @@ CPUs and this memory.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from gemtune.errors import NeedsLargerMachine
 from gemtune.families.size import ModelSize
 from gemtune.machines.memory import MemoryNeed, TrainingLoad, memory_for_training
+from gemtune.methods import Method
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,35 +99,41 @@ def choose_export_machine(machines: Sequence[str], needed_gib: float) -> str | N
     if chosen is None:
         message = f"this export needs {needed_gib:.0f} GiB of main memory; the machine for exports has {usual}"
         elsewhere = f"; or deploy machine {large[0]}" if large else ""
-        raise NeedsLargerMachine(message, hint=f"use format adapter, or a smaller base model{elsewhere}")
+        raise NeedsLargerMachine(message, hint=f"use format adapter or merged, or a smaller base model{elsewhere}")
     return chosen
 
 
 def _lacking(candidates: Sequence[str], need: MemoryNeed) -> str:
-    """Say how much memory is needed, and how much there is at most."""
-    largest = candidates[-1]  # deployments list their machines from the smallest to the largest
+    """Say which memory is missing, and how much the largest machine has."""
+    largest = max(candidates, key=lambda name: (MACHINES[name].gpu_gib, MACHINES[name].memory_gib))
     machine = MACHINES[largest]
-    if machine.gpu is None:
-        return f"it needs {need.host_without_gpu:.0f} GiB of memory; machine {largest} has {machine.memory_gib}"
-    return (
-        f"it needs {need.gpu:.0f} GiB of GPU memory and {need.host_with_gpu:.0f} GiB of main memory; "
-        f"machine {largest} has {machine.gpu_gib:.0f} and {machine.memory_gib}"
-    )
+    main = need.host_without_gpu if machine.gpu is None else need.host_with_gpu
+    kinds = (("GPU memory", need.gpu, machine.gpu_gib), ("main memory", main, machine.memory_gib))
+    missing = [
+        f"{needed:.1f} GiB of {kind} (machine {largest} has {available:g})"
+        for kind, needed, available in kinds
+        if needed > available and (machine.gpu is not None or kind == "main memory")
+    ]
+    return f"it needs {' and '.join(missing)}"
 
 
 def _advice(machines: Sequence[str], requested: str | None, size: ModelSize, load: TrainingLoad) -> str:
     """Say which changes of the request would fit, the smallest change first."""
-    fits = [name for name in machines if name != requested and MACHINES[name].has(memory_for_training(size, load))]
-    changes = [f"machine {name}" for name in fits[:1]]
     candidates = machines if requested is None else (requested,)
-    for words, smaller in smaller_loads(load):
-        if any(MACHINES[name].has(memory_for_training(size, smaller)) for name in candidates):
-            changes.append(words)
-    elsewhere = [
-        name for name in MACHINES if name not in machines and MACHINES[name].has(memory_for_training(size, load))
-    ]
+    changes = [f"machine {name}" for name in _fitting(machines, size, load) if name != requested][:1]
+    changes += [words for words, smaller in smaller_loads(load) if _fitting(candidates, size, smaller)]
+    if not changes:
+        combined = (words for words, smaller in _combined_changes(load) if _fitting(candidates, size, smaller))
+        changes = [*itertools.islice(combined, 1)]
+    elsewhere = [name for name in _fitting(list(MACHINES), size, load) if name not in machines]
     advice = f"this would fit: {', or '.join(changes)}" if changes else "use a smaller base model"
     return f"{advice}; or deploy machine {elsewhere[0]}" if elsewhere else advice
+
+
+def _fitting(machines: Sequence[str], size: ModelSize, load: TrainingLoad) -> list[str]:
+    """Return the machines that a training fits on."""
+    need = memory_for_training(size, load)
+    return [name for name in machines if MACHINES[name].has(need)]
 
 
 def smaller_loads(load: TrainingLoad) -> Iterator[tuple[str, TrainingLoad]]:
@@ -133,14 +141,46 @@ def smaller_loads(load: TrainingLoad) -> Iterator[tuple[str, TrainingLoad]]:
 
     The words are fields of the request with their values.
     """
-    if load.batch_size > 1:
-        yield "batch_size 1", replace(load, batch_size=1)
-    length = load.length // 2
-    if length >= 256:
+    small, batch_size = replace(load, batch_size=load.least_batch), _least_batch(load)
+    if load.batch_size > load.least_batch:
+        yield batch_size, small
+    for length in itertools.islice(_shorter(load), 1):
         yield f"max_seq_length {length}", replace(load, length=length)
-        yield f"batch_size 1 and max_seq_length {length}", replace(load, batch_size=1, length=length)
+        yield f"{batch_size} and max_seq_length {length}", replace(small, length=length)
     if load.method == "Full":
         yield "method LoRA", replace(load, method="LoRA")
     if load.method in ("Full", "LoRA"):
         yield "method QLoRA", replace(load, method="QLoRA")
-        yield "method QLoRA and batch_size 1", replace(load, method="QLoRA", batch_size=1)
+        yield f"method QLoRA and {batch_size}", replace(small, method="QLoRA")
+
+
+def _combined_changes(load: TrainingLoad) -> Iterator[tuple[str, TrainingLoad]]:
+    """Yield larger changes, for where none of `smaller_loads` fits."""
+    methods: tuple[Method, ...] = ("LoRA", "QLoRA") if load.method == "Full" else ("QLoRA",)
+    for method in (load.method, *(methods if load.method in ("Full", "LoRA") else ())):
+        for length in _shorter(load):
+            changes = [] if method == load.method else [f"method {method}"]
+            changes += [_least_batch(load), f"max_seq_length {length}"]
+            yield " and ".join(changes), replace(load, method=method, batch_size=load.least_batch, length=length)
+
+
+def _least_batch(load: TrainingLoad) -> str:
+    """Return the fields of a request with the smallest batches.
+
+    GRPO's completions of a train_step stay as many as they are, since they make whole groups.
+    """
+    words = f"batch_size {load.least_batch}"
+    if load.sampled_completions == 0:
+        return words
+    return f"{words} and gradient_accumulation_steps {load.sampled_completions // load.least_batch}"
+
+
+def _shorter(load: TrainingLoad) -> Iterator[int]:
+    """Yield shorter lengths of rows, in tokens.
+
+    They leave room for a prompt and an answer.
+    """
+    length = load.length // 2
+    while length >= max(256, 2 * load.completion_length):
+        yield length
+        length //= 2

@@ -18,14 +18,11 @@ GIB = 1024**3
 # Bytes per NF4 weight: four bits, an 8-bit scale per block of 64 weights, and a 32-bit scale per 256 of these scales
 # (double quantization).
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
-# Bytes per trained parameter: float32 value, gradient, and the two moments of AdamW. On a GPU method Full has 8-bit
-# moments, which need 6 bytes less. That stays as a margin: it was not measured, and the moments of embeddings are not
-# in 8 bits.
-TRAINED_BYTES = 16
-# Bytes per parameter in a checkpoint: float32 value and the two moments.
-CHECKPOINT_BYTES = 12
-# Checkpoints on the local disk: the one that is being written, and the one that training resumed from.
-LOCAL_CHECKPOINTS = 2
+# Bytes per trained parameter of a float32 value and of its gradient, and of the two moments of AdamW in float32.
+VALUE_BYTES, GRADIENT_BYTES, MOMENT_BYTES = 4, 4, 8
+# The two moments in 8 bits, with a float32 scale per block of 256: bitsandbytes' AdamW, which method Full has on a GPU.
+# The moments of embeddings stay in 32 bits there.
+MOMENT_BYTES_IN_8_BITS = 2 * (1 + 4 / 256)
 # Bytes per number of the embedding, on a GPU and on a CPU, if it is trained beside an adapter. Rows: PEFT's copies with
 # the trained rows, for the embedding and for the head, and the gradient of the first. Whole: as with method Full, a
 # 16-bit copy and the head's gradient. Counted from the code. Measured on a CPU that computes in bf16, with 262,144 rows
@@ -33,6 +30,9 @@ LOCAL_CHECKPOINTS = 2
 EMBEDDING_BYTES = {"frozen": (0, 0), "rows": (3 * 2, 3 * 4), "whole": (2 + 4, 2 + 4)}
 # CUDA's context, the workspaces of its libraries, and memory that the allocator cannot give back.
 GPU_FIXED_GIB = 1.5
+# Cloud Storage FUSE, which shows mounted buckets: its caches, and a buffer per file that is read. Estimated by Cloud
+# Run's documentation. Pages of the files are dropped when their memory is needed, so they do not count.
+MOUNTS_GIB = 0.5
 # Python with torch, transformers and Google's clients; with CUDA also its libraries.
 PROCESS_GIB, CUDA_PROCESS_GIB, EXPORT_PROCESS_GIB = 2.0, 4.0, 3.0
 # Activations of a frozen vision tower: the minimum, and the amount per picture in a forward pass. Estimated for one
@@ -46,6 +46,8 @@ WORK_MARGIN = 1.15
 RL_SHARE = 1.35
 # Largest file of weights that a merge writes, and so what it has on the local disk at a time.
 SHARD_BYTES = 4 * GIB
+# Bytes per parameter of a weight that is merged: the weight, its change and their sum in float32, and random bits.
+MERGING_BYTES = 16
 # On a CPU, activations of up to this size are kept for the backward pass instead of being recomputed.
 SMALL_WORK = 512 * 2**20
 # Bytes per number in the key-value cache that completions are sampled with. Estimated.
@@ -62,6 +64,8 @@ class TrainingLoad:
     sampled_completions: completions that GRPO samples at once; 0 for other methods.
     dora: whether the adapter is one of DoRA.
     embedding: whether the embedding is trained beside an adapter: some rows of it, or all.
+    completion_length: tokens of a row that are kept free for a completion.
+    least_batch: the smallest batch_size that the method allows.
     """
 
     method: Method
@@ -73,6 +77,8 @@ class TrainingLoad:
     sampled_completions: int = 0
     dora: bool = False
     embedding: Literal["frozen", "rows", "whole"] = "frozen"
+    completion_length: int = 0
+    least_batch: int = 1
 
     @property
     def tokens(self) -> int:
@@ -100,44 +106,81 @@ class MemoryNeed:
 def memory_for_training(size: ModelSize, load: TrainingLoad) -> MemoryNeed:
     """Return the memory that training a model of this size needs.
 
-    Local files count as main memory, because Cloud Run keeps them there.
+    Checkpoints count as main memory, because Cloud Run keeps local files there. Weights are read from mounts.
     """
     table = size.vocabulary * size.hidden
-    trained = size.parameters if load.method == "Full" else size.lora_parameters(load.lora_rank)
-    trained += table if load.embedding == "whole" else 0
-    files = size.file_bytes + trained * CHECKPOINT_BYTES * LOCAL_CHECKPOINTS
     fixed = max(VISION_GIB, PICTURE_GIB * load.prompts) if load.modality == "vision" else 0.0
-
-    trained_bytes = trained * TRAINED_BYTES
+    trained = _trained_parameters(size, load)
     of_table = [table * bytes_each for bytes_each in EMBEDDING_BYTES[load.embedding]]
     on_gpu, on_cpu = (
-        _weights_bytes(size, load.method, on_gpu=gpu) + more for gpu, more in zip((True, False), of_table, strict=True)
+        _weights_bytes(size, load.method, on_gpu=gpu)
+        + more
+        + trained * (VALUE_BYTES + GRADIENT_BYTES)
+        + moment_bytes(size, load, on_gpu=gpu)
+        for gpu, more in zip((True, False), of_table, strict=True)
     )
-    gpu = on_gpu + trained_bytes + work_bytes(size, load, checkpointing=True)
-    cpu = on_cpu + trained_bytes + _work_without_gpu(size, load)
+    gpu = on_gpu + work_bytes(size, load, checkpointing=True)
+    cpu = on_cpu + _work_without_gpu(size, load)
     return MemoryNeed(
         gpu=gpu / GIB + GPU_FIXED_GIB + fixed,
-        host_with_gpu=files / GIB + CUDA_PROCESS_GIB,
-        host_without_gpu=(files + cpu) / GIB + PROCESS_GIB + fixed,
+        host_with_gpu=checkpoint_bytes(size, load, on_gpu=True) / GIB + CUDA_PROCESS_GIB + MOUNTS_GIB,
+        host_without_gpu=(checkpoint_bytes(size, load, on_gpu=False) + cpu) / GIB + PROCESS_GIB + MOUNTS_GIB + fixed,
     )
 
 
-def memory_for_export(size: ModelSize, method: Method, written_bytes: float) -> float:
+def _trained_parameters(size: ModelSize, load: TrainingLoad) -> int:
+    """Return the number of trained parameters, apart from rows of new tokens."""
+    if load.method == "Full":
+        return size.parameters
+    table = size.vocabulary * size.hidden
+    return size.lora_parameters(load.lora_rank) + (table if load.embedding == "whole" else 0)
+
+
+def moment_bytes(size: ModelSize, load: TrainingLoad, *, on_gpu: bool) -> float:
+    """Return the bytes of AdamW's moments."""
+    trained = _trained_parameters(size, load)
+    if load.method != "Full" or not on_gpu:
+        return trained * MOMENT_BYTES
+    in_32_bits = min(size.embeddings, trained)
+    return in_32_bits * MOMENT_BYTES + (trained - in_32_bits) * MOMENT_BYTES_IN_8_BITS
+
+
+def checkpoint_bytes(size: ModelSize, load: TrainingLoad, *, on_gpu: bool) -> float:
+    """Return the bytes of a checkpoint that are on the local disk at a time.
+
+    With method Full the weights leave it before the optimizer's states are written; see trainer/store/checkpoints.py.
+    """
+    values = _trained_parameters(size, load) * VALUE_BYTES
+    moments = moment_bytes(size, load, on_gpu=on_gpu)
+    return max(values, moments) if load.method == "Full" else values + moments
+
+
+def memory_for_export(size: ModelSize, method: Method, lora_rank: int, local_bytes: float) -> float:
     """Return the GiB of main memory that an export needs.
 
-    That is memory for the files it reads and writes, and for the models that are compared afterwards: models of more
-    than 4 GiB are memory-mapped, smaller ones are loaded in float32. An export never uses a GPU.
+    That is memory for an adapter and the files that are written, of a merged model one shard at a time; for merging its
+    largest weight; and for the models that are compared afterwards: models of more than 4 GiB are memory-mapped,
+    smaller ones are loaded in float32. An export never uses a GPU.
 
-    written_bytes: bytes that the export writes per parameter of the base model.
+    local_bytes: bytes per parameter of the base model that are on the local disk, besides a shard.
     """
     parameters = size.parameters
-    read = 4 * parameters if method == "Full" else size.file_bytes
+    adapter = 0 if method == "Full" else size.lora_parameters(lora_rank) * VALUE_BYTES
     compared = 4 * parameters if size.file_bytes <= 4 * GIB else 0
-    return (read + written_bytes * parameters + compared) / GIB + EXPORT_PROCESS_GIB
+    shard = min(SHARD_BYTES, 2 * parameters) + MERGING_BYTES * _largest_weight(size)
+    total = adapter + shard + local_bytes * parameters + compared
+    return total / GIB + EXPORT_PROCESS_GIB + MOUNTS_GIB
+
+
+def _largest_weight(size: ModelSize) -> int:
+    """Return the parameters of the largest weight that an adapter changes."""
+    linear = max(size.hidden * max(shape.intermediate, shape.attention) for shape in size.shapes)
+    experts = 0 if size.experts is None else size.experts.count * 2 * size.experts.intermediate * size.hidden
+    return max(linear, experts)
 
 
 def _weights_bytes(size: ModelSize, method: Method, *, on_gpu: bool) -> float:
-    """Return the bytes of the weights, apart from TRAINED_BYTES.
+    """Return the bytes of the weights, apart from those in float32 that train.
 
     On a CPU they count in float32: where the processor is slow at bfloat16,
     products are computed in float32, and that is not known in advance.

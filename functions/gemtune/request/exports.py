@@ -129,13 +129,13 @@ class ExportFormat:
     """Format with its exports, of which the first one is the default.
 
     library, relation: the Hub's words for the library that loads it, and for its relation to the base model.
-    bytes_per_parameter: size of all files that an export writes, temporary ones included, per parameter of the base
-    model.
+    local_bytes: size of the files that an export has on the local disk at the same time, temporary ones included, per
+    parameter of the base model. The weights of merged models are not among them: they are uploaded shard by shard.
     """
 
     library: str
     relation: str
-    bytes_per_parameter: float
+    local_bytes: float
     exports: tuple[Export, ...]
 
 
@@ -191,9 +191,9 @@ GGUF = (
 )
 EXPORTS: Mapping[Format, ExportFormat] = {
     "adapter": ExportFormat("peft", "adapter", 0.0, ADAPTER),
-    "merged": ExportFormat("transformers", "finetune", 2.0, MERGED),
-    # The merged model, the same model as GGUF in bf16, and the file itself.
-    "gguf": ExportFormat("gguf", "quantized", 2.0 + 2.0 + 1.1, GGUF),
+    "merged": ExportFormat("transformers", "finetune", 0.0, MERGED),
+    # The model as GGUF in bf16, and the file itself.
+    "gguf": ExportFormat("gguf", "quantized", 2.0 + 1.1, GGUF),
 }
 
 

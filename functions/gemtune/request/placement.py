@@ -12,7 +12,7 @@ from gemtune.machines.memory import TrainingLoad, memory_for_export
 from gemtune.methods import Modality
 from gemtune.request.exports import EXPORTS
 from gemtune.request.facts import Facts
-from gemtune.request.rl_spec import DpoConfig, GrpoConfig
+from gemtune.request.rl_spec import DpoConfig, GrpoConfig, KtoConfig
 from gemtune.request.spec import DEFAULT_SEQ_LENGTH, Spec, TrainingConfig
 
 
@@ -29,6 +29,8 @@ def load_of(config: TrainingConfig, modality: Modality) -> TrainingLoad:
         sampled_completions=completions if isinstance(config.rl_config, GrpoConfig) else 0,
         dora=config.use_dora,
         embedding=_trained_embedding(config),
+        least_batch=2 if isinstance(config.rl_config, KtoConfig) else 1,
+        completion_length=config.rl_config.max_completion_length if isinstance(config.rl_config, GrpoConfig) else 0,
     )
 
 
@@ -55,6 +57,6 @@ def export_machine(spec: Spec, facts: Facts) -> str | None:
     """
     if facts.size is None:
         return None
-    written = EXPORTS[spec.export_config.format].bytes_per_parameter
-    need = memory_for_export(facts.size, spec.training_config.method, written)
+    config, local_bytes = spec.training_config, EXPORTS[spec.export_config.format].local_bytes
+    need = memory_for_export(facts.size, config.method, config.lora_rank, local_bytes)
     return choice.choose_export_machine(facts.deployment.machines, need)

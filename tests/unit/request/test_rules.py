@@ -88,7 +88,7 @@ REFUSED: list[tuple[dict[str, Any], Facts, str, str]] = [
         "needs_larger_machine",
     ),
     (
-        {"training": {"method": "QLoRA"}, "export_config": {"format": "merged"}},
+        {"training": {"method": "QLoRA"}, "export_config": {"format": "gguf"}},
         Facts(CLOUD, size=LARGE),
         "export_config.format",
         "needs_larger_machine",

@@ -165,7 +165,7 @@ def base_job(request: TrainRequest, facts: Facts) -> list[Problem]:
 
 
 def machine(request: TrainRequest, facts: Facts) -> list[Problem]:
-    """Refuse an unfields machine, or a request that needs too much memory."""
+    """Refuse an unknown machine, or a request that needs too much memory."""
     loc, requested = ("training_config", "machine"), request.training_config.machine
     machines = facts.deployment.machines
     if requested is not None and requested not in machines:
