@@ -254,9 +254,10 @@ class Services:
     @cached_property
     def prices(self) -> Prices:
         """Return the prices of the deployment's machines."""
-        from gemtune.machines.cost import Prices
+        from gemtune.machines.cost import DEFAULT_REGION, Prices
 
-        return Prices(self.settings.usd_per_hour)
+        region = self.settings.region if self.settings.on_gcp else DEFAULT_REGION
+        return Prices(self.settings.usd_per_hour, region)
 
     @cached_property
     def base_models(self) -> BaseModels:

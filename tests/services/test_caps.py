@@ -337,7 +337,9 @@ def test_an_export_of_its_own_has_its_own_cap(world: World) -> None:
 
 def test_a_machine_that_turns_out_to_have_no_price_fails_the_job(priced: World) -> None:
     running = Running(priced, max_cost_usd=1)
-    running.services.advance.finish(running.job_id, running.begin(Step.PREPARE), StepResult(machine="rtx-pro-6000"))
+    running.services.advance.finish(
+        running.job_id, running.begin(Step.PREPARE), StepResult(machine="of-a-newer-version")
+    )
     assert verdict(running, Step.TRAIN) == "stop"
     assert (running.status, running.job.error.code) == ("failed", "price_unknown")
 
@@ -345,7 +347,9 @@ def test_a_machine_that_turns_out_to_have_no_price_fails_the_job(priced: World) 
 def test_a_machine_without_a_price_fails_the_job_of_an_owner_with_a_budget_in_dollars(tmp_path: Path) -> None:
     world = World(tmp_path / "home", PRICED | {"GEMTUNE_OWNER_USD_PER_MONTH": "100"})
     running = Running(world)
-    running.services.advance.finish(running.job_id, running.begin(Step.PREPARE), StepResult(machine="rtx-pro-6000"))
+    running.services.advance.finish(
+        running.job_id, running.begin(Step.PREPARE), StepResult(machine="of-a-newer-version")
+    )
     assert verdict(running, Step.TRAIN) == "stop"
     assert (running.status, running.job.error.code) == ("failed", "price_unknown")
     assert running.job.error.message.startswith("its owner's budget in dollars cannot be kept")

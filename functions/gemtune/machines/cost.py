@@ -21,46 +21,53 @@ PRICES = Path(__file__).parent / "prices.json"
 STATED = "GEMTUNE_USD_PER_HOUR"
 
 
-@lru_cache(maxsize=1)
-def list_prices() -> Mapping[str, float | None]:
-    """Return the prices of machine parts in USD per second.
+# Region of the documents, and of the origin of a workstation's plans.
+DEFAULT_REGION = "us-central1"
 
-    The parts are a vCPU, a GiB of memory, and each accelerator. A price is None where it is not known.
+
+@lru_cache(maxsize=64)
+def list_prices(region: str) -> Mapping[str, float]:
+    """Return the known prices of machine parts in a region, in USD per second.
+
+    The parts are a vCPU, a GiB of memory, and each accelerator. CPUs and memory have the price of the region's tier;
+    accelerators are listed by region.
     """
-    usd_by_part: dict[str, float | None] = json.loads(PRICES.read_text())["usd_per_second"]
-    return usd_by_part
-
-
-def price_list() -> str:
-    """Return the date and the region of the price list."""
     prices_file = json.loads(PRICES.read_text())
-    return f"{prices_file['date']}, {prices_file['region']}"
+    prices: Mapping[str, Mapping[str, float]] = prices_file["usd_per_second"]
+    tiers = [tier for tier, regions in prices_file["regions"].items() if region in regions.split()]
+    return {part: price for name in (*tiers, region) for part, price in prices.get(name, {}).items()}
 
 
-def usd_per_second(machine: Machine) -> float | None:
+def price_list(region: str = DEFAULT_REGION) -> str:
+    """Return the date of the price list and the region of its prices."""
+    return f"{json.loads(PRICES.read_text())['date']}, {region}"
+
+
+def usd_per_second(machine: Machine, region: str = DEFAULT_REGION) -> float | None:
     """Return the list price of a machine in USD per second.
 
-    None if the price of a part is not known.
+    None if the price of a part is not known in the region.
     """
     parts = {"vcpu": machine.cpus, "gib": machine.memory_gib} | ({} if machine.gpu is None else {machine.gpu: 1})
-    costs = [None if (price := list_prices().get(name)) is None else price * count for name, count in parts.items()]
-    return None if None in costs else sum(cost for cost in costs if cost is not None)
+    prices = list_prices(region)
+    return sum(prices[name] * count for name, count in parts.items()) if parts.keys() <= prices.keys() else None
 
 
 @dataclass(frozen=True, slots=True)
 class Prices:
     """Prices of machines: those that the deployment states, else list prices.
 
-    stated: USD per hour by kind of machine. The kinds are the machine types, `local`, and `prepare`, `export` and
-    `export-<machine type>` for the machines of these steps.
+    region: of the deployment; list prices differ by region. stated: USD per hour by kind of machine. The kinds are the
+    machine types, `local`, and `prepare`, `export` and `export-<machine type>` for the machines of these steps.
     """
 
     stated: Mapping[str, float] = field(default_factory=dict)
+    region: str = DEFAULT_REGION
 
     @property
     def origin(self) -> str:
         """Return date and region of the list, and whose prices are stated."""
-        return "; stated: ".join(filter(None, (price_list(), ", ".join(sorted(self.stated)))))
+        return "; stated: ".join(filter(None, (price_list(self.region), ", ".join(sorted(self.stated)))))
 
     def usd_per_second(self, kind: str | None) -> float | None:
         """Return the price of a kind of machine in USD per second.
@@ -74,7 +81,7 @@ class Prices:
             if name in self.stated:
                 return self.stated[name] / 3600
         machine = _MACHINES_BY_KIND.get(kind)
-        return None if machine is None else usd_per_second(machine)
+        return None if machine is None else usd_per_second(machine, self.region)
 
     def of_step(self, job: Job, step: Step | str) -> float | None:
         """Return the price of the machine that runs a step of a job.

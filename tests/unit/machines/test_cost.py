@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gemtune.bootstrap import Services
 from gemtune.handlers.answers import JobStatus
 from gemtune.jobs.record import Job, StepRecord
 from gemtune.jobs.status import Status, Step
 from gemtune.machines import cost
 from gemtune.machines.choice import CPU_STEPS, MACHINES
 from gemtune.machines.cost import LIST_PRICES, Prices
+from gemtune.settings import Settings
 
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
 
@@ -63,7 +64,7 @@ def test_an_unknown_price_or_machine_makes_an_unknown_cost(monkeypatch: pytest.M
     newer = job("l4", train=1)
     assert usd_of(newer.model_copy(update={"steps": {**newer.steps, "judge": StepRecord()}})) == usd_of(newer)
     assert usd_of(newer.model_copy(update={"steps": {**newer.steps, "judge": StepRecord(seconds=1)}})) is None
-    monkeypatch.setattr(cost, "list_prices", lambda: {"vcpu": 1.0, "gib": 1.0, "nvidia-l4": None})
+    monkeypatch.setattr(cost, "list_prices", lambda region: {"vcpu": 1.0, "gib": 1.0})
     assert usd_of(job("l4", train=1)) is None
     assert cost.usd_per_second(MACHINES["cpu"]) == 40
     assert cost.usd_per_second(MACHINES["rtx-pro-6000"]) is None
@@ -72,10 +73,40 @@ def test_an_unknown_price_or_machine_makes_an_unknown_cost(monkeypatch: pytest.M
 def test_the_price_list_has_date_region_source_and_every_accelerator() -> None:
     prices = json.loads(cost.PRICES.read_text())
     assert re.fullmatch(r"20\d\d-[01]\d", prices["date"])
-    assert prices["region"] == "us-central1"
     assert len(prices["source"]) > 40
     items = {"vcpu", "gib"} | {machine.gpu for machine in MACHINES.values() if machine.gpu}
-    assert set(prices["usd_per_second"]) == items
+    assert set(cost.list_prices(cost.DEFAULT_REGION)) == items
+    regions = [region for listed in prices["regions"].values() for region in listed.split()]
+    assert len(regions) == len(set(regions))
+    assert set(prices["usd_per_second"]) <= {*prices["regions"], *regions}
+
+
+def test_prices_differ_by_region_and_are_unknown_where_the_list_has_none() -> None:
+    """Tier 2 costs a fifth more; accelerators are listed for one region."""
+    iowa, belgium, seoul, unlisted = (
+        Prices(region=region) for region in ("us-central1", "europe-west1", "asia-northeast3", "mars-east1")
+    )
+    export = iowa.usd_per_second("export")
+    assert export is not None
+    assert belgium.usd_per_second("export") == export
+    assert seoul.usd_per_second("export") == pytest.approx(1.2 * export)
+    assert unlisted.usd_per_second("export") is None
+    assert iowa.usd_per_second("l4") is not None
+    assert [prices.usd_per_second("l4") for prices in (belgium, seoul, unlisted)] == [None, None, None]
+    assert Prices({"l4": 1.8}, "europe-west1").usd_per_second("l4") == pytest.approx(0.0005)
+    assert seoul.origin == cost.price_list("asia-northeast3")
+    trained = job("l4", train=100)
+    assert cost.spending(trained, iowa).usd is not None
+    assert cost.spending(trained, belgium).usd is None
+
+
+def test_services_use_the_prices_of_their_region() -> None:
+    names = ("PROJECT_ID", "GCS_CONFIG_BUCKET_NAME", "GCS_DATA_BUCKET_NAME", "GCS_UPLOADS_BUCKET_NAME")
+    gcp = {"GEMTUNE_BACKEND": "gcp", "REGION": "asia-northeast3", "GCS_EXPORT_BUCKET_NAME": "a"}
+    services = Services(Settings.from_environment(gcp | dict.fromkeys(names, "a")))
+    assert services.prices.region == "asia-northeast3"
+    assert services.planner.prices == services.prices
+    assert Services(Settings.from_environment({})).prices.region == cost.DEFAULT_REGION
 
 
 def test_the_page_on_deployment_agrees_with_the_price_list() -> None:
@@ -84,13 +115,11 @@ def test_the_page_on_deployment_agrees_with_the_price_list() -> None:
     for words, price in (
         ("prepare, per hour", an_hour["prepare"]),
         ("train on `l4`, per hour", an_hour["l4"]),
+        ("train on `rtx-pro-6000`, per hour", an_hour["rtx-pro-6000"]),
         ("export, per hour", an_hour["export"]),
     ):
         assert price is not None
         assert re.search(rf"\| {re.escape(words)} \| {price * 3600:.2f}[ ;]", page), words
-    without_gpu = cost.usd_per_second(replace(MACHINES["rtx-pro-6000"], gpu=None))
-    assert without_gpu is not None
-    assert f"{without_gpu * 3600:.2f} for CPUs and memory" in page
     example = usd_of(job("l4", prepare=120, train=1200, export=180))
     assert f"3 of export | {example:.2f} |" in page
     assert f"{datetime.strptime(json.loads(cost.PRICES.read_text())['date'], '%Y-%m'):%B %Y}" in page
@@ -112,7 +141,7 @@ def test_prices_that_are_stated_replace_those_of_the_list() -> None:
     assert Prices({"export-rtx-pro-6000": 7.2, "rtx-pro-6000": 3.6}).usd_per_second(
         "export-rtx-pro-6000"
     ) == pytest.approx(0.002)
-    assert LIST_PRICES.usd_per_second("export-rtx-pro-6000") is None
+    assert LIST_PRICES.usd_per_second("export-rtx-pro-6000") == LIST_PRICES.usd_per_second("rtx-pro-6000")
     assert prices.usd_per_second("local") is None
 
 
