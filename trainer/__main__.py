@@ -18,6 +18,7 @@ import sys
 import threading
 from contextlib import suppress
 from pathlib import Path
+from typing import NoReturn
 
 from gemtune.bootstrap import Services, services
 from gemtune.errors import JobNotFound, ObjectNotFound, RecordUnreadable, SpecUnreadable, Stale, StepError
@@ -108,6 +109,7 @@ def _run_step(backend: Services, job: Job, fence: FencingToken, seconds: int | N
                 context.seconds_over_cap,
                 lambda: backend.advance.stop(job.job_id, fence, cause=COST_CAP),
                 suspended=context.trains,
+                exit_process=lambda code: _end_process(work, code),
             ):
                 importlib.import_module(f"trainer.steps.{fence.step}").run(context)
         return DONE
@@ -132,6 +134,15 @@ def _run_step(backend: Services, job: Job, fence: FencingToken, seconds: int | N
         shutil.rmtree(work, ignore_errors=True)
         with suppress(OSError):  # not empty: it also holds folders of other steps or attempts
             work.parent.rmdir()
+
+
+def _end_process(work: Path, code: int) -> NoReturn:
+    """End the process at once, without its folder of working files.
+
+    A paused job may never be resumed, and the folder can hold gigabytes.
+    """
+    shutil.rmtree(work, ignore_errors=True)
+    os._exit(code)
 
 
 def _fail(backend: Services, job: Job, fence: FencingToken, code: str, message: str, hint: str | None) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,8 @@ from gemtune.jobs.status import Step
 from gemtune.jobs.steps import COST_CAP
 from gemtune.machines.cost import Spending
 from gemtune.services.acceptance.create_job import Submission
-from gemtune.services.budgets.account import JOBS_KEPT, AccountPage, Amount, Budget
-from gemtune.services.budgets.ledger import OwnerBudgets
+from gemtune.services.budgets.account import JOBS_KEPT, AccountPage, Amount, Budget, salvaged
+from gemtune.services.budgets.ledger import PREFIX, OwnerBudgets
 from tests.fakes import World, reading
 from tests.services.test_caps import finish, resume, types, verdict
 from tests.services.test_export_again import export_again
@@ -262,3 +263,25 @@ def test_months_follow_utc_and_the_year(limited: World) -> None:
 
 def _took(job: Any, seconds: float) -> Any:
     return job.steps[Step.PREPARE].model_copy(update={"state": "done", "seconds": seconds})
+
+
+@pytest.mark.parametrize("damage", ["", "x", "[]", '{"jobs": 3}', '{"jobs": {"a": {"seconds": "?"}}, "earlier": 1}'])
+def test_a_damaged_page_holds_up_no_job_and_is_replaced_by_the_next_entry(limited: World, damage: str) -> None:
+    running, documents = Running(limited), limited.services.budgets.documents
+    finish(running, Step.PREPARE, 100)
+    publish(running)
+    (name,) = documents.names(PREFIX)
+    documents.update(name, lambda body: damage)
+    assert account(limited).usd == 0
+    Running(limited)  # accepted
+    finish(running, Step.TRAIN, 10)
+    publish(running)
+    assert AccountPage.model_validate_json(documents.read(name) or "").jobs.keys() == {running.job_id}
+    assert account(limited).usd == 0.11  # with what it took before
+
+
+def test_what_can_be_read_of_a_damaged_page_is_kept() -> None:
+    amount = Amount(seconds=5, usd=2)
+    page = AccountPage(jobs={"a": amount, "b": amount}, earlier=amount).model_dump(mode="json")
+    page["jobs"]["b"] = None
+    assert salvaged(json.dumps(page)) == AccountPage(jobs={"a": amount}, earlier=amount)

@@ -15,6 +15,7 @@ from gemtune.admission.platform import PlatformError
 from gemtune.jobs.status import Step
 from tests import rows
 from tests.trainer.conftest import Bench
+from trainer import __main__ as entry
 
 # Code that runs before the trainer and makes the search for the dataset raise.
 FIND_RAISES = """
@@ -184,3 +185,15 @@ def test_openmp_threads_spin_briefly_unless_configured(
     code, output = run_trainer(ready, "train")
     assert code == 0
     assert f"GOMP_SPINCOUNT = '{spins}'" in output
+
+
+def test_a_process_that_ends_at_its_cap_leaves_no_working_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work, codes = tmp_path / "train-1", []
+    work.mkdir()
+    (work / "large").write_bytes(b"x")
+    monkeypatch.setattr(os, "_exit", codes.append)
+    entry._end_process(work, 0)
+    assert codes == [0]
+    assert not work.exists()

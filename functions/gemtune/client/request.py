@@ -24,6 +24,8 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
     "lora_rank": ("training_config", "lora_rank"),
     "seed": ("training_config", "seed"),
     "repo": ("export_config", "hf_repo_id"),
+    "max_cost_usd": ("max_cost_usd",),
+    "max_hours": ("max_hours",),
 }
 
 
@@ -51,6 +53,8 @@ class TrainOptions(TypedDict, total=False):
     export: str
     repo: str
     name: str
+    max_cost_usd: float
+    max_hours: float
     fields: Mapping[str, Any]
 
 

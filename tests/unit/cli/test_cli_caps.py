@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from gemtune.cli.jobs import train
+from gemtune.cli.request.options import request_of
 from tests.fakes import request
 from tests.unit.cli.test_cli import job_body, run
 from tests.unit.conftest import FakeService
@@ -19,6 +21,12 @@ def test_resume_sends_the_caps_that_are_named(service: FakeService) -> None:
     assert run("resume", JOB, "--max-hours", "2.5", "--max-cost-usd", "4", url=service.url).exit_code == 0
     assert run("resume", JOB, url=service.url).exit_code == 0
     assert [body for _, _, _, body in service.requests] == [{"max_cost_usd": 4.0, "max_hours": 2.5}, {}]
+
+
+def test_train_sends_the_caps_that_are_named() -> None:
+    body = request_of({"model": "a/b", "max_hours": 2.5, "max_cost_usd": 4.0, "assignments": ()}, {"max_hours": 9})
+    assert (body["max_hours"], body["max_cost_usd"]) == (2.5, 4.0)
+    assert {"--max-hours", "--max-cost-usd"} <= {name for option in train.params for name in option.opts}
 
 
 def test_a_refused_resume_says_with_which_option_it_works(service: FakeService) -> None:

@@ -48,6 +48,8 @@ OPTIONS = (
     ),
     click.option("--repo", metavar="OWNER/NAME", help="Hub repository for the result as well."),
     click.option("--name", help="Name of the job."),
+    click.option("--max-cost-usd", metavar="USD", type=float, help="Most that the job may cost; it is paused then."),
+    click.option("--max-hours", metavar="HOURS", type=float, help="Most that its machines may run; it is paused then."),
     TRAINING_OPTIONS[-1],
 )
 Command = TypeVar("Command", bound=Callable[..., Any])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from gemtune.machines.cost import Spending
 
@@ -75,6 +75,36 @@ class AccountPage(BaseModel):
     def total(self) -> Amount:
         """Return the sum of all jobs."""
         return add([self.earlier, *self.jobs.values()])
+
+
+def salvaged(body: str) -> AccountPage:
+    """Return what can be read of a damaged page.
+
+    What cannot be read counts as nothing, until its job is entered again.
+    """
+    try:
+        stored = _DamagedPage.model_validate_json(body)
+    except ValidationError:
+        return AccountPage()
+    listed = stored.jobs if isinstance(stored.jobs, dict) else {}
+    amounts = {name: _amount(entry) for name, entry in listed.items()}
+    jobs = {name: amount for name, amount in amounts.items() if amount is not None}
+    return AccountPage(jobs=jobs, earlier=_amount(stored.earlier) or Amount())
+
+
+class _DamagedPage(BaseModel):
+    """Page whose fields may hold anything."""
+
+    jobs: object = None
+    earlier: object = None
+
+
+def _amount(stored: object) -> Amount | None:
+    """Return a stored amount; None if it cannot be read."""
+    try:
+        return Amount.model_validate(stored)
+    except ValidationError:
+        return None
 
 
 def add(amounts: Iterable[Amount]) -> Amount:

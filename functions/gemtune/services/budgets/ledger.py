@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from zlib import crc32
+
+from pydantic import ValidationError
 
 from gemtune.errors import Problem, RequestRefused
 from gemtune.jobs.record import Job
@@ -14,7 +17,9 @@ from gemtune.jobs.status import Step
 from gemtune.machines import cost
 from gemtune.machines.cost import Prices
 from gemtune.ports import Clock, SharedDocuments
-from gemtune.services.budgets.account import AccountPage, Amount, Budget, add
+from gemtune.services.budgets.account import AccountPage, Amount, Budget, add, salvaged
+
+log = logging.getLogger(__name__)
 
 PREFIX = "accounts/"
 # Pages of an account, so that many jobs can be entered at the same time.
@@ -48,9 +53,9 @@ class OwnerBudgets:
         name = _page_name(job, _month(now))
 
         def change(body: str | None) -> str | None:
-            before = _read(body)
+            before, is_whole = _read(body, name)
             after = before.with_job(job.job_id, amount)
-            return body if after is before else after.model_dump_json()
+            return body if after is before and is_whole else after.model_dump_json()
 
         self.documents.update(name, change)
 
@@ -107,11 +112,22 @@ class OwnerBudgets:
         return Problem((), message, "budget_spent", hint)
 
     def _page(self, name: str) -> AccountPage:
-        return _read(self.documents.read(name))
+        return _read(self.documents.read(name), name)[0]
 
 
-def _read(body: str | None) -> AccountPage:
-    return AccountPage() if body is None else AccountPage.model_validate_json(body)
+def _read(body: str | None, name: str) -> tuple[AccountPage, bool]:
+    """Return a page, and whether it could be read as a whole.
+
+    A damaged one must not hold up its owner's jobs. The next entry replaces it. name: of the document.
+    """
+    if body is None:
+        return AccountPage(), True
+    try:
+        return AccountPage.model_validate_json(body), True
+    except ValidationError:
+        page = salvaged(body)
+        log.error("%s is damaged: %d of its jobs can be read, the others count as nothing", name, len(page.jobs))
+        return page, False
 
 
 def _month(at: datetime) -> str:
