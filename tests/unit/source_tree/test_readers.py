@@ -48,6 +48,7 @@ ALLOWED: Mapping[tuple[str, str], str] = {
     ("functions/gemtune/services/datasets/upload.py", "model_validate_json"): OURS,
     ("functions/gemtune/services/machine_slots.py", "model_validate_json"): OURS,
     ("functions/gemtune/services/notify.py", "json.loads"): OURS,
+    ("functions/gemtune/services/budgets/account.py", "model_validate_json"): OURS,
     ("functions/gemtune/services/budgets/ledger.py", "model_validate_json"): OURS,
     ("functions/gemtune/services/planning/measured_speeds.py", "model_validate_json"): OURS,
     ("functions/gemtune/webhooks/destinations.py", "int"): "a number already",
