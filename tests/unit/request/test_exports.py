@@ -16,7 +16,7 @@ from gemtune.request.exports import EXPORTS, AdapterExport, Export, GgufExport, 
 # format: library and relation to the base model as the Hub names them, bytes per parameter
 FORMATS = {
     "adapter": ("peft", "adapter", 0.0),
-    "merged": ("transformers", "finetune", 2.0),
+    "merged": ("transformers", "finetune", 0.0),
     "gguf": ("gguf", "quantized", 2.0 + 2.0 + 1.1),
 }
 # format, quantization: type of its weights; of its limits the largest KL and multiple of the noise floor, and the least
@@ -45,7 +45,7 @@ def weight_type(export: Export) -> str | None:
 
 def test_formats_match_the_table() -> None:
     assert set(EXPORTS) == set(get_args(exports.Format))
-    assert {name: (each.library, each.relation, each.bytes_per_parameter) for name, each in EXPORTS.items()} == FORMATS
+    assert {name: (each.library, each.relation, each.local_bytes) for name, each in EXPORTS.items()} == FORMATS
 
 
 def test_exports_match_the_table_in_its_order() -> None:

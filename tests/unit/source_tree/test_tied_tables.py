@@ -112,7 +112,7 @@ LIMITS = Limits(1.0, 4.0, 0.5, 0.5, 0.5, 0.5, "planted")
 def test_a_quantization_that_only_the_table_has_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     planted = GgufExport(quantization="q9_x", stored="9 bits", limits=LIMITS, llama_type="Q9_X")  # type: ignore[arg-type]
     whole = exports.EXPORTS["gguf"]
-    more = ExportFormat(whole.library, whole.relation, whole.bytes_per_parameter, (*whole.exports, planted))
+    more = ExportFormat(whole.library, whole.relation, whole.local_bytes, (*whole.exports, planted))
     plant = partial(monkeypatch.setitem, exports.EXPORTS, "gguf", more)  # type: ignore[arg-type]
     assert new_gaps(gaps_of_exports, plant) == [
         "quantizations: the type and the table differ by q9_x",
