@@ -17,7 +17,7 @@ from gemtune.request.exports import EXPORTS, AdapterExport, Export, GgufExport, 
 FORMATS = {
     "adapter": ("peft", "adapter", 0.0),
     "merged": ("transformers", "finetune", 0.0),
-    "gguf": ("gguf", "quantized", 2.0 + 2.0 + 1.1),
+    "gguf": ("gguf", "quantized", 2.0 + 1.1),
 }
 # format, quantization: type of its weights; of its limits the largest KL and multiple of the noise floor, and the least
 # shares: of equal choices, of those where training changed them, of the gain in loss, of the change by training
