@@ -89,11 +89,14 @@ def salvaged(body: str) -> AccountPage:
     listed = stored.jobs if isinstance(stored.jobs, dict) else {}
     amounts = {name: _amount(entry) for name, entry in listed.items()}
     jobs = {name: amount for name, amount in amounts.items() if amount is not None}
-    return AccountPage(jobs=jobs, earlier=_amount(stored.earlier) or Amount())
+    others = stored.model_extra or {}
+    return AccountPage.model_validate({**others, "jobs": jobs, "earlier": _amount(stored.earlier) or Amount()})
 
 
 class _DamagedPage(BaseModel):
     """Page whose fields may hold anything."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
 
     jobs: object = None
     earlier: object = None
