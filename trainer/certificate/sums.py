@@ -72,8 +72,10 @@ class Sums:
         trained_choice, exported_choice = p.argmax(1), q.argmax(1)
         rows = torch.arange(len(p))
         trained_loss, exported_loss = (-each[rows, block.targets].double() for each in (p, q))
+        probabilities, difference = p.exp(), p - q
+        divergences = _row_sums(probabilities, difference)
         self.positions += len(p)
-        self.kl += _divergence(p, q)
+        self.kl += float(divergences.double().sum())
         agreeing = _agreeing(p, q)
         self.same += int((trained_choice == exported_choice).sum())
         self.agreeing += int(agreeing.sum())
@@ -90,11 +92,15 @@ class Sums:
             self.changed_agreeing += int((changed & agreeing).sum())
         if block.base is not None:
             b = torch.log_softmax(block.base[:, :columns], dim=1)
-            trained_change, exported_change = (_centered(each - b, p.exp()) for each in (p, q))
-            self.change += float((p.exp() * trained_change * trained_change).sum(dtype=torch.float64))
-            self.kept_change += float((p.exp() * trained_change * exported_change).sum(dtype=torch.float64))
-            self.trained_from_base += _divergence(p, b)
-            self.exported_from_base += _divergence(q, b)
+            self.exported_from_base += float(_row_sums(q.exp(), q - b).double().sum())
+            # The mean of a change, weighted with the trained model's probabilities, is a divergence.
+            change = p.sub_(b)
+            from_base = _row_sums(probabilities, change)
+            self.trained_from_base += float(from_base.double().sum())
+            change -= from_base[:, None]
+            kept = change - difference.sub_(divergences[:, None])
+            self.change += float(_row_sums(probabilities, change.square()).double().sum())
+            self.kept_change += float(_row_sums(probabilities, change.mul_(kept)).double().sum())
         return trained_choice == block.targets, exported_choice == block.targets
 
     def metrics(self) -> dict[str, Any]:
@@ -130,7 +136,7 @@ def noise_of(pairs: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> tuple[float,
     for first, second in pairs:
         columns = min(first.shape[1], second.shape[1])
         p, q = (torch.log_softmax(each[:, :columns], dim=1) for each in (first, second))
-        total += _divergence(p, q)
+        total += float(_row_sums(p.exp(), p - q).double().sum())
         agreeing += int(_agreeing(p, q).sum())
         count += len(p)
     return total / max(1, count), agreeing / max(1, count)
@@ -142,14 +148,7 @@ def _agreeing(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
     return p.max(1).values - p[rows, q.argmax(1)] < TIE
 
 
-def _divergence(p: torch.Tensor, q: torch.Tensor) -> float:
-    """Return the sum over positions of KL(p || q), of log-probabilities."""
-    return float((p.exp() * (p - q)).sum(dtype=torch.float64))
-
-
-def _centered(changes: torch.Tensor, probabilities: torch.Tensor) -> torch.Tensor:
-    """Subtract the mean of each position, weighted with the probabilities.
-
-    Both are (positions, vocabulary).
-    """
-    return changes - (probabilities * changes).sum(dim=1, keepdim=True)
+def _row_sums(weights: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """Return the weighted sum of each row. Both are (positions, vocabulary)."""
+    sums: torch.Tensor = torch.linalg.vecdot(weights, values)
+    return sums

@@ -137,9 +137,13 @@ def write_generation_config(base: Path, folder: Path) -> None:
     """
     target = folder / "generation_config.json"
     if not target.exists():
-        config = folder_contents.config_of(base)
-        ids = {name: config[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id") if name in config}
-        target.write_text(json.dumps(ids, indent=2) + "\n")
+        target.write_text(json.dumps(generation_config(base), indent=2) + "\n")
+
+
+def generation_config(base: Path) -> dict[str, Any]:
+    """Return the generation config of a base model that has no file of it."""
+    config = folder_contents.config_of(base)
+    return {name: config[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id") if name in config}
 
 
 def weight_files(base: Path) -> set[Path]:
@@ -311,17 +315,23 @@ def _config_for(config: Mapping[str, Any], export: MergedExport) -> dict[str, An
     written = dict(config) | parts
     written.pop("torch_dtype", None)
     written["dtype"] = export.dtype
-    if export.quantization == "q4":
-        written["quantization_config"] = {
-            "quant_method": "bitsandbytes",
-            "load_in_4bit": True,
-            "bnb_4bit_quant_type": "nf4",
-            "bnb_4bit_use_double_quant": True,
-            "bnb_4bit_compute_dtype": "bfloat16",
-            "bnb_4bit_quant_storage": "uint8",
-            "llm_int8_skip_modules": skipped_modules(folder_contents.family_of_config(config)),
-        }
-    return written
+    quantized = quantization_config(config, export)
+    return written if quantized is None else written | {"quantization_config": quantized}
+
+
+def quantization_config(config: Mapping[str, Any], export: MergedExport) -> dict[str, Any] | None:
+    """Return the section of config.json about quantized weights, if there are any."""
+    if export.quantization != "q4":
+        return None
+    return {
+        "quant_method": "bitsandbytes",
+        "load_in_4bit": True,
+        "bnb_4bit_quant_type": "nf4",
+        "bnb_4bit_use_double_quant": True,
+        "bnb_4bit_compute_dtype": "bfloat16",
+        "bnb_4bit_quant_storage": "uint8",
+        "llm_int8_skip_modules": skipped_modules(folder_contents.family_of_config(config)),
+    }
 
 
 def _config_of_part(part: Any, dtype: str) -> Any:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import mmap
 import struct
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from typing import Any
 # Types of metadata values: formats of `struct` for numbers, and the two composite types.
 NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 STRING, ARRAY = 8, 9
+# Arrays with more items have one per token, and are read only if they are asked for.
+SHORT = 1024
 ALIGNMENT = 32  # unless general.alignment says otherwise
 
 
@@ -47,18 +50,21 @@ class Entry:
 class Contents:
     """Metadata and entries of a GGUF file.
 
-    metadata: numbers and strings by key; arrays are left out.
+    metadata: numbers, strings, and arrays of numbers with at most SHORT items; of the others those that were asked for.
     """
 
     metadata: dict[str, Any]
     entries: list[Entry]
 
 
-def contents(path: Path) -> Contents:
-    """Read the metadata and the entries of a file. Raises InvalidGguf."""
+def contents(path: Path, arrays: Collection[str] = ()) -> Contents:
+    """Read the metadata and the entries of a file. Raises InvalidGguf.
+
+    arrays: keys of long arrays, or of arrays of strings, to read.
+    """
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         try:
-            return _Cursor(data).contents()
+            return _Cursor(data).contents(arrays)
         except (struct.error, UnicodeDecodeError, KeyError) as error:
             raise InvalidGguf(f"{path.name} is damaged: {error}") from error
 
@@ -69,14 +75,15 @@ class _Cursor:
     def __init__(self, data: mmap.mmap):
         self._data, self._at = data, 0
 
-    def contents(self) -> Contents:
+    def contents(self, arrays: Collection[str]) -> Contents:
         if self._data[:4] != b"GGUF":
             raise InvalidGguf("the file does not begin with GGUF")
         self._at = 8  # behind the version: versions 2 and 3 have the same layout
         tensors, keys = self._number("Q"), self._number("Q")
         metadata = {}
         for _ in range(keys):
-            key, value = self._string(), self._value(self._number("I"))
+            key = self._string()
+            value = self._value(self._number("I"), whole=key in arrays)
             if value is not None:
                 metadata[key] = value
         entries = [self._entry() for _ in range(tensors)]
@@ -89,19 +96,27 @@ class _Cursor:
         dimensions = [self._number("Q") for _ in range(self._number("I"))]
         return Entry(name, self._number("I"), tuple(reversed(dimensions)), self._number("Q"))
 
-    def _value(self, kind: int) -> Any:
-        """Read a metadata value; skip an array and return None."""
+    def _value(self, kind: int, *, whole: bool) -> Any:
+        """Read a metadata value.
+
+        whole: read an array of any length. Otherwise the result is None for a long one and for one of strings.
+        """
         if kind == STRING:
             return self._string()
         if kind != ARRAY:
             return self._number(NUMBERS[kind])
         item_kind, count = self._number("I"), self._number("Q")
         if item_kind in NUMBERS:
-            self._at += count * struct.calcsize(NUMBERS[item_kind])
-        else:
+            at, code = self._at, NUMBERS[item_kind]
+            self._at += count * struct.calcsize(code)
+            return list(struct.unpack_from(f"<{count}{code}", self._data, at)) if whole or count <= SHORT else None
+        if item_kind == STRING and not whole:
             for _ in range(count):
-                self._value(item_kind)
-        return None
+                size = self._number("Q")
+                self._at += size
+            return None
+        items = [self._value(item_kind, whole=whole) for _ in range(count)]
+        return items if whole else None
 
     def _string(self) -> str:
         size = self._number("Q")

@@ -10,13 +10,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from bitsandbytes.functional import QuantState, dequantize_4bit, quantize_4bit
 from gguf import GGMLQuantizationType, GGUFReader, quants
 from safetensors.torch import load_file, save_file
+
+from trainer.export.merge import NF4_PARTS
 
 Sabotage = Callable[[Path], None]
 
 
-def tensors(change: Callable[[dict[str, torch.Tensor]], None], name: str = "model.safetensors") -> Sabotage:
+def tensors(change: Callable[[dict[str, torch.Tensor]], object], name: str = "model.safetensors") -> Sabotage:
     """Return a sabotage that changes the tensors of a safetensors file."""
 
     def spoil(folder: Path) -> None:
@@ -133,6 +136,11 @@ def with_file_of(source: Path, file: str) -> Sabotage:
     return spoil
 
 
+def replaced(file: str, source: Path) -> Sabotage:
+    """Return a sabotage that puts another file in the place of one."""
+    return lambda folder: shutil.copyfile(source, folder / file) and None
+
+
 def metadata(file: str, key: str, value: Any) -> Sabotage:
     """Return a sabotage that changes a number of a GGUF file's metadata."""
 
@@ -142,6 +150,55 @@ def metadata(file: str, key: str, value: Any) -> Sabotage:
         field.parts[field.data[0]][0] = value
 
     return spoil
+
+
+def metadata_item(file: str, key: str, index: int, value: Any) -> Sabotage:
+    """Return a sabotage that changes one number of an array in a GGUF file's metadata."""
+
+    def spoil(folder: Path) -> None:
+        field = GGUFReader(folder / file, "r+").get_field(key)
+        assert field is not None, key
+        field.parts[field.data[index]][0] = value
+
+    return spoil
+
+
+def scaled_nf4_row(name: str, row: int, factor: float) -> Sabotage:
+    """Return a sabotage that scales a row of a tensor in 4 bits, and rounds it again."""
+
+    def change(weights: dict[str, torch.Tensor]) -> None:
+        parts = {part: weights[f"{name}.{part}"] for part in NF4_PARTS}
+        values = dequantize_4bit(weights[name], QuantState.from_dict(dict(parts), device=torch.device("cpu")))
+        values[row] *= factor
+        weights[name], state = quantize_4bit(values, quant_type="nf4", compress_statistics=True)
+        weights.update({f"{name}.{part}": tensor for part, tensor in state.as_dict(packed=True).items()})
+
+    return tensors(change)
+
+
+def cut_digits(exact: Callable[[], dict[str, torch.Tensor]]) -> Sabotage:
+    """Return a sabotage that cuts off digits instead of rounding.
+
+    exact: returns the exact weights in float32, by name.
+    """
+
+    def change(weights: dict[str, torch.Tensor]) -> None:
+        for name, values in exact().items():
+            weights[name] = (values.view(torch.int32) & -(1 << 16)).view(torch.float32).to(torch.bfloat16)
+
+    return tensors(change)
+
+
+def another_file(name: str) -> Sabotage:
+    return lambda folder: (folder / name).write_text("{}") and None
+
+
+def reordered_merges(folder: Path) -> None:
+    path = folder / "tokenizer.json"
+    tokenizer = json.loads(path.read_text())
+    merges = tokenizer["model"]["merges"]
+    merges[0], merges[1] = merges[1], merges[0]
+    path.write_text(json.dumps(tokenizer))
 
 
 def lost_key(file: str, key: str) -> Sabotage:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,20 +11,21 @@ import pytest
 import torch
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFWriter, quants
 
-from trainer.certificate.files import gguf_weights, settings
+from gemtune.request.exports import quantizations
+from trainer.certificate.files import gguf_settings, gguf_weights
 from trainer.certificate.files.weights import Weight
 from trainer.gguf.dither import LOW_BITS
-from trainer.gguf.file_layout import Entry
+from trainer.gguf.file_layout import Entry, contents
 
 F32 = 0
 
 
-def write_metadata(path: Path, prefix: str, numbers: dict[str, float]) -> Path:
+def write_metadata(path: Path, prefix: str, numbers: dict[str, Any]) -> Path:
     """Write a GGUF file with numbers, whose keys have a prefix."""
     writer = GGUFWriter(path, prefix.partition(".")[0])
     for key, value in numbers.items():
-        add = writer.add_uint32 if isinstance(value, int) else writer.add_float32
-        add(f"{prefix}.{key}", value)
+        kinds: dict[type, Any] = {int: writer.add_uint32, float: writer.add_float32, list: writer.add_array}
+        kinds[type(value)](f"{prefix}.{key}", value)
     writer.add_tensor("x", np.zeros(4, np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -80,6 +82,65 @@ def test_a_row_of_small_values_may_be_rounded_to_nothing(
     assert (problem is None) is is_right
 
 
+@pytest.mark.parametrize("share", [1.0, 0.25, 0.0, 2.0])
+def test_a_tensor_without_what_training_added_is_noticed(tmp_path: Path, share: float) -> None:
+    """It adds a quarter of a percent to the weights, which is less than the error of 8 bits."""
+    generator = torch.Generator().manual_seed(1)
+    before = (torch.randn(512, 256, generator=generator) * 0.02).bfloat16()
+    added = torch.randn(512, 256, generator=generator) * 5e-5
+    file = quantized(tmp_path, before.float() + share * added)
+    weight = Weight("model.layers.0.self_attn.k_proj.weight", before.float() + added, trained=True, before=before)
+    problem = gguf_weights._problem(file, weight, 0.0, was_dithered=False)
+    assert (problem is None) is (share == 1.0)
+    assert problem is None or "of what training added" in problem
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.1, 0.88])
+def test_a_row_that_is_scaled_within_the_error_of_its_type_is_noticed(tmp_path: Path, factor: float) -> None:
+    values = (torch.randn(64, 2048, generator=torch.Generator().manual_seed(1)) * 0.02).bfloat16()
+    exported = values.float()
+    exported[5] *= factor
+    kind = GGMLQuantizationType.Q4_0
+    path = tmp_path / "q4_0.bin"
+    quants.quantize(exported.numpy(), kind).tofile(path)
+    tensor = gguf_weights._Tensor(path, Entry("x", int(kind), (64, 2048), 0), "Q4_0", GGML_QUANT_SIZES[kind])
+    problem = gguf_weights._problem(tensor, Weight("x", values, trained=False), 0.0, was_dithered=False)
+    assert (problem is None) is (factor == 1.0)
+    assert problem is None or "has a row scaled by" in problem
+
+
+@pytest.mark.parametrize("kind", [GGMLQuantizationType.Q8_0, GGMLQuantizationType.Q5_0, GGMLQuantizationType.Q4_0])
+def test_noise_that_just_passes_is_smaller_than_the_error_of_rounding(
+    tmp_path: Path, kind: GGMLQuantizationType
+) -> None:
+    """So a file that keeps the task after rounding keeps it with such noise."""
+    generator = torch.Generator().manual_seed(1)
+    values = (torch.randn(256, 256, generator=generator) * 0.02).bfloat16()
+    noise = torch.randn(256, 256, generator=generator) * 0.02
+    path = tmp_path / "quantized.bin"
+    tensor = gguf_weights._Tensor(path, Entry("x", int(kind), (256, 256), 0), kind.name, GGML_QUANT_SIZES[kind])
+
+    def passes(share: float) -> bool:
+        quants.quantize((values.float() + share * noise).numpy(), kind).tofile(path)
+        return gguf_weights._problem(tensor, Weight("x", values, trained=False), 0.0, was_dithered=False) is None
+
+    low, high = 0.0, 1.0
+    assert passes(low)
+    for _ in range(12):
+        middle = (low + high) / 2
+        low, high = (middle, high) if passes(middle) else (low, middle)
+    assert passes(low)  # which leaves its file
+    _, steps = tensor.chunk(0, values.numel())
+    assert steps is not None
+    rounding = float(np.sqrt(np.mean(np.square(steps)) / 12))
+    assert 0 < low * float(noise.std()) < rounding
+
+
+def test_the_types_of_files_are_those_of_exports_that_can_be_checked() -> None:
+    assert set(gguf_weights.KINDS) == set(quantizations("gguf"))
+    assert set().union(*gguf_weights.KINDS.values()) <= {"F32", "F16", "BF16", *LOW_BITS}
+
+
 def test_each_type_of_quantization_has_its_largest_multiple() -> None:
     assert set(gguf_weights.MULTIPLES) == set(LOW_BITS)
 
@@ -102,6 +163,8 @@ def test_rotary_embeddings_of_gemma_4_leave_the_dimensions_alone_that_the_model_
         assert gguf_weights._has_rope_factors(tensor, config) is is_right
 
 
+WINDOWS = ["sliding_attention"] * 5 + ["full_attention"]
+SHIFTED = f"attention.sliding_window_pattern is {[True] * 5 + [False]}, not {[False] + [True] * 5}"
 LINEAR = {"rope_type": "linear", "factor": 8.0}
 
 
@@ -119,13 +182,25 @@ LINEAR = {"rope_type": "linear", "factor": 8.0}
         ({"top_k_experts": 8}, {"expert_used_count": 8}, None),
         ({"top_k_experts": 8}, {"expert_used_count": 4}, "expert_used_count is 4, not 8"),
         ({"top_k_experts": None}, {}, None),
+        ({"final_logit_softcapping": 30.0}, {"final_logit_softcapping": 30.0}, None),
+        ({"final_logit_softcapping": 30.0}, {}, "final_logit_softcapping is None, not 30.0"),
+        ({}, {"final_logit_softcapping": 30.0}, "final_logit_softcapping is 30.0, not None"),
+        ({"layer_types": WINDOWS}, {}, None),
+        ({"layer_types": WINDOWS}, {"attention.sliding_window_pattern": [True] * 5 + [False]}, None),
+        ({"layer_types": WINDOWS[::-1]}, {}, SHIFTED),
+        ({"num_key_value_heads": 2}, {"attention.head_count_kv": 1}, "attention.head_count_kv is 1, not 2"),
+        (
+            {"num_key_value_heads": 2},
+            {"attention.head_count_kv": [2, 2, 1]},
+            "attention.head_count_kv is [2, 2, 1], not 2",
+        ),
     ],
 )
 def test_settings_that_change_no_shape_are_compared(
-    tmp_path: Path, config: dict[str, Any], written: dict[str, float], problem: str | None
+    tmp_path: Path, config: dict[str, Any], written: dict[str, Any], problem: str | None
 ) -> None:
     path = write_metadata(tmp_path / "model.gguf", "gemma3", written)
-    problems = settings._hyperparameter_problems(path, config)
+    problems = gguf_settings.problems(contents(path).metadata, config)
     assert problems == ([] if problem is None else [f"gemma3.{problem}"])
 
 
@@ -133,17 +208,27 @@ def test_settings_that_change_no_shape_are_compared(
     ("changed", "problem"),
     [
         ({}, None),
+        ({"image_mean": [0.5, 0.5, 0.25]}, "image_mean of mmproj.gguf is [0.5, 0.5, 0.25], not [0.5, 0.5, 0.5]"),
+        ({"image_std": [0.25] * 3}, "image_std of mmproj.gguf is [0.25, 0.25, 0.25], not [0.5, 0.5, 0.5]"),
+        ({"image_size": 224}, "image_size of mmproj.gguf is 224, not 896"),
+        ({"projector.scale_factor": 2}, "projector.scale_factor of mmproj.gguf is 2, not 4"),
         ({"patch_size": 16}, "patch_size of mmproj.gguf is 16, not 14"),
         ({"attention.head_count": 4}, "attention.head_count of mmproj.gguf is 4, not 2"),
         ({"attention.layer_norm_epsilon": 0.5}, "attention.layer_norm_epsilon of mmproj.gguf is 0.5, not 1e-06"),
     ],
 )
-def test_settings_of_a_vision_tower_are_compared(
-    tmp_path: Path, changed: dict[str, float], problem: str | None
-) -> None:
-    vision = {"patch_size": 14, "num_attention_heads": 2, "layer_norm_eps": 1e-6}
-    written = {"patch_size": 14, "attention.head_count": 2, "attention.layer_norm_epsilon": 1e-6} | changed
+def test_settings_of_a_vision_tower_are_compared(tmp_path: Path, changed: dict[str, Any], problem: str | None) -> None:
+    vision = {"patch_size": 14, "num_attention_heads": 2, "layer_norm_eps": 1e-6, "image_size": 896}
+    written = {"patch_size": 14, "attention.head_count": 2, "attention.layer_norm_epsilon": 1e-6, "image_size": 896}
+    written |= {"image_mean": [0.5] * 3, "image_std": [0.5] * 3} | changed
     path = write_metadata(tmp_path / "mmproj.gguf", "clip.vision", written)
-    problems = settings.projector_problems(path, {"model_type": "gemma3", "vision_config": vision})
-    assert problems == ([] if problem is None else [f"clip.vision.{problem}"])
-    assert settings.projector_problems(path, {"model_type": "gemma3", "vision_config": None}) == []
+    assert projector_problems(path, vision) == ([] if problem is None else [f"clip.vision.{problem}"])
+    assert projector_problems(path, None) == []
+
+
+def projector_problems(path: Path, vision: dict[str, Any] | None) -> list[str]:
+    config = {"model_type": "gemma3", "vision_config": vision, "mm_tokens_per_image": 256 if vision else None}
+    (path.parent / "config.json").write_text(json.dumps(config))
+    processor = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3} if vision else {}
+    (path.parent / "preprocessor_config.json").write_text(json.dumps(processor))
+    return gguf_settings.projector_problems(path, path.parent)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
@@ -18,8 +19,9 @@ from tests.trainer.certificate import sabotage
 from tests.trainer.certificate.sabotage import Sabotage
 from tests.trainer.gguf.test_gguf import export as write_gguf
 from tests.trainer.gguf.test_gguf import gguf_export, sharpen_logits, tools  # noqa: F401
-from trainer.certificate.files import check, settings
+from trainer.certificate.files import check, vocabulary
 from trainer.certificate.files.case import Case
+from trainer.certificate.files.weights import TrainedModel
 from trainer.export.merge import merge
 from trainer.export.trained_weights import TrainedWeights
 
@@ -143,6 +145,30 @@ MERGED: dict[str, tuple[str, Sabotage, str]] = {
     "a head that is not tied": ("none", sabotage.setting("config.json", tie_word_embeddings=False), "tie_word"),
     "another dtype": ("none", sabotage.setting("config.json", dtype="float16"), "dtype"),
     "a file cut off": ("none", sabotage.cut_off("model.safetensors", 100), "cannot be loaded"),
+    "a row in 4 bits that is too large": ("q4", sabotage.scaled_nf4_row(QUERY, 3, 1.2), "error of 4 bits"),
+    "another type of 4 bits": (
+        "q4",
+        sabotage.setting("config.json", quantization_config={"quant_method": "bitsandbytes"}),
+        "bnb_4bit_quant_type",
+    ),
+    "an announced quantization": (
+        "none",
+        sabotage.setting("config.json", quantization_config={"quant_method": "bitsandbytes"}),
+        "quant_method",
+    ),
+    "an adapter beside the model": ("none", sabotage.another_file("adapter_config.json"), "adapter_config.json"),
+    "more weights": ("none", sabotage.another_file("model-2.safetensors"), "cannot be loaded"),
+    "reordered merges": ("none", sabotage.reordered_merges, "tokenizer.json"),
+    "other kinds of layers": (
+        "none",
+        sabotage.setting("config.json", layer_types=["full_attention"] * 6),
+        "layer_types",
+    ),
+    "one token's row of the embedding": (
+        "none",
+        sabotage.tensors(lambda weights: weights["model.embed_tokens.weight"][77].zero_()),
+        "embed_tokens",
+    ),
     "another file's template too": (
         "none",
         sabotage.setting("tokenizer_config.json", chat_template="x"),
@@ -155,6 +181,18 @@ MERGED: dict[str, tuple[str, Sabotage, str]] = {
 def test_a_spoilt_merged_export_is_noticed(case_of: CaseOf, tmp_path: Path, name: str) -> None:
     quantization, sabotages, reason = MERGED[name]
     assert reason in complaints(spoil(case_of("merged", quantization), tmp_path / "spoilt", sabotages))
+
+
+def test_digits_that_were_cut_off_are_noticed(case_of: CaseOf, trained: TrainedWeights, tmp_path: Path) -> None:
+    """Each value is within a step of bf16, as with rounding by chance, but all are too small."""
+
+    def exact() -> dict[str, torch.Tensor]:
+        model = TrainedModel(trained.base, trained.adapter)
+        weights = (model.weight(name) for name in model.names)
+        return {weight.name: weight.value for weight in weights if weight.before is not None}
+
+    spoilt = spoil(case_of("merged", "none"), tmp_path / "spoilt", sabotage.cut_digits(exact))
+    assert "proj.weight is scaled by 0.99" in complaints(spoilt)
 
 
 @pytest.mark.parametrize("quantization", ["none", "fp16", "q4"])
@@ -209,6 +247,16 @@ def shrink_large_row(values: np.ndarray) -> np.ndarray:  # type: ignore[type-arg
     return values
 
 
+def enlarge_row_3(values: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+    values[3] *= 1.2
+    return values
+
+
+def lose_row_77(values: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+    values[77] = 0
+    return values
+
+
 GGUF: dict[str, tuple[str, Sabotage, str]] = {
     "the final norm without its 1": in_gguf("q8_0", "output_norm.weight", sabotage.gguf_tensor, off_by_one),
     "one norm without its 1": in_gguf("q8_0", "blk.3.post_ffw_norm.weight", sabotage.gguf_tensor, off_by_one),
@@ -226,6 +274,30 @@ GGUF: dict[str, tuple[str, Sabotage, str]] = {
         sabotage.metadata("model-q8_0.gguf", "tokenizer.ggml.bos_token_id", 1),
         "first token",
     ),
+    "a row in 4 bits that is too large": in_gguf("q2_k", "blk.1.ffn_up.weight", sabotage.gguf_tensor, enlarge_row_3),
+    "a token without an embedding": in_gguf("q8_0", "token_embd.weight", sabotage.gguf_tensor, lose_row_77),
+    "another score": (
+        "q8_0",
+        sabotage.metadata_item("model-q8_0.gguf", "tokenizer.ggml.scores", 300, 0.0),
+        "1 tokens have another score, such as 300",
+    ),
+    "another type of token": (
+        "q8_0",
+        sabotage.metadata_item("model-q8_0.gguf", "tokenizer.ggml.token_type", 301, 3),
+        "1 tokens have another type, such as 301",
+    ),
+    "another end": ("q8_0", sabotage.metadata("model-q8_0.gguf", "tokenizer.ggml.eos_token_id", 7), "eos_token is 7"),
+    "blanks in front": (
+        "q8_0",
+        sabotage.metadata("model-q8_0.gguf", "tokenizer.ggml.add_space_prefix", True),
+        "add_space_prefix is True",
+    ),
+    "another number of heads": (
+        "q8_0",
+        sabotage.metadata("model-q8_0.gguf", "gemma3.attention.head_count_kv", 2),
+        "cannot be loaded",
+    ),
+    "one more file": ("q8_0", sabotage.another_file("model-2.gguf"), "model-2.gguf"),
     "swapped tokens": ("q8_0", sabotage.swapped_pieces("model-q8_0.gguf"), "tokens differ"),
     "the Modelfile's system part lost": ("q8_0", sabotage.text("Modelfile", "{{ $system }}", ""), "Modelfile"),
     "the Modelfile's end of turn lost": ("q8_0", sabotage.text("Modelfile", "PARAMETER stop", "# stop"), "Modelfile"),
@@ -239,6 +311,18 @@ def test_a_spoilt_gguf_export_is_noticed(case_of: CaseOf, tools: Path, tmp_path:
     message = complaints(spoil(case_of("gguf", quantization), tmp_path / "spoilt", sabotages))
     assert message != ""
     assert reason in message
+
+
+def test_a_file_in_fewer_bits_than_its_name_says_is_noticed(
+    case_of: CaseOf,
+    tools: Path,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    case = case_of("gguf", "q8_0")
+    for quantization in ("q5_k_m", "q4_k_m", "q2_k"):
+        other = case_of("gguf", quantization).folder / gguf_export(quantization).file_name
+        spoilt = spoil(case, tmp_path / quantization, sabotage.replaced("model-q8_0.gguf", other))
+        assert "have a type that q8_0 does not" in complaints(spoilt)
 
 
 @pytest.mark.parametrize("quantization", ["f16", "q8_0", "q5_k_m", "q4_k_m", "q2_k"])
@@ -260,33 +344,13 @@ def test_a_file_of_another_model_is_noticed(
         assert reason in complaints(replace(case, adapter=other))
 
 
-class LoadedVocabulary:
-    """Stand-in for a GGUF file in llama.cpp, with a vocabulary."""
-
-    bos_token = 2
-
-    def __init__(self, pieces: list[str]):
-        self._pieces = pieces
-
-    def pieces(self) -> list[str]:
-        return self._pieces
-
-    def ends(self, token: int) -> bool:
-        return True
-
-
 @pytest.mark.parametrize(("piece", "is_honest"), [("  ", True), ("\u2581\u2581", True), (" ", False), ("__", False)])
-def test_blanks_of_added_tokens_are_written_plainly(
-    trained: TrainedWeights, tmp_path: Path, piece: str, is_honest: bool
-) -> None:
+def test_blanks_of_added_tokens_are_written_plainly(trained: TrainedWeights, piece: str, is_honest: bool) -> None:
     """The converter writes plain blanks for the marks of SentencePiece."""
-    for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
-        shutil.copy(trained.base / name, tmp_path)
-    tokenizer = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    tokenizer = Tokenizer.from_file(str(trained.base / "tokenizer.json"))
     tokenizer.add_tokens(["\u2581\u2581"])
-    tokenizer.save(str(tmp_path / "tokenizer.json"))
     pieces = [tokenizer.id_to_token(index) for index in range(tokenizer.get_vocab_size())]
     pieces[tokenizer.token_to_id("\u2581\u2581")] = piece
-    problems = settings._token_problems(LoadedVocabulary(pieces), tmp_path)  # type: ignore[arg-type]
-    assert [problem for problem in problems if "tokens differ" in problem] == ([] if is_honest else problems[:1])
+    problems = vocabulary._text_problems(pieces, tokenizer)
     assert (problems == []) is is_honest
+    assert is_honest or "tokens differ" in problems[0]

@@ -6,7 +6,7 @@ import sys
 
 from gemtune.request.exports import AdapterExport, GgufExport, MergedExport
 from trainer.base_model import folder_contents
-from trainer.certificate.files import settings, weights
+from trainer.certificate.files import gguf_settings, settings, vocabulary, weights
 from trainer.certificate.files.case import Case
 from trainer.export.usage import PROJECTOR
 from trainer.gguf import projector
@@ -38,10 +38,10 @@ def _gguf_problems(case: Case, export: GgufExport) -> list[str]:
     trained = weights.TrainedModel(case.base, case.adapter)
     path = case.folder / export.file_name
     differing += gguf_weights.problems(
-        trained, case.base, path, settings.token_count(case.trained), was_dithered=case.was_dithered
+        trained, case.base, path, export, vocabulary.token_count(case.trained), was_dithered=case.was_dithered
     )
     if "vision_config" in folder_contents.config_of(case.base):
         projector.check(case.folder / PROJECTOR, case.base)
-        differing += settings.projector_problems(case.folder / PROJECTOR, folder_contents.config_of(case.base))
+        differing += gguf_settings.projector_problems(case.folder / PROJECTOR, case.base)
         differing += gguf_weights.projector_problems(trained, case.base, case.folder / PROJECTOR)
     return differing

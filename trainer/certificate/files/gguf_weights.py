@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from gemtune.request.exports import GgufExport, GgufQuantization
 from trainer.base_model import folder_contents, vision_parts
+from trainer.certificate.files.systematic import Systematic, scaled_row
 from trainer.certificate.files.weights import TrainedModel, Weight, spacing, summary
 from trainer.export.lora_weights import canonical_name
 from trainer.export.merge import EMBEDDINGS
@@ -26,8 +28,8 @@ from trainer.gguf.file_layout import Entry, InvalidGguf, contents
 # Values per chunk.
 CHUNK = 1 << 20
 # Root mean square error of a quantized tensor, as a multiple of step / sqrt(12), the error of rounding to the nearest.
-# Measured: 0.9 to 1.2 (`trainer.gguf.dither`). Dither adds as much noise again, which makes it sqrt(2) times that.
-ERROR, DITHERED_ERROR = 1.35, 1.85
+# Measured: 0.9 to 1.2 (`trainer.gguf.dither`). Dither adds as much noise again.
+ERROR = 1.35
 # The same for a single row, whose few blocks vary more. Measured on q8_0 and q4_k_m of Gemma 3 270M: up to 1.64 times
 # the error of the row's own steps, which are up to 8 times those of the tensor.
 ROW_ERROR = 3.0
@@ -45,6 +47,16 @@ MULTIPLES = {
     "Q6_K": 4096,
 }
 UNDERFLOW = 2.0**-25
+# Types that the matrices of a file may have. llama.cpp chooses among them by the tensor, and by its width: 256 values
+# do not divide every row. Single values and norms are of 16 or 32 bits in every file.
+_EXACT = frozenset({"F32", "F16", "BF16"})
+KINDS: Mapping[GgufQuantization, frozenset[str]] = {
+    "f16": _EXACT,
+    "q8_0": _EXACT | {"Q8_0"},
+    "q5_k_m": _EXACT | {"Q5_K", "Q6_K", "Q5_1", "Q8_0"},
+    "q4_k_m": _EXACT | {"Q4_K", "Q5_K", "Q6_K", "Q5_0", "Q5_1", "Q8_0"},
+    "q2_k": _EXACT | {"Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q4_0", "Q5_0", "Q5_1", "Q8_0"},
+}
 # A tensor that llama.cpp's converter adds to those of Gemma 4: the divisors of the frequencies of rotary embeddings. A
 # dimension that is not rotated has a divisor of at least STOPPED.
 ROPE_FACTORS, STOPPED = "rope_freqs.weight", 1e20
@@ -76,7 +88,9 @@ class _Tensor:
         return dequantized(raw, self.kind).reshape(-1), grid_steps(raw, self.kind).reshape(-1)
 
 
-def problems(trained: TrainedModel, base: Path, path: Path, tokens: int, *, was_dithered: bool) -> list[str]:
+def problems(
+    trained: TrainedModel, base: Path, path: Path, export: GgufExport, tokens: int, *, was_dithered: bool
+) -> list[str]:
     """Return in sentences which tensors of a GGUF file are wrong.
 
     base: the folder with config.json. tokens: number of tokens of the trained model's tokenizer. Raises InvalidGguf.
@@ -85,15 +99,20 @@ def problems(trained: TrainedModel, base: Path, path: Path, tokens: int, *, was_
     entries = {entry.name: entry for entry in contents(path).entries}
     names = {name: llama_name for name in trained.names if (llama_name := _llama_name(name, config)) is not None}
     missing = {name: each for name, each in names.items() if each not in entries}
-    tied = [name for name in missing if name.endswith("lm_head.weight")]
+    tied = [name for name in missing if name.endswith("lm_head.weight") and _is_tied(config)]
     if lost := sorted(set(missing) - set(tied)):
         return [f"{path.name} lacks {len(lost)} tensors: {missing[lost[0]]}, …"]
     added = {ROPE_FACTORS} if str(config.get("model_type")).startswith("gemma4") else set()
     if extra := sorted(set(entries) - set(names.values()) - added):
         return [f"{path.name} has {len(extra)} tensors that the model does not: {extra[0]}, …"]
+    coarse = [entry.name for entry in entries.values() if _kind_of(entry) not in KINDS[export.quantization]]
+    if coarse:
+        kind = _kind_of(entries[coarse[0]])
+        return [f"{len(coarse)} tensors have a type that {export.quantization} does not: {coarse[0]} has {kind}, …"]
     shifted = bool(SHIFTED_NORMS.match(str(config.get("model_type"))))
     wrong = []
-    if ROPE_FACTORS in entries and not _has_rope_factors(_tensor(path, entries[ROPE_FACTORS]), config):
+    rope_factors = _tensor(path, entries[ROPE_FACTORS]) if ROPE_FACTORS in entries else None
+    if not _has_rope_factors(rope_factors, config):
         wrong.append(f"{ROPE_FACTORS} rotates other dimensions than the model")
     for name, llama_name in names.items():
         if name in tied:
@@ -106,6 +125,19 @@ def problems(trained: TrainedModel, base: Path, path: Path, tokens: int, *, was_
     return summary(wrong)
 
 
+def _is_tied(config: Mapping[str, Any]) -> bool:
+    """Return whether the embedding is the output head, too."""
+    text = config.get("text_config")
+    inner = text if isinstance(text, dict) else config
+    return bool(config.get("tie_word_embeddings", inner.get("tie_word_embeddings", True)))
+
+
+def _kind_of(entry: Entry) -> str:
+    from gguf import GGMLQuantizationType
+
+    return GGMLQuantizationType(entry.kind).name
+
+
 def _of_tokens(weight: Weight, entry: Entry, tokens: int) -> Weight:
     """Return an embedding or head without the rows that a file may leave out.
 
@@ -114,10 +146,12 @@ def _of_tokens(weight: Weight, entry: Entry, tokens: int) -> Weight:
     if canonical_name(weight.name) not in EMBEDDINGS:
         return weight
     rows = entry.shape[0]
-    return replace(weight, value=weight.value[:rows]) if tokens <= rows < len(weight.value) else weight
+    if not tokens <= rows < len(weight.value):
+        return weight
+    return replace(weight, value=weight.value[:rows], before=None if weight.before is None else weight.before[:rows])
 
 
-def _has_rope_factors(tensor: _Tensor, config: Mapping[str, Any]) -> bool:
+def _has_rope_factors(tensor: _Tensor | None, config: Mapping[str, Any]) -> bool:
     """Return whether frequencies are divided as the model's config says.
 
     The frequencies of rotated dimensions are kept. All others are divided by a number that makes them 0.
@@ -127,6 +161,8 @@ def _has_rope_factors(tensor: _Tensor, config: Mapping[str, Any]) -> bool:
     share = (stated.get("full_attention") or stated).get("partial_rotary_factor")
     if share is None:
         return True
+    if tensor is None:
+        return False
     factors, _ = tensor.chunk(0, tensor.entry.count)
     rotated = int(len(factors) * share)
     return bool((factors[:rotated] == 1).all() and (factors[rotated:] >= STOPPED).all())
@@ -228,13 +264,21 @@ def _problem(tensor: _Tensor, weight: Weight, shift: float, *, was_dithered: boo
         return f"has the shape {entry.shape}, not {tuple(exact.shape)}"
     width = exact.shape[-1] if exact.ndim > 1 else exact.numel()
     flat, step = exact.reshape(-1), max(1, CHUNK // width) * width
-    row_limit, whole_limit = (ROW_ERROR * 1.4, DITHERED_ERROR) if was_dithered else (ROW_ERROR, ERROR)
     actual = expected = 0.0
+    before = None if weight.before is None else weight.before.reshape(-1)
+    systematic = Systematic()
     for begin in range(0, len(flat), step):
         ours = flat[begin : begin + step].float()
         stored_values, steps = tensor.chunk(begin, len(ours))
         merged = ours if weight.trained and exact.dtype == torch.float32 else ours.to(torch.bfloat16).float()
         error = torch.from_numpy(stored_values) - (merged + shift)
+        if (
+            tensor.kind == "F16"
+            and not shift
+            and merged is not ours
+            and torch.equal(merged.half().float() - merged, error)
+        ):
+            continue  # rounded to the nearest, as most tensors that are not trained
         allowed = spacing(ours, torch.bfloat16) if merged is ours else torch.zeros_like(ours)
         if steps is None:
             if tensor.kind == "F16":
@@ -243,18 +287,34 @@ def _problem(tensor: _Tensor, weight: Weight, shift: float, *, was_dithered: boo
                 allowed = allowed + 1e-7 * (ours.abs() + shift)
             if not bool((error.abs() <= allowed).all()):
                 return f"differs from the trained weights by up to {float(error.abs().max()):.3g}"
-            continue
-        # Mean squares by row. A row of large weights has large steps.
-        rows = error.reshape(-1, width).square().mean(1).double()
-        honest = torch.from_numpy(steps.reshape(len(rows), -1)).square().mean(1).double() / 12
-        honest += allowed.reshape(-1, width).square().mean(1).double()
-        if not bool((rows <= row_limit**2 * honest + (MULTIPLES[tensor.kind] * UNDERFLOW) ** 2).all()):
-            ratio = float((rows / honest.clamp(min=1e-24)).max()) ** 0.5
-            return f"has a row with {ratio:.1f} times the error of {tensor.kind}"
-        actual, expected = actual + float(rows.sum()), expected + float(honest.sum())
-    if actual <= whole_limit**2 * expected + 1e-24 * len(flat):
-        return None
-    return f"has {(actual / max(expected, 1e-24)) ** 0.5:.2f} times the error of {tensor.kind}"
+            if merged is not ours:
+                continue
+        # A value that is rounded up or down by chance has a variance of up to a quarter of the squared step.
+        variance = allowed.square_().div_(4)
+        if steps is not None:
+            variance += torch.from_numpy(steps).square() / (6 if was_dithered else 12)
+            problem = _row_problem(tensor.kind, *(each.reshape(-1, width) for each in (merged, error, variance)))
+            if problem is not None:
+                return problem
+            actual, expected = actual + float(error.square().sum()), expected + float(variance.sum())
+        added = None if before is None else ours - before[begin : begin + step].float()
+        systematic.add(merged, error, variance, added)
+    if not actual <= ERROR**2 * expected + 1e-24 * len(flat):
+        return f"has {(actual / max(expected, 1e-24)) ** 0.5:.2f} times the error of {tensor.kind}"
+    return systematic.problem(in_blocks=actual > 0)
+
+
+def _row_problem(kind: str, exact: torch.Tensor, error: torch.Tensor, variance: torch.Tensor) -> str | None:
+    """Return what is wrong with a row of quantized values, or None.
+
+    A row of large weights has large steps, so each is measured by its own. All are (rows, width); see `scaled_row`.
+    """
+    smallest = MULTIPLES[kind] * UNDERFLOW
+    actual, honest = (each.mean(1).double() for each in (error.square(), variance))
+    if not bool((actual <= ROW_ERROR**2 * honest + smallest**2).all()):
+        ratio = float((actual / honest.clamp(min=1e-24)).max()) ** 0.5
+        return f"has a row with {ratio:.1f} times the error of {kind}"
+    return scaled_row(exact, error, variance, smallest)
 
 
 def _llama_name(name: str, config: Mapping[str, Any]) -> str | None:

@@ -7,16 +7,17 @@ all of them: a model that lost the token that ends its answers predicts the same
 from __future__ import annotations
 
 import json
-import struct
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from gemtune.request.exports import GgufExport, MergedExport
-from trainer.base_model import folder_contents, identity
+from trainer.base_model import folder_contents
+from trainer.certificate.files import gguf_settings, vocabulary
 from trainer.conversation.chat_template import ChatTemplate, json_object
 from trainer.export import merge, versions
 from trainer.export.modelfile import modelfile, turns_of
+from trainer.export.usage import PROJECTOR
 from trainer.gguf.file_layout import contents
 from trainer.gguf.llama_library import LlamaModel
 from trainer.new_tokens import embedding
@@ -24,28 +25,6 @@ from trainer.store import manifest
 
 # Keys of config.json that a merged export writes anew.
 REWRITTEN = frozenset({"dtype", "torch_dtype", "quantization_config"})
-# Keys of a GGUF file's metadata behind the architecture's name, keys of config.json that hold the same, and the value
-# that llama.cpp takes if the file has none; without such a value the key has to be there.
-HYPERPARAMETERS: tuple[tuple[str, tuple[str, ...], float | None], ...] = (
-    ("context_length", ("max_position_embeddings",), None),
-    ("embedding_length", ("hidden_size",), None),
-    ("block_count", ("num_hidden_layers",), None),
-    ("attention.head_count", ("num_attention_heads",), None),
-    ("attention.layer_norm_rms_epsilon", ("rms_norm_eps",), None),
-    ("attention.sliding_window", ("sliding_window",), None),
-    ("attention.shared_kv_layers", ("num_kv_shared_layers",), 0.0),
-    ("expert_used_count", ("num_experts_per_tok", "top_k_experts"), None),
-    ("attn_logit_softcapping", ("attn_logit_softcapping",), None),
-    ("final_logit_softcapping", ("final_logit_softcapping",), None),
-)
-# Keys of an mmproj file's metadata, and keys of `vision_config`.
-OF_VISION = (
-    ("patch_size", "patch_size"),
-    ("attention.head_count", "num_attention_heads"),
-    ("attention.layer_norm_epsilon", "layer_norm_eps"),
-)
-# The same for the two bases of rotary position embeddings, which are written in several ways.
-DEFAULT_ROPE_BASE = 10_000.0
 
 
 def copied_problems(trained: Path, folder: Path) -> list[str]:
@@ -84,15 +63,30 @@ def merged_problems(base: Path, trained: Path, folder: Path, export: MergedExpor
         elif (folder / name).read_bytes() != path.read_bytes():
             problems.append(_differing_fields(name, path, folder / name))
     own = {"config.json", "generation_config.json", folder_contents.INDEX}
-    added = {path.name for path in folder.iterdir()} & identity.DESCRIPTIONS - set(expected) - own
-    problems += [f"{name} was not there in the training" for name in sorted(added)]
+    problems += _added_files(folder, own | set(expected) | {path.name for path in merge.weight_files(base)})
+    if "generation_config.json" not in expected:
+        stated = merge.generation_config(base)
+        problems += _differing_values("generation_config.json", stated, json_object(folder / "generation_config.json"))
     rows = merge.rows_of_embedding(base, embedding.read(trained))
     config = merge.with_vocabulary(folder_contents.config_of(base), rows)
-    before, after = (_without_dtypes(each) for each in (config, folder_contents.config_of(folder)))
-    problems += _differing_values("config.json", before, after)
-    if (dtype := folder_contents.config_of(folder).get("dtype")) != export.dtype:
+    written = folder_contents.config_of(folder)
+    problems += _differing_values("config.json", _without_dtypes(config), _without_dtypes(written))
+    if (dtype := written.get("dtype")) != export.dtype:
         problems.append(f"dtype of config.json is {dtype!r}, not {export.dtype!r}")
+    quantized = merge.quantization_config(config, export) or {}
+    problems += _differing_values(
+        "quantization_config in config.json", quantized, written.get("quantization_config") or {}
+    )
     return problems
+
+
+def _added_files(folder: Path, expected: Collection[str]) -> list[str]:
+    """Return which files an export should not have.
+
+    transformers and llama.cpp load some files for their names alone, such as adapters and further weights.
+    """
+    names = {path.name for path in folder.iterdir()} - set(expected)
+    return [f"{name} was not there in the training" for name in sorted(names)]
 
 
 def _differing_fields(name: str, expected: Path, actual: Path) -> str:
@@ -134,110 +128,7 @@ def gguf_problems(model: LlamaModel, base: Path, trained: Path, folder: Path, ex
         problems.append("its chat template is not that of the training")
     if (folder / "Modelfile").read_text() != modelfile(turns_of(template), export.file_name):
         problems.append("the Modelfile is not the one that belongs to the chat template")
-    problems += _token_problems(model, trained)
-    return problems + _hyperparameter_problems(folder / export.file_name, folder_contents.config_of(base))
-
-
-def projector_problems(path: Path, config: Mapping[str, Any]) -> list[str]:
-    """Return which settings of an mmproj file differ from the training's.
-
-    Unified models have no tower, and numbers of heads and patches that nothing reads. Raises InvalidGguf.
-    """
-    if config.get("model_type") == "gemma4_unified":
-        return []
-    metadata, vision = contents(path).metadata, config.get("vision_config") or {}
-    return [
-        f"clip.vision.{key} of {path.name} is {metadata.get(f'clip.vision.{key}')}, not {vision[name]}"
-        for key, name in OF_VISION
-        if vision.get(name) is not None
-        and not _is_same_number(float(vision[name]), float(metadata.get(f"clip.vision.{key}", 0)))
-    ]
-
-
-def token_count(trained: Path) -> int:
-    """Return how many tokens the tokenizer of a folder has."""
-    from tokenizers import Tokenizer
-
-    return 1 + max(Tokenizer.from_file(str(trained / "tokenizer.json")).get_vocab().values())
-
-
-def _token_problems(model: LlamaModel, trained: Path) -> list[str]:
-    """Return how the vocabulary and its special tokens differ."""
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(str(trained / "tokenizer.json"))
-    pieces, problems = model.pieces(), []
-    # llama.cpp's converter writes the blanks of added tokens as they are, and SentencePiece marks them.
-    wrong = [
-        index
-        for piece, index in tokenizer.get_vocab().items()
-        if index < len(pieces) and pieces[index].replace("▁", " ") != piece.replace("▁", " ")
-    ]
-    if wrong:
-        first = min(wrong)
-        expected = tokenizer.id_to_token(first)
-        problems.append(f"{len(wrong)} tokens differ, such as {first}: {pieces[first]!r}, not {expected!r}")
-    config = json_object(trained / "tokenizer_config.json")
-    bos = config.get("bos_token")
-    bos = bos.get("content") if isinstance(bos, dict) else bos
-    if isinstance(bos, str) and model.bos_token != tokenizer.token_to_id(bos):
-        problems.append(f"its first token is {model.bos_token}, not {bos!r}")
-    ends = json_object(trained / "generation_config.json").get("eos_token_id")
-    ending = ends if isinstance(ends, list) else [] if ends is None else [ends]
-    problems += [
-        f"it does not stop at token {token} ({tokenizer.id_to_token(token)!r}), which ends an answer"
-        for token in ending
-        if not model.ends(token)
-    ]
-    return problems
-
-
-def _hyperparameter_problems(path: Path, config: Mapping[str, Any]) -> list[str]:
-    metadata = contents(path).metadata
-    section = config.get("text_config")
-    text: Mapping[str, Any] = section if isinstance(section, dict) else config
-    arch = str(metadata.get("general.architecture"))
-    expected = {
-        key: (next((text[name] for name in names if text.get(name) is not None), None), default)
-        for key, names, default in HYPERPARAMETERS
-    }
-    # `head_dim` is the size of the heads of sliding layers, if global layers have heads of another size.
-    head_size = "attention.key_length_swa"
-    head_size = head_size if f"{arch}.{head_size}" in metadata else "attention.key_length"
-    expected[head_size] = (text.get("head_dim"), None)
-    expected["rope.freq_base"] = (_rope_base(text, "full_attention", "rope_theta"), DEFAULT_ROPE_BASE)
-    expected["rope.freq_base_swa"] = (_rope_base(text, "sliding_attention", "rope_local_base_freq"), DEFAULT_ROPE_BASE)
-    expected["rope.scaling.factor"] = (_rope_factor(text), 1.0)
-    problems = []
-    for key, (value, default) in expected.items():
-        actual = metadata.get(f"{arch}.{key}", default)
-        if value is None or isinstance(value, list | dict):
-            continue
-        if actual is None or not _is_same_number(float(value), float(actual)):
-            problems.append(f"{arch}.{key} is {actual}, not {value}")
-    return problems
-
-
-def _rope_base(text: Mapping[str, Any], kind: str, older_key: str) -> float | None:
-    """Return the base of rotary embeddings of a kind of layer, if stated."""
-    parameters = text.get("rope_parameters")
-    if isinstance(parameters, dict):
-        of_kind = parameters.get(kind)
-        section = of_kind if isinstance(of_kind, dict) else parameters if kind == "full_attention" else {}
-        base = section.get("rope_theta")
-        return None if base is None else float(base)
-    base = text.get(older_key)
-    return None if base is None else float(base)
-
-
-def _rope_factor(text: Mapping[str, Any]) -> float:
-    """Return the divisor of positions in layers without a window."""
-    stated = text.get("rope_parameters") or text.get("rope_scaling") or {}
-    parameters = stated.get("full_attention") or stated
-    kind, factor = parameters.get("rope_type", parameters.get("type", "default")), parameters.get("factor")
-    return 1.0 if kind == "default" or factor is None else float(factor)
-
-
-def _is_same_number(expected: float, actual: float) -> bool:
-    """Return whether a float32 of a file holds a number."""
-    return struct.pack("<f", expected) == struct.pack("<f", actual)
+    metadata = contents(folder / export.file_name, vocabulary.ARRAYS).metadata
+    problems += vocabulary.problems(model, metadata, trained)
+    problems += _added_files(folder, {export.file_name, "Modelfile", PROJECTOR})
+    return problems + gguf_settings.problems(metadata, folder_contents.config_of(base))

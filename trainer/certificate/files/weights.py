@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 
 from gemtune.request.exports import MergedQuantization
 from trainer.base_model.four_bits import is_quantized
+from trainer.certificate.files.systematic import DEVIATIONS, Systematic
 from trainer.export.lora_weights import LoraWeights, canonical_name
 from trainer.export.merge import NF4_PARTS, weight_files
 
@@ -25,6 +27,11 @@ FLOAT32_ERROR = 1e-5
 # Root mean square error of a 4-bit tensor, as a multiple of that of quantizing the trained weights afresh. Measured:
 # 1.00. Noise of 3% of the weights' standard deviation makes it 1.05.
 NF4_ERROR = 1.05
+# Scale of a row in 4 bits relative to that of quantizing afresh, apart from chance. Both round to bf16 first, one of
+# them by chance, so that some values fall on the other side of a step.
+NF4_SCALE = 0.01
+# Bits of a float32 number's exponent.
+EXPONENT = 0x7F800000
 # Number of tensors that a message names.
 NAMED = 3
 
@@ -33,12 +40,14 @@ NAMED = 3
 class Weight:
     """One tensor of the trained model, by its name in the base model's files.
 
-    value: exact, in float32 if training changed it. trained: whether training may have changed it.
+    value: exact, in float32 if training changed it. trained: whether training may have changed it. before: the base
+    model's value, if an adapter was added to it; None without an adapter, and for rows of new tokens.
     """
 
     name: str
     value: torch.Tensor
     trained: bool
+    before: torch.Tensor | None = None
 
 
 class TrainedModel:
@@ -65,7 +74,8 @@ class TrainedModel:
         if self._lora is None:
             return Weight(name, base, trained=True)
         merged = self._lora.merged(canonical_name(name), base)
-        return Weight(name, merged, trained=merged is not base)
+        is_added = merged is not base and merged.shape == base.shape and merged.dtype == torch.float32
+        return Weight(name, merged, trained=merged is not base, before=base if is_added else None)
 
 
 def merged_problems(trained: TrainedModel, folder: Path, quantization: MergedQuantization) -> list[str]:
@@ -121,14 +131,20 @@ def _rounding_problem(weight: Weight, stored: torch.Tensor, dtype: torch.dtype) 
         return None if torch.equal(exact, stored) else "is not the base model's"
     if stored.dtype != dtype:
         return f"is stored as {stored.dtype}, not {dtype}"
-    for ours, theirs in zip(_chunks(exact), _chunks(stored), strict=True):
+    systematic = Systematic()
+    befores = repeat(None) if weight.before is None else _chunks(weight.before)
+    for ours, theirs, before in zip(_chunks(exact), _chunks(stored), befores, strict=False):
         if not weight.trained or ours.dtype == dtype:
             if not torch.equal(ours.to(dtype).view(torch.int16), theirs.view(torch.int16)):
                 return "is not the base model's" if not weight.trained else "is not the trained one"
-        elif not bool(((theirs.float() - ours.float()).abs() <= spacing(ours.float(), dtype)).all()):
-            worst = float((theirs.float() - ours.float()).abs().max())
-            return f"differs from base + scale · B·A by up to {worst:.3g}"
-    return None
+            continue
+        plain = ours.float()
+        error, allowed = theirs.float() - plain, spacing(plain, dtype)
+        if not bool((error.abs() <= allowed).all()):
+            return f"differs from base + scale · B·A by up to {float(error.abs().max()):.3g}"
+        # A value that is rounded up or down by chance has a variance of up to a quarter of the squared step.
+        systematic.add(plain, error, allowed.square() / 4, None if before is None else plain - before.float())
+    return systematic.problem(in_blocks=False)
 
 
 def spacing(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -136,10 +152,9 @@ def spacing(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
     bf16 is rounded up or down by chance, so by up to a whole step; fp16 to the nearest, by half a step.
     """
-    exponent = torch.frexp(values)[1]
-    digits, smallest = (8, -126) if dtype == torch.bfloat16 else (12, -25)
-    step = torch.ldexp(torch.ones_like(values), (exponent - digits).clamp(min=smallest))
-    return step + FLOAT32_ERROR * values.abs()
+    below, smallest = (7, -126) if dtype == torch.bfloat16 else (11, -25)
+    powers = (values.view(torch.int32) & EXPONENT).view(torch.float32)  # of two, at most the value
+    return (powers * 2.0**-below).clamp_(min=2.0**smallest).add_(values.abs(), alpha=FLOAT32_ERROR)
 
 
 def _nf4_problem(weight: Weight, stored: torch.Tensor, parts: Mapping[str, torch.Tensor]) -> str | None:
@@ -160,7 +175,15 @@ def _nf4_problem(weight: Weight, stored: torch.Tensor, parts: Mapping[str, torch
     is_within = whole[0] <= NF4_ERROR * whole[1] + 1e-12 and bool((rows[0] <= 1.5 * rows[1] + whole[1] / 2).all())
     if not is_within:  # also for values that are not numbers
         return f"has {whole[0] / max(whole[1], 1e-12):.2f} times the error of 4 bits"
-    return None
+    ours = weight.value.float().reshape(len(exact), -1)
+    squares, difference = ours.square().sum(1).clamp(min=1e-24), (actual - honest) * ours
+    scales, chance = difference.sum(1) / squares, DEVIATIONS * difference.square().sum(1).sqrt() / squares
+    if not bool((scales.abs() <= NF4_SCALE + chance).all()):
+        return f"has a row scaled by {1 + float(scales[scales.abs().argmax()]):.3f}"
+    systematic = Systematic()
+    added = None if weight.before is None else ours - weight.before.float().reshape(ours.shape)
+    systematic.add(ours, actual, honest.square(), added)
+    return systematic.problem(in_blocks=True)
 
 
 def _chunks(tensor: torch.Tensor) -> Iterator[torch.Tensor]:

@@ -1,0 +1,169 @@
+"""Check of the vocabulary in a GGUF file against the tokenizer of the training.
+
+Texts, types and scores of all tokens, the order of merges, and the special tokens. Prompts of a certificate cover some
+hundreds of the 262,144 tokens; the others are as easily wrong.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trainer.conversation.chat_template import json_object
+from trainer.gguf.llama_library import LlamaModel
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+TYPES, SCORES, MERGES = (f"tokenizer.ggml.{name}" for name in ("token_type", "scores", "merges"))
+# Long arrays of the file that `problems` reads.
+ARRAYS = (TYPES, SCORES, MERGES)
+# Types of tokens, by the same numbers in GGUF and SentencePiece.
+NORMAL, CONTROL, USER_DEFINED, BYTE = 1, 3, 4, 6
+# llama.cpp's converter gives these scores to added tokens, and to all tokens of a vocabulary of merges.
+ADDED_SCORE = -1000.0
+_BYTE = re.compile(r"<0x[0-9A-F]{2}>")
+# Keys of the file, and fields of tokenizer_config.json. The beginning of a text is compared in llama.cpp.
+SPECIAL = (
+    ("eos_token_id", "eos_token"),
+    ("padding_token_id", "pad_token"),
+    ("unknown_token_id", "unk_token"),
+)
+# Settings that change tokens, and their values in every Gemma. Without one llama.cpp takes the default, the third.
+FLAGS = (("add_space_prefix", False, True), ("add_bos_token", True, True), ("add_eos_token", False, False))
+
+
+def token_count(trained: Path) -> int:
+    """Return how many tokens the tokenizer of a folder has."""
+    return 1 + max(_tokenizer(trained).get_vocab().values())
+
+
+def problems(model: LlamaModel, metadata: Mapping[str, Any], trained: Path) -> list[str]:
+    """Return in sentences how vocabulary and special tokens differ.
+
+    model: the file in llama.cpp. metadata: of the file, with ARRAYS. trained: folder with the tokenizer of training.
+    """
+    tokenizer = _tokenizer(trained)
+    return [
+        *_text_problems(model.pieces(), tokenizer),
+        *_kind_problems(metadata, trained, tokenizer),
+        *_merge_problems(metadata, trained),
+        *_special_problems(model, metadata, trained, tokenizer),
+    ]
+
+
+def _tokenizer(trained: Path) -> Tokenizer:
+    from tokenizers import Tokenizer
+
+    return Tokenizer.from_file(str(trained / "tokenizer.json"))
+
+
+def _text_problems(pieces: Sequence[str], tokenizer: Tokenizer) -> list[str]:
+    # llama.cpp's converter writes the blanks of added tokens as they are, and SentencePiece marks them.
+    wrong = [
+        index
+        for piece, index in tokenizer.get_vocab().items()
+        if index < len(pieces) and pieces[index].replace("▁", " ") != piece.replace("▁", " ")
+    ]
+    if not wrong:
+        return []
+    first = min(wrong)
+    return [f"{len(wrong)} tokens differ, such as {first}: {pieces[first]!r}, not {tokenizer.id_to_token(first)!r}"]
+
+
+def _kind_problems(metadata: Mapping[str, Any], trained: Path, tokenizer: Tokenizer) -> list[str]:
+    """Return which types and scores of tokens are wrong.
+
+    A score says which pieces are merged first, a type whether a text becomes the token, and whether it is shown.
+    """
+    types, scores = metadata.get(TYPES) or [], metadata.get(SCORES) or []
+    added = tokenizer.get_added_tokens_decoder()
+    pieces = _sentence_pieces(trained) if metadata.get("tokenizer.ggml.model") == "llama" else None
+    vocabulary = tokenizer.get_vocab()
+    if min(len(types), len(scores)) < len(vocabulary):
+        return [f"it has types or scores of {min(len(types), len(scores))} tokens, not of {len(vocabulary)}"]
+    wrong_types, wrong_scores = [], []
+    for piece, index in vocabulary.items():
+        if index in added:  # the converter calls some control tokens visible, and tells others by their looks
+            expected, score = {CONTROL, USER_DEFINED} | (set() if pieces else {NORMAL}), ADDED_SCORE
+        elif pieces is not None and index < len(pieces):
+            kind, score = pieces[index]
+            expected = {NORMAL if kind == USER_DEFINED else kind}
+        else:
+            expected, score = {BYTE if _BYTE.fullmatch(piece) else NORMAL}, ADDED_SCORE
+        if types[index] not in expected:
+            wrong_types.append(index)
+        if scores[index] != score:
+            wrong_scores.append(index)
+    listed = (("type", wrong_types, types), ("score", wrong_scores, scores))
+    return [
+        f"{len(wrong)} tokens have another {what}, such as {min(wrong)} ({tokenizer.id_to_token(min(wrong))!r}): "
+        f"{values[min(wrong)]}"
+        for what, wrong, values in listed
+        if wrong
+    ]
+
+
+def _sentence_pieces(trained: Path) -> list[tuple[int, float]] | None:
+    """Return type and score of each piece of tokenizer.model, if there is one."""
+    from sentencepiece import sentencepiece_model_pb2
+
+    path = trained / "tokenizer.model"
+    if not path.is_file():
+        return None
+    proto = sentencepiece_model_pb2.ModelProto()
+    proto.ParseFromString(path.read_bytes())
+    return [(piece.type, piece.score) for piece in proto.pieces]
+
+
+def _merge_problems(metadata: Mapping[str, Any], trained: Path) -> list[str]:
+    """Return whether the merges differ; their order is their rank."""
+    merges = metadata.get(MERGES)
+    if merges is None:
+        return []
+    stated = json.loads((trained / "tokenizer.json").read_text())["model"].get("merges") or []
+    expected = [" ".join(_without_blanks(merge)) if isinstance(merge, list) else merge for merge in stated]
+    if merges == expected:
+        return []
+    count = sum(ours != theirs for ours, theirs in zip(expected, merges, strict=False))
+    return [f"{count} of its {len(merges)} merges differ from the tokenizer's {len(expected)}"]
+
+
+def _without_blanks(parts: Iterable[str]) -> list[str]:
+    """Return parts of a merge as the converter writes them.
+
+    A blank separates the parts, so within them it is another letter.
+    """
+    return [part.replace(" ", chr(ord(" ") + 256)) for part in parts]
+
+
+def _special_problems(model: LlamaModel, metadata: Mapping[str, Any], trained: Path, tokenizer: Tokenizer) -> list[str]:
+    found = []
+    config = json_object(trained / "tokenizer_config.json")
+    bos = _text_of(config.get("bos_token"))
+    if bos is not None and model.bos_token != tokenizer.token_to_id(bos):
+        found.append(f"its first token is {model.bos_token}, not {bos!r}")
+    for key, name in SPECIAL:
+        token, text = metadata.get(f"tokenizer.ggml.{key}"), _text_of(config.get(name))
+        if token is not None and text is not None and token != tokenizer.token_to_id(text):
+            found.append(f"its {name} is {token} ({tokenizer.id_to_token(token)!r}), not {text!r}")
+    for key, expected, default in FLAGS:
+        if bool(metadata.get(f"tokenizer.ggml.{key}", default)) is not expected:
+            found.append(f"{key} is {not expected}")
+    ends = json_object(trained / "generation_config.json").get("eos_token_id")
+    ending = ends if isinstance(ends, list) else [] if ends is None else [ends]
+    found += [
+        f"it does not stop at token {token} ({tokenizer.id_to_token(token)!r}), which ends an answer"
+        for token in ending
+        if not model.ends(token)
+    ]
+    return found
+
+
+def _text_of(token: Any) -> str | None:
+    """Return the text of a special token of tokenizer_config.json, if it has one."""
+    text = token.get("content") if isinstance(token, dict) else token
+    return text if isinstance(text, str) else None
