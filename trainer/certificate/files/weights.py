@@ -28,8 +28,8 @@ FLOAT32_ERROR = 1e-5
 # 1.00. Noise of 3% of the weights' standard deviation makes it 1.05.
 NF4_ERROR = 1.05
 # Scale of a row in 4 bits relative to that of quantizing afresh, apart from chance. Both round to bf16 first, one of
-# them by chance, so that some values fall on the other side of a step.
-NF4_SCALE = 0.01
+# them by chance, so that some values fall on the other side of a step. Measured on Gemma 3 270M: up to 0.042.
+NF4_SCALE = 0.1
 # Bits of a float32 number's exponent.
 EXPONENT = 0x7F800000
 # Number of tensors that a message names.
