@@ -107,9 +107,9 @@ class _Cursor:
             return self._number(NUMBERS[kind])
         item_kind, count = self._number("I"), self._number("Q")
         if item_kind in NUMBERS:
-            at, code = self._at, NUMBERS[item_kind]
-            self._at += count * struct.calcsize(code)
-            return list(struct.unpack_from(f"<{count}{code}", self._data, at)) if whole or count <= SHORT else None
+            at, letter = self._at, NUMBERS[item_kind]
+            self._at += count * struct.calcsize(letter)
+            return list(struct.unpack_from(f"<{count}{letter}", self._data, at)) if whole or count <= SHORT else None
         if item_kind == STRING and not whole:
             for _ in range(count):
                 size = self._number("Q")
