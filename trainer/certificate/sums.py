@@ -98,9 +98,9 @@ class Sums:
             from_base = _row_sums(probabilities, change)
             self.trained_from_base += float(from_base.double().sum())
             change -= from_base[:, None]
-            kept = change - difference.sub_(divergences[:, None])
+            exported_change = change - difference.sub_(divergences[:, None])
             self.change += float(_row_sums(probabilities, change.square()).double().sum())
-            self.kept_change += float(_row_sums(probabilities, change.mul_(kept)).double().sum())
+            self.kept_change += float(_row_sums(probabilities, change.mul_(exported_change)).double().sum())
         return trained_choice == block.targets, exported_choice == block.targets
 
     def metrics(self) -> dict[str, Any]:

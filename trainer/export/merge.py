@@ -320,7 +320,7 @@ def _config_for(config: Mapping[str, Any], export: MergedExport) -> dict[str, An
 
 
 def quantization_config(config: Mapping[str, Any], export: MergedExport) -> dict[str, Any] | None:
-    """Return the section of config.json about quantized weights, if there are any."""
+    """Return config.json's section about quantized weights, or None."""
     if export.quantization != "q4":
         return None
     return {

@@ -153,7 +153,7 @@ def metadata(file: str, key: str, value: Any) -> Sabotage:
 
 
 def metadata_item(file: str, key: str, index: int, value: Any) -> Sabotage:
-    """Return a sabotage that changes one number of an array in a GGUF file's metadata."""
+    """Return a sabotage that changes a number of an array of metadata."""
 
     def spoil(folder: Path) -> None:
         field = GGUFReader(folder / file, "r+").get_field(key)
@@ -164,7 +164,7 @@ def metadata_item(file: str, key: str, index: int, value: Any) -> Sabotage:
 
 
 def scaled_nf4_row(name: str, row: int, factor: float) -> Sabotage:
-    """Return a sabotage that scales a row of a tensor in 4 bits, and rounds it again."""
+    """Return a sabotage that scales a row of a tensor in 4 bits."""
 
     def change(weights: dict[str, torch.Tensor]) -> None:
         parts = {part: weights[f"{name}.{part}"] for part in NF4_PARTS}

@@ -84,7 +84,7 @@ def test_a_row_of_small_values_may_be_rounded_to_nothing(
 
 @pytest.mark.parametrize("share", [1.0, 0.25, 0.0, 2.0])
 def test_a_tensor_without_what_training_added_is_noticed(tmp_path: Path, share: float) -> None:
-    """It adds a quarter of a percent to the weights, which is less than the error of 8 bits."""
+    """Training adds less to the weights than the error of 8 bits."""
     generator = torch.Generator().manual_seed(1)
     before = (torch.randn(512, 256, generator=generator) * 0.02).bfloat16()
     added = torch.randn(512, 256, generator=generator) * 5e-5
@@ -113,7 +113,7 @@ def test_a_row_that_is_scaled_within_the_error_of_its_type_is_noticed(tmp_path: 
 def test_noise_that_just_passes_is_smaller_than_the_error_of_rounding(
     tmp_path: Path, kind: GGMLQuantizationType
 ) -> None:
-    """So a file that keeps the task after rounding keeps it with such noise."""
+    """A file that keeps the task after rounding keeps it with such noise."""
     generator = torch.Generator().manual_seed(1)
     values = (torch.randn(256, 256, generator=generator) * 0.02).bfloat16()
     noise = torch.randn(256, 256, generator=generator) * 0.02

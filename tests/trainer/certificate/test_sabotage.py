@@ -184,7 +184,7 @@ def test_a_spoilt_merged_export_is_noticed(case_of: CaseOf, tmp_path: Path, name
 
 
 def test_digits_that_were_cut_off_are_noticed(case_of: CaseOf, trained: TrainedWeights, tmp_path: Path) -> None:
-    """Each value is within a step of bf16, as with rounding by chance, but all are too small."""
+    """Each value is within a step of bf16, but all are too small."""
 
     def exact() -> dict[str, torch.Tensor]:
         model = TrainedModel(trained.base, trained.adapter)

@@ -1,4 +1,4 @@
-"""Text of tokens that llama.cpp gives piece by piece, and its number of threads."""
+"""Text of tokens that llama.cpp gives by pieces, and its threads."""
 
 from __future__ import annotations
 

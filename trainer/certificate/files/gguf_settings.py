@@ -1,4 +1,4 @@
-"""Check of the hyperparameters in a GGUF file, and of those in an mmproj file, against config.json.
+"""Check of the hyperparameters of GGUF and mmproj files against config.json.
 
 Some of them do not show on short rows, such as which layers have a window, and others not in logits of texts.
 """
@@ -76,7 +76,7 @@ def problems(metadata: Mapping[str, Any], config: Mapping[str, Any]) -> list[str
 
 
 def _expected(text: Mapping[str, Any], arch: str, metadata: Mapping[str, Any]) -> dict[str, tuple[Setting, Setting]]:
-    """Return the values that a file must have and those that it need not state.
+    """Return the values that a file must have, and those it need not state.
 
     None is a value that config.json does not state, or an obligation to state it.
     """
@@ -105,7 +105,7 @@ def _expected(text: Mapping[str, Any], arch: str, metadata: Mapping[str, Any]) -
 
 
 def _of_whole_layers(text: Mapping[str, Any], name: str, name_by_layer: str) -> float | None:
-    """Return a setting of the layers without a window, if it is another one there."""
+    """Return a setting of layers without a window, if it differs there."""
     if text.get(name) is not None:
         return float(text[name])
     kinds = text.get("layer_types") or []
@@ -126,7 +126,7 @@ def _heads_of_keys(text: Mapping[str, Any], is_window: list[bool]) -> Setting:
 
 
 def _widths(text: Mapping[str, Any]) -> Setting:
-    """Return the width of MLPs, by layer if layers that share keys have another."""
+    """Return the width of MLPs, by layer if some have twice the width."""
     width = text.get("intermediate_size")
     if not text.get("use_double_wide_mlp") or width is None:
         return width
@@ -148,7 +148,7 @@ def _rope_base(text: Mapping[str, Any], kind: str, older_key: str) -> float | No
 
 
 def _rope_scaling(text: Mapping[str, Any]) -> tuple[str, float]:
-    """Return how positions are scaled in layers without a window, and the divisor."""
+    """Return how layers without a window scale positions, and the divisor."""
     stated = text.get("rope_parameters") or text.get("rope_scaling") or {}
     parameters = stated.get("full_attention") or stated
     kind, factor = parameters.get("rope_type", parameters.get("type", "default")), parameters.get("factor")

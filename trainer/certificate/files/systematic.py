@@ -1,4 +1,4 @@
-"""Errors of a rounded tensor that rounding does not make: a wrong scale, and a part of the training that is lost.
+"""Systematic errors of a rounded tensor: a wrong scale, or lost training.
 
 Rounding errors have nothing to do with the weights, so their sum, weighted with the weights, is near 0, however large
 they are. A row that is scaled by 1.2 is within the error of 4 bits, and so is a tensor without its adapter, which adds
@@ -92,10 +92,10 @@ class Systematic:
             if not abs(scale) <= chance + shrinkage + (SCALE_ERROR if in_blocks else LEAST):
                 return f"is scaled by {1 + scale:.4f}"
         if self.added_squares > 0:
-            kept = 1 + self.added / self.added_squares
+            share = 1 + self.added / self.added_squares
             chance = DEVIATIONS * math.sqrt(self.added_variance) / self.added_squares
-            if not KEPT - chance <= kept <= 2 - KEPT + chance:
-                return f"holds {kept:.0%} of what training added"
+            if not KEPT - chance <= share <= 2 - KEPT + chance:
+                return f"holds {share:.0%} of what training added"
         return None
 
 

@@ -1,4 +1,4 @@
-"""Check of the vocabulary in a GGUF file against the tokenizer of the training.
+"""Check of a GGUF file's vocabulary against the tokenizer of the training.
 
 Texts, types and scores of all tokens, the order of merges, and the special tokens. Prompts of a certificate cover some
 hundreds of the 262,144 tokens; the others are as easily wrong.
@@ -6,7 +6,6 @@ hundreds of the 262,144 tokens; the others are as easily wrong.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -124,7 +123,7 @@ def _merge_problems(metadata: Mapping[str, Any], trained: Path) -> list[str]:
     merges = metadata.get(MERGES)
     if merges is None:
         return []
-    stated = json.loads((trained / "tokenizer.json").read_text())["model"].get("merges") or []
+    stated = json_object(trained / "tokenizer.json")["model"].get("merges") or []
     expected = [" ".join(_without_blanks(merge)) if isinstance(merge, list) else merge for merge in stated]
     if merges == expected:
         return []
@@ -141,29 +140,29 @@ def _without_blanks(parts: Iterable[str]) -> list[str]:
 
 
 def _special_problems(model: LlamaModel, metadata: Mapping[str, Any], trained: Path, tokenizer: Tokenizer) -> list[str]:
-    found = []
+    differing = []
     config = json_object(trained / "tokenizer_config.json")
     bos = _text_of(config.get("bos_token"))
     if bos is not None and model.bos_token != tokenizer.token_to_id(bos):
-        found.append(f"its first token is {model.bos_token}, not {bos!r}")
+        differing.append(f"its first token is {model.bos_token}, not {bos!r}")
     for key, name in SPECIAL:
         token, text = metadata.get(f"tokenizer.ggml.{key}"), _text_of(config.get(name))
         if token is not None and text is not None and token != tokenizer.token_to_id(text):
-            found.append(f"its {name} is {token} ({tokenizer.id_to_token(token)!r}), not {text!r}")
+            differing.append(f"its {name} is {token} ({tokenizer.id_to_token(token)!r}), not {text!r}")
     for key, expected, default in FLAGS:
         if bool(metadata.get(f"tokenizer.ggml.{key}", default)) is not expected:
-            found.append(f"{key} is {not expected}")
+            differing.append(f"{key} is {not expected}")
     ends = json_object(trained / "generation_config.json").get("eos_token_id")
     ending = ends if isinstance(ends, list) else [] if ends is None else [ends]
-    found += [
+    differing += [
         f"it does not stop at token {token} ({tokenizer.id_to_token(token)!r}), which ends an answer"
         for token in ending
         if not model.ends(token)
     ]
-    return found
+    return differing
 
 
 def _text_of(token: Any) -> str | None:
-    """Return the text of a special token of tokenizer_config.json, if it has one."""
+    """Return the text of a special token of tokenizer_config.json, or None."""
     text = token.get("content") if isinstance(token, dict) else token
     return text if isinstance(text, str) else None
