@@ -85,7 +85,7 @@ def test_the_cloud_needs_project_region_and_buckets(missing: str) -> None:
 
 def test_the_local_server_refuses_settings_of_the_cloud() -> None:
     from gemtune.bootstrap import services
-    from gemtune.cli import main
+    from gemtune.cli.group import main
 
     services.cache_clear()
     result = CliRunner().invoke(main, ["up"], env=CLOUD)
@@ -95,7 +95,7 @@ def test_the_local_server_refuses_settings_of_the_cloud() -> None:
 
 def test_the_command_line_reports_a_wrong_setting_without_a_traceback() -> None:
     from gemtune.bootstrap import services
-    from gemtune.cli import main
+    from gemtune.cli.group import main
 
     services.cache_clear()
     result = CliRunner().invoke(main, ["listen", "--once"], env={"PORT": "many"})

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from docs.generate.text.markdown import Page, code
-from gemtune.cli import main
+from gemtune.cli.group import main
 
 MAKEFILE = Path(__file__).parents[3] / "Makefile"
 

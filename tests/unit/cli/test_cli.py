@@ -6,6 +6,8 @@ import errno
 import io
 import json
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,8 +17,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from gemtune.bootstrap import services
-from gemtune.cli import main
-from gemtune.cli.connection import Connection, follow
+from gemtune.cli.connection import INTERRUPTED, Connection, follow
+from gemtune.cli.group import main
 from gemtune.jobs.record import RowsSummary, UnreadField
 from tests.fakes import request
 from tests.unit.conftest import FakeService
@@ -375,3 +377,19 @@ def test_a_failed_job_is_explained_with_options_of_the_command_line(service: Fak
     for command in ("status", "watch"):
         result = run(command, "training_d_m_0123456789ab", url=service.url)
         assert "--set 'dataset_columns=" in result.output
+
+
+def test_ctrl_c_while_the_commands_are_imported_ends_as_later() -> None:
+    """The real interrupt would come at a moment that no test can choose."""
+    code = """
+import sys
+import gemtune.cli
+class Interrupting:
+    def find_spec(self, name, path=None, target=None):
+        if name == "gemtune.client":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupting())
+gemtune.cli.main()
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (INTERRUPTED, "", "\nInterrupted\n")

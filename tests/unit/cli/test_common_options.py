@@ -11,8 +11,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from gemtune import VERSION
-from gemtune.cli import main
 from gemtune.cli.connection import Connection, as_commands, follow
+from gemtune.cli.group import main
 from gemtune.client.errors import BadUse
 from gemtune.client.profiles import url_of
 from gemtune.client.references import WHOLE_ID

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from click.shell_completion import ShellComplete
 
-from gemtune.cli import main
+from gemtune.cli.group import main
 from tests.unit.cli.test_cli import run
 from tests.unit.cli.test_common_options import JOBS, list_of
 from tests.unit.cli.test_data import ID, dataset

@@ -8,7 +8,7 @@ from typing import Any
 import click
 import pytest
 
-from gemtune.cli import OTHER_NAMES, main
+from gemtune.cli.group import OTHER_NAMES, main
 from gemtune.client.errors import NotAnAnswer
 from gemtune.client.sync import Client
 from tests.unit.cli.test_cli import run

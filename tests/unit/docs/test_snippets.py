@@ -15,7 +15,7 @@ from typing import Any
 import click
 import pytest
 
-from gemtune.cli import main
+from gemtune.cli.group import main
 from gemtune.client.sync import Client, Job
 from gemtune.datasets.files import splits
 from gemtune.datasets.rl.read import RlRow, read_labelled, read_pair, read_question

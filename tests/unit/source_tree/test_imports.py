@@ -80,7 +80,7 @@ def test_settings_are_the_only_reader_of_the_environment() -> None:
         "local_server/cloud_run_jobs.py",  # passes it on to the trainer
         "embedded/child_checks.py",  # passes it on to the trainer
         "cli/setup/completion.py",  # which shell is in use, and where its files are
-        "cli/__init__.py",  # NO_COLOR
+        "cli/group.py",  # NO_COLOR
         "gcp/storage_objects.py",  # sets a variable of its library, and reads none
         "client/profiles.py",
         "cli/workstation/demo.py",  # settings of the command line

@@ -16,9 +16,9 @@ from unittest.mock import Mock
 import pytest
 from click.testing import CliRunner
 
-from gemtune.cli import main
 from gemtune.cli.answers.display import Display
 from gemtune.cli.answers.session import Session
+from gemtune.cli.group import main
 from gemtune.process import parent_death
 from tests.unit.cli.test_cli import job_body, run
 from tests.unit.conftest import FakeService

@@ -1,0 +1,218 @@
+"""The group of all commands of `gemtune`, which imports their modules."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from typing import Any
+
+import click
+from click.shell_completion import CompletionItem
+
+from gemtune.cli.connection import INTERRUPTED, REFUSED, Connection
+from gemtune.cli.connection.completing import PROFILE_MEANT, URL_MEANT, complete_profiles
+from gemtune.cli.connection.groups import CommandGroup
+from gemtune.client.errors import BadUse
+from gemtune.errors import CannotStore, GemtuneError
+
+HELP = """Fine-tune Gemma models with a local or deployed gemtune service.
+
+`gemtune up` starts a service on this machine. The other commands use that service, or the one that --url names.
+
+JOB is a job's id, the beginning or the last part of one, or the name of a job.
+
+Exit codes: 0 success (with --follow: the job completed); 1 the request was rejected or an error occurred; 2 wrong
+usage; 3 the job failed; 4 the job was cancelled; 5 the service cannot be reached; 130 interrupted by Ctrl-C.
+"""
+
+
+# Commands by the names that they have elsewhere.
+OTHER_NAMES = {
+    "up": "start serve server run",
+    "train": "create finetune fine-tune fine-tuning ft fit submit",
+    "data upload": "upload files file dataset datasets",
+    "data check": "check validate",
+    "jobs": "ls list ps",
+    "status": "show get describe retrieve view info inspect",
+    "watch": "follow tail",
+    "cancel": "stop kill abort",
+    "delete": "rm remove",
+    "try": "chat ask generate completions infer inference predict complete",
+    "artifacts": "download pull weights results files",
+    "config": "login auth profile configure",
+    "secret": "token login env",
+}
+
+
+class _LazyGroup(CommandGroup):
+    """Command group that imports a command's module when the command is used.
+
+    The options of the group are taken after the command as well.
+    """
+
+    # Commands in the order of the help text, and the modules of gemtune.cli that define them.
+    sections: dict[str, dict[str, str]] = {  # noqa: RUF012
+        "Begin": {
+            "demo": "workstation.service",
+            "up": "workstation.service",
+            "models": "models",
+            "data": "data",
+            "plan": "jobs",
+            "train": "jobs",
+        },
+        "Jobs": {
+            "jobs": "jobs",
+            "status": "jobs",
+            "watch": "watching",
+            "wait": "watching",
+            "metrics": "watching",
+            "logs": "logs",
+            **dict.fromkeys(("events", "pause", "resume", "cancel", "delete", "account"), "jobs"),
+        },
+        "Results": {"try": "answers.command", "artifacts": "artifacts", "export": "export"},
+        "Set-up": {
+            "config": "setup.config",
+            "secret": "workstation.secret",
+            "completion": "setup.completion",
+            "version": "watching",
+        },
+        "Messages": dict.fromkeys(("publish", "listen", "webhook-key"), "workstation.service"),
+    }
+
+    @property
+    def modules(self) -> dict[str, str]:
+        """The module of each command."""
+        return {name: module for section in self.sections.values() for name, module in section.items()}
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands by what they are for."""
+        for heading, modules in self.sections.items():
+            self.write_section(heading, modules, ctx, formatter)
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run a command; print its errors with a hint instead of a traceback.
+
+        That applies to errors of gemtune and of files. Other exceptions are bugs and pass through.
+        """
+        try:
+            return super().invoke(ctx)
+        except (OSError, CannotStore) as error:
+            from gemtune.cli.unusable_files import as_unusable_file
+
+            unusable_file = as_unusable_file(error)
+            if unusable_file is None:
+                raise
+            gemtune_error: GemtuneError = unusable_file
+        except GemtuneError as error:
+            gemtune_error = error
+        except BadUse as error:
+            raise click.UsageError(str(error), ctx) from None
+        except (KeyboardInterrupt, click.Abort) as error:
+            if isinstance(error, click.Abort) and not isinstance(error.__context__, KeyboardInterrupt):
+                raise  # a question that was answered with no, or not at all
+            click.echo("\nInterrupted", err=True)
+            raise click.exceptions.Exit(INTERRUPTED) from None
+        click.echo(f"{gemtune_error.code}: {gemtune_error}", err=True)
+        if gemtune_error.hint:
+            click.echo(f"  {gemtune_error.hint}", err=True)
+        raise click.exceptions.Exit(REFUSED)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Return the commands that begin with a text, without importing them."""
+        if incomplete.startswith("-"):
+            return super().shell_complete(ctx, incomplete)
+        return [CompletionItem(name) for name in self.modules if name.startswith(incomplete)]
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of all commands, in the order of the help text."""
+        return list(self.modules)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """Import and return a command, or None if there is none."""
+        import importlib
+
+        if name not in self.modules:
+            return None
+        module = importlib.import_module(f"gemtune.cli.{self.modules[name]}")
+        command = module.COMMANDS[name]
+        assert isinstance(command, click.Command)
+        own_options = {option for parameter in command.params for option in parameter.opts}
+        command.params += [option for option in _common_options() if not own_options & set(option.opts)]
+        for inner in command.commands.values() if isinstance(command, click.Group) else ():
+            if not any("--json" in parameter.opts for parameter in inner.params):
+                inner.params += _common_options()
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command of an argument list.
+
+        Names near commands if there is none.
+        """
+        if args[0] == "help":
+            args = [*args[1:2], "--help"]
+            if len(args) == 1:
+                click.echo(ctx.get_help())
+                ctx.exit()
+        if args[0] not in self.modules and not args[0].startswith("-"):
+            near = difflib.get_close_matches(args[0], [*self.modules, "help"], n=3)
+            meant = [own for own, others in OTHER_NAMES.items() if args[0] in others.split()] or near
+            suggestion = f" Did you mean {' or '.join(meant)}?" if meant else " `gemtune --help` lists all."
+            ctx.fail(f"There is no command {args[0]!r}.{suggestion}")
+        return super().resolve_command(ctx, args)
+
+
+def _common_options() -> list[click.Option]:
+    """Return the options of the group, as a command has them."""
+
+    def set_url(ctx: click.Context, option: click.Parameter, url: str | None) -> None:
+        ctx.meta[URL_MEANT] = url
+        if url is not None and ctx.obj is not None:  # there is none while a shell completes
+            ctx.obj.url_option = url
+
+    def set_profile(ctx: click.Context, option: click.Parameter, profile: str | None) -> None:
+        ctx.meta[PROFILE_MEANT] = profile
+        if profile is not None and ctx.obj is not None:
+            ctx.obj.profile = profile
+
+    def set_json(ctx: click.Context, option: click.Parameter, as_json: bool) -> None:
+        if ctx.obj is not None:
+            ctx.obj.as_json |= as_json
+
+    def set_quiet(ctx: click.Context, option: click.Parameter, quiet: bool) -> None:
+        if ctx.obj is not None:
+            ctx.obj.quiet |= quiet
+
+    shared: dict[str, Any] = {"expose_value": False}
+    return [
+        click.Option(["--url"], callback=set_url, help="URL of the service.", **shared),
+        click.Option(
+            ["--profile"],
+            metavar="NAME",
+            callback=set_profile,
+            shell_complete=complete_profiles,
+            help="Profile of the service.",
+            **shared,
+        ),
+        click.Option(["--json"], is_flag=True, callback=set_json, help="Print results as JSON.", **shared),
+        click.Option(["--quiet", "-q"], is_flag=True, callback=set_quiet, help="Print results only.", **shared),
+    ]
+
+
+@click.command(cls=_LazyGroup, help=HELP, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--url", help="URL of the service (default: $GEMTUNE_URL, the profile in use, or http://127.0.0.1:$PORT)."
+)
+@click.option(
+    "--profile", metavar="NAME", shell_complete=complete_profiles, help="Profile of the service (see `gemtune config`)."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print results as JSON.")
+@click.option("--quiet", "-q", is_flag=True, help="Print results only, no progress and no advice.")
+@click.version_option(package_name="gemtune")
+@click.pass_context
+def main(ctx: click.Context, url: str | None, profile: str | None, as_json: bool, quiet: bool) -> None:
+    """Connect to the service that the options name, for the command to use."""
+    if os.environ.get("NO_COLOR"):
+        ctx.color = False
+    ctx.obj = Connection(url, as_json=as_json, quiet=quiet, profile=profile)
