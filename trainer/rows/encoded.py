@@ -17,7 +17,7 @@ from trainer.rows.prepared import PICTURES
 
 # A batch ends with so many rows, or so many characters. Rows are read and rendered a few at a time.
 BATCH_ROWS, BATCH_CHARACTERS, ROWS_AT_A_TIME = 128, 256 * 1024, 8
-# A longer batch is not tokenized beside the rendering of the next one, whose CPU time is limited.
+# A longer batch is tokenized alone: renderings beside it limit the CPU time and memory of the whole process.
 LONGEST_BESIDE = 1024 * 1024
 # The label of a token without a loss: the default ignore_index of torch.nn.functional.cross_entropy.
 UNTRAINED = -100
@@ -88,9 +88,11 @@ def encode_in_batches(
         waiting: deque[tuple[list[Numbered], Future[Any]]] = deque()
         for batch in _batches(rows, render):
             texts = [each.text for _, _, each in batch if isinstance(each, Rendered)]
+            is_long = _characters(batch) > LONGEST_BESIDE
+            while is_long and waiting:
+                yield from _finished(*waiting.popleft())
             waiting.append((batch, thread.submit(tokenizer.encode_batch, texts, add_special_tokens=False)))
-            beside = 1 if _characters(batch) <= LONGEST_BESIDE else 0
-            while len(waiting) > beside:
+            while len(waiting) > (0 if is_long else 1):
                 yield from _finished(*waiting.popleft())
         while waiting:
             yield from _finished(*waiting.popleft())

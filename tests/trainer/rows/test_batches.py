@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,7 @@ def test_rows_have_the_tokens_that_they_have_alone(
 
 def test_a_batch_is_no_longer_than_its_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(encoded, "BATCH_CHARACTERS", 10)
+    monkeypatch.setattr(encoded, "ROWS_AT_A_TIME", 2)
     sizes: list[int] = []
 
     class Tokenizer:
@@ -67,6 +69,42 @@ def test_a_batch_is_no_longer_than_its_limits(monkeypatch: pytest.MonkeyPatch) -
     results = list(encode_in_batches(numbered, render, Tokenizer()))
     assert [prepared for _, _, prepared in results] == [Refused("x" * number) for number in range(1, 8)]
     assert sizes[1:] == [4, 2, 1]  # the first one starts the threads of the library
+
+
+class AtOnce(Executor):
+    """Executor whose work is done when it is submitted, the earliest moment at which a thread may begin it."""
+
+    def __init__(self, threads: int) -> None:
+        assert threads == 1
+
+    def submit(self, work: Callable[..., Any], /, *values: Any, **options: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        future.set_result(work(*values, **options))
+        return future
+
+
+def test_no_limit_of_a_rendering_applies_while_a_long_batch_is_tokenized(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encoded, "BATCH_ROWS", 1)
+    monkeypatch.setattr(encoded, "ROWS_AT_A_TIME", 1)
+    monkeypatch.setattr(encoded, "LONGEST_BESIDE", 10)
+    monkeypatch.setattr(encoded, "ThreadPoolExecutor", AtOnce)
+    events: list[str] = []
+
+    class Tokenizer:
+        def encode_batch(self, texts: list[str], add_special_tokens: bool) -> list[str]:
+            events.extend(f"tokenize {len(text)}" for text in texts if text)
+            return texts
+
+    def render(row: dict[str, Any]) -> Rendered:
+        def finish(encoding: str) -> Refused:
+            events.append(f"finish {len(encoding)}")
+            return Refused(encoding)
+
+        return Rendered(row["text"], finish)
+
+    numbered = [(number, {"text": "x" * number}) for number in (1, 50, 2)]
+    list(encode_in_batches(numbered, render, Tokenizer()))
+    assert events == ["tokenize 1", "finish 1", "tokenize 50", "finish 50", "tokenize 2", "finish 2"]
 
 
 def test_an_error_of_a_row_ends_the_batches(kind: RowKind) -> None:
