@@ -199,6 +199,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"query": "Hi", "reply": "Yes?"}, "the row has query, reply: if these are other names of a format's fields"),
     ({"question": "Hi"}, "the row has question and no answer, or an empty one; it has question"),
     ({"question": "Hi", "Answer": "Yes?"}, "such as {answer: Answer}"),
+    ({"prompt": "Hi", "reply": "Yes?"}, "set dataset_columns, such as {completion: reply}"),
+    ({"instruction": "Hi", "reply": "Yes?", "id": "7"}, "set dataset_columns, such as {output: …}"),
     ({}, "an empty row"),
     ({"text": "abc", "images": ["a.png"]}, "the field images is not read"),
 ]

@@ -36,7 +36,7 @@ FORMATS: tuple[Format, ...] = (
 BY_NAME: Mapping[str, Format] = {each.name: each for each in FORMATS}
 # Fields that `dataset_columns` can give other names.
 FIELDS = frozenset((*pictures.COLUMNS, *(name for each in FORMATS for name in each.fields)))
-# Fields of which a row of supervised training has both: the one that it has, and the one that it lacks.
+# Fields that belong together, each pair in both orders: a row with the first needs the second.
 PAIRS = tuple(
     pair
     for first, second in (("prompt", "completion"), ("question", "answer"), ("instruction", "output"))
@@ -121,7 +121,16 @@ def _no_format(row: Row) -> str:
     other = ", ".join(f"{match[0]}: {shown(name)}" for name, match in near.items() if match[0] != name)
     alone = next((pair for pair in PAIRS if pair[0] in row and not other), None)
     if alone is not None:
-        return f"the row has {alone[0]} and no {alone[1]}, or an empty one; it has {names_in(row)}"
+        known = {
+            *pictures.COLUMNS,
+            *(name for each in FORMATS if set(alone) <= set(each.fields) for name in each.fields),
+        }
+        unknown = [name for name in row if name not in known]
+        message = f"the row has {alone[0]} and no {alone[1]}, or an empty one; it has {names_in(row)}"
+        if not unknown:
+            return message
+        example = f"{{{alone[1]}: {shown(unknown[0]) if len(unknown) == 1 else '…'}}}"
+        return f"{message}: if {alone[1]} has another name, set dataset_columns, such as {example}"
     example = f"{{{other}}}" if other else "{prompt: …, completion: …}"
     return (
         f"supervised training needs messages, or prompt and completion; the row has {names_in(row)}: if these are "
