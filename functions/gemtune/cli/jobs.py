@@ -49,7 +49,8 @@ def train(
     request = train_options.request_of(options, {} if file is None else request_file.read(file))
     if data is None and file is None and options["dataset"] is None:
         raise click.UsageError("say what to train on: --data FILE, --dataset ID, or a FILE with a request")
-    if file is None and not request.get("training_config", {}).get("base_model_id"):
+    config = request.get("training_config") or {}
+    if file is None and isinstance(config, dict) and not config.get("base_model_id"):  # the service refuses others
         raise click.UsageError("say which base model to train: --model MODEL (`gemtune models` lists some)")
     if data is not None and options["dataset"] is not None:
         raise click.UsageError("--data and --dataset both say what to train on: leave out one of them")

@@ -367,6 +367,13 @@ def test_a_training_without_a_base_model_is_not_sent(service: FakeService, tmp_p
     assert "--model MODEL" in result.stderr
 
 
+def test_a_configuration_that_is_no_object_is_left_to_the_service(service: FakeService, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.csv"
+    rows.write_text("prompt,completion\na,b\n")
+    result = run("train", "--data", str(rows), "--set", "training_config=5", "--print", url=service.url)
+    assert (result.exit_code, json.loads(result.stdout)["training_config"]) == (0, 5)
+
+
 def test_a_failed_job_is_explained_with_options_of_the_command_line(service: FakeService) -> None:
     body = job_body("failed")
     body |= {
