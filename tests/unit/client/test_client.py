@@ -29,6 +29,7 @@ from tests.unit.conftest import FakeService
 
 ROWS = '{"prompt": "a", "completion": "b"}\n' * 20
 MODEL = "google/gemma-3-270m-it"
+JOB = "training_d_m_0123456789ab"
 
 
 @pytest.fixture
@@ -82,6 +83,25 @@ def test_a_training_is_submitted_watched_and_ended(url: str, world: World, rows:
         with pytest.raises(Refused, match="job_not_found") as caught:
             job.status()
         assert (caught.value.status, caught.value.code) == (404, "job_not_found")
+
+
+def test_the_last_lines_of_the_output_are_returned_unless_all_are_wanted(service: FakeService) -> None:
+    def page(first: int, *, more: bool) -> tuple[int, dict[str, Any]]:
+        lines = [
+            {"step": "train", "attempt": 1, "at": None, "text": str(number)} for number in range(first, first + 6000)
+        ]
+        return 200, {"lines": lines, "next_after": f"place-{first}", "more": more}
+
+    def texts(**options: Any) -> list[str]:
+        service.answers["GET", f"/jobs/{JOB}/logs"] = [page(0, more=True), page(6000, more=False)]
+        return [line.text for line in client.job(JOB).logs(**options)]
+
+    with Client(service.url) as client:
+        whole = [str(number) for number in range(12_000)]
+        assert texts() == whole[-operations.LOG_LINES :] == whole[2000:]
+        assert texts(tail=None) == whole
+        assert texts(tail=3) == whole[-3:]
+    assert "after=place-0" in service.requests[-1][1]
 
 
 def test_datasets_are_uploaded_once_listed_and_deleted(url: str, rows: Path) -> None:
