@@ -68,6 +68,7 @@ class NotAnAnswer(ClientError):
     """
 
     def __init__(self, url: str, status: int, body: str):
+        self.status = status
         super().__init__(f"{url} does not answer as a gemtune service does (HTTP {status}): {body.strip()[:500]}")
 
 

@@ -97,6 +97,14 @@ def test_every_command_says_that_something_else_answers(
         assert (command, result.exit_code, cause in result.stderr) == (command, 1, True), result.output
 
 
+@pytest.mark.parametrize(
+    ("status", "advice"), [(403, "wants a valid token"), (401, "wants a valid token"), (200, "an older gemtune")]
+)
+def test_the_advice_follows_from_the_status(service: FakeService, status: int, advice: str) -> None:
+    service.is_gemtune, service.other_answer = False, (status, {"message": "Jwt is missing", "code": status})
+    assert advice in run("jobs", url=service.url).stderr
+
+
 def test_a_client_reports_that_something_else_answers(service: FakeService) -> None:
     service.is_gemtune, service.other_answer = False, (200, {"status": "ok", "version": "1"})
     with Client(service.url) as client, pytest.raises(NotAnAnswer, match="does not answer as a gemtune service does"):

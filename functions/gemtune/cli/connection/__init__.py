@@ -154,7 +154,7 @@ class Connection:
             raise click.exceptions.Exit(REFUSED) from None
         except NotAnAnswer as error:
             click.echo(str(error), err=True)
-            click.echo("  specify the address of a gemtune service with --url, or with `gemtune config`", err=True)
+            click.echo(f"  {_advice(error)}", err=True)
             raise click.exceptions.Exit(REFUSED) from None
 
     def print_if_json(self, response: Any) -> bool:
@@ -165,6 +165,16 @@ class Connection:
         if self.as_json:
             click.echo(json.dumps(response))
         return self.as_json
+
+
+def _advice(error: NotAnAnswer) -> str:
+    """Return what to do about an answer of something else than this version of gemtune."""
+    if error.status in (401, 403):
+        return "something in front of the service wants a valid token: see `gemtune config set --help`"
+    return (
+        "specify the address of a gemtune service with --url, or with `gemtune config`; a service of an older gemtune "
+        "must be started again, or deployed again"
+    )
 
 
 def as_commands(hint: str) -> str:
