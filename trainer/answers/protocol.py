@@ -1,9 +1,9 @@
 """Lines of JSON between the command line and the program that answers.
 
-The program says `ready` once. A line with `file` opens a file of rows, and is answered by `row`, its first prompt; a
-line with `next` by the one after it, or by `row` without a number behind the last one. A question has `messages`, or
-`of_row` for the prompt of the row that came last, and options; it is answered by any number of `text` and one `end`.
-Instead of `row` and `end` there may be an `error`.
+The program says `ready` once. A line with `file` opens a file of rows, and the answer `row` has the prompt of its first
+row. A line with `next` asks for the following row; after the last one, the answer `row` has no number. A question has
+options, and either `messages` or `of_row`, which asks the prompt of the latest row. Its answer is any number of `text`
+and one `end`. An `error` may replace `row` and `end`.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Output:
 class Questions:
     """Reader of questions.
 
-    Of a file of rows, one is in memory at a time.
+    At most one row of a file is in memory at a time.
     """
 
     def __init__(self, runtime: Runtime):

@@ -14,5 +14,5 @@ def main(prog_name: str | None = None) -> None:
         from gemtune.cli import group
     except KeyboardInterrupt:
         sys.stderr.write("\nInterrupted\n")
-        sys.exit(130)  # group.INTERRUPTED, which is not there yet
+        sys.exit(130)  # connection.INTERRUPTED, which may not be imported yet
     group.main(prog_name=prog_name)
