@@ -162,4 +162,4 @@ def test_the_trainer_checks_the_dataset_in_a_process_of_its_own(
     assert report["workload"]["train_steps"] == 12
     left_out = [json.loads(line) for line in Path(state["rows_left_out"]["path"]).read_text().splitlines()]
     assert [row["row"] for row in left_out] == [25]
-    assert not list((services.settings.home / "checks").iterdir())
+    assert not list(services.settings.work_of_checks.iterdir())

@@ -58,10 +58,10 @@ def test_early_stopping_ends_with_the_best_weights(overfitting: BenchOf, stops: 
 
 
 def test_a_training_without_early_stopping_ends_with_the_best_weights_on_request(overfitting: BenchOf) -> None:
-    training = {"eval_strategy": "epoch", "batch_size": 8, "max_steps": 24, "load_best_model_at_end": True}
+    training = {"eval_strategy": "epoch", "batch_size": 8, "max_steps": 75, "load_best_model_at_end": True}
     bench = overfitting(**training).to(Step.TRAIN)
     best = best_step(bench)
-    assert best < 24
+    assert best < 75
     assert bench.job.metrics is not None
     assert (bench.job.metrics.train_step, bench.job.metrics.eval_loss) == (best, evaluations(bench)[best])
 
@@ -105,7 +105,9 @@ def test_the_best_reward_is_the_highest(bench_of: BenchOf, confident_tiny: Path)
         bench_of, confident_tiny, HAS_AN_E | {"pattern": "^.?e"}, **training, eval_strategy="steps", eval_steps=1
     ).to(Step.TRAIN)
     rewards = evaluations(bench, "reward")
-    best = max(rewards, key=lambda train_step: rewards[train_step])
+    highest, last = max(rewards.values()), max(rewards)
+    # The last weights stay if no evaluation is better than theirs; on some processors a few rewards are equal.
+    best = last if rewards[last] == highest else min(step for step in rewards if rewards[step] == highest)
     assert bench.job.metrics is not None
     assert (bench.job.metrics.train_step, bench.job.metrics.reward) == (best, rewards[best])
 
