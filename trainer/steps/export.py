@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -66,9 +67,11 @@ def run(context: Context) -> None:
 def _reuse_earlier_attempt(context: Context) -> CertifiedExport | None:
     """Return the complete export of an earlier attempt, or None.
 
-    There is one if that attempt failed later, at the upload to the Hub or at the update of the record.
+    There is one if that attempt failed later, at the upload to the Hub or at the update of the record. Deletes what
+    attempts that were killed have left.
     """
     for attempt in range(context.fence.attempt - 1, 0, -1):
+        context.buckets.export.delete_prefix(_temporary(context, attempt))
         prefix = f"{context.prefix}/export/{attempt}"
         copy = manifest.read_whole(context.buckets.export, prefix)
         if copy is None:
@@ -95,14 +98,13 @@ def _export(context: Context) -> CertifiedExport:
     trained = trained_weights.locate(context)
     export, prefix = context.buckets.export, f"{context.prefix}/export/{context.fence.attempt}"
     uploads = UploadedFiles(export, prefix, context.work / "uploaded")
-    export.delete_prefix(_temporary(context))
     try:
         return _export_to(context, trained, uploads)
     except BaseException:
         export.delete_prefix(f"{prefix}/")
         raise
     finally:
-        export.delete_prefix(_temporary(context))
+        export.delete_prefix(_temporary(context, context.fence.attempt))
 
 
 def _export_to(context: Context, trained: TrainedWeights, uploads: UploadedFiles) -> CertifiedExport:
@@ -135,19 +137,23 @@ def _export_to(context: Context, trained: TrainedWeights, uploads: UploadedFiles
     return CertifiedExport(uploads.prefix, folder, artifacts, parity)
 
 
-def _temporary(context: Context) -> str:
-    """Return the prefix of weights that are uploaded only to be read again."""
-    return f"{context.prefix}/temporary/"
+def _temporary(context: Context, attempt: int) -> str:
+    """Return the prefix of weights that are uploaded only to be read again.
+
+    Each attempt has its own: one that was replaced may still run, and must not delete those of its successor.
+    """
+    return f"{context.prefix}/temporary/{attempt}/"
 
 
 def _mover(context: Context, folder: Path) -> Callable[[Path], None]:
     """Return a function that moves a file of a temporary folder.
 
-    Where the local disk is memory, it moves weights to the object store until the export is done.
+    Where the local disk is memory, it moves weights to the object store until the export is done. Names are never
+    reused, as they are when a folder is written again: a mount may show the older object of a name for a minute.
     """
     if not context.mounted:
         return lambda path: None
-    prefix = f"{_temporary(context)}{context.fence.attempt}/{folder.name}"
+    prefix = f"{_temporary(context, context.fence.attempt)}{folder.name}-{uuid.uuid4().hex}"
     return UploadedFiles(context.buckets.export, prefix, context.work / "uploaded").move
 
 
@@ -225,8 +231,8 @@ def write(
 ) -> str:
     """Write the export's files; return a note for its certificate, or "".
 
-    An adapter is copied, without importing torch; its weights are linked. written: called with each complete file of a
-    merged model's weights, and may put a link in its place. untrained: llama.cpp's names of tensors that training did
+    An adapter is copied, without importing torch; its weights are linked. written: called with each complete file of
+    weights of a merged model or in GGUF, and may put a link in its place. untrained: llama.cpp's names of tensors that training did
     not change; None for those that it never does. tokenizer: see `merge.merge`.
     """
     export = context.spec.export
@@ -258,7 +264,10 @@ def write(
             if untrained is None:
                 is_trained = trained.adapter is None or context.spec.training_config.train_embeddings
                 untrained = () if is_trained else (conversion.EMBEDDING,)
-            return _write_gguf(context, export, whole, folder, untrained)
+            note = _write_gguf(context, export, whole, folder, untrained)
+            for file in sorted(folder.glob("*.gguf")):
+                written(file)
+            return note
     assert_never(export)
 
 

@@ -26,7 +26,12 @@ def test_the_base_model_is_written_with_the_tokenizer_of_the_training(tmp_path: 
     spec = Spec.model_validate(fields | {"export_config": {"format": "gguf", "quantization": "q8_0"}})
     (tmp_path / "work").mkdir()
     context: Any = SimpleNamespace(
-        spec=spec, work=tmp_path / "work", llama_cpp=tools, enter=lambda phase: None, check_stop=lambda: None
+        spec=spec,
+        work=tmp_path / "work",
+        llama_cpp=tools,
+        mounted=False,
+        enter=lambda phase: None,
+        check_stop=lambda: None,
     )
     written = export.write_base(context, TrainedWeights(base, adapter, tmp_path, new_tokens=added))
     model = LlamaModel(tools, written)

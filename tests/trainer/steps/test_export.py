@@ -30,6 +30,8 @@ from tests.trainer.gguf.test_gguf import sharpen_logits, tools  # noqa: F401
 from tests.trainer.test_entry import run_trainer
 from trainer.certificate import comparison, verdict
 from trainer.context import StopRequested
+from trainer.export import trained_weights
+from trainer.gguf import conversion
 from trainer.process import child
 from trainer.process.child import ChildResult
 from trainer.steps import export
@@ -264,6 +266,42 @@ def test_where_the_disk_is_memory_it_holds_no_merged_weights_while_they_are_comp
     assert [stat.name for part in ("export", "temporary") for stat in objects.list(f"{prefix}/{part}/")] == []
 
 
+def test_temporary_weights_of_a_folder_that_is_written_again_have_other_names(
+    trained_bench: Callable[..., Bench], tmp_path: Path
+) -> None:
+    """A mount may still show the older object, which has the same size."""
+    bench = trained_bench("gguf", "q8_0")
+    context = replace(bench.context(Step.EXPORT), mounted=True)
+    file = tmp_path / "merged" / "model.safetensors"
+    file.parent.mkdir()
+    for content in (b"trained", b"as base"):
+        file.unlink(missing_ok=True)
+        file.write_bytes(content)
+        export._mover(context, file.parent)(file)
+        assert file.is_symlink()
+    objects = bench.services.buckets.export
+    stored = [objects.read(stat.name) for stat in objects.list(f"jobs/{bench.job_id}/temporary/")]
+    assert sorted(stored) == [b"as base", b"trained"]
+
+
+def test_a_gguf_file_leaves_the_disk_before_others_are_written_for_comparison(
+    trained_bench: Callable[..., Bench], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = trained_bench("gguf", "q8_0")
+    context = bench.context(Step.EXPORT)
+    written: list[str] = []
+
+    def convert(model: Path, folder: Path, *rest: Any, **more: Any) -> int:
+        (folder / "model-q8_0.gguf").write_bytes(b"GGUF")
+        return 0
+
+    monkeypatch.setattr(conversion, "write", convert)
+    context.work.mkdir(parents=True, exist_ok=True)
+    trained = trained_weights.locate(context)
+    export.write(context, trained, tmp_path / "exported", written=lambda path: written.append(path.name))
+    assert written == ["model-q8_0.gguf"]
+
+
 @pytest.mark.usefixtures("compare_in_process")
 def test_an_accepted_loss_is_said_in_status_card_and_file_name(
     trained_bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
@@ -334,10 +372,14 @@ def test_an_earlier_attempts_export_is_reused_if_it_matches_its_manifest(
         patch.setattr(type(bench.services.advance), "finish", None)  # killed before the record is updated
         with pytest.raises(TypeError):
             bench.run(Step.EXPORT)
+    objects, temporary = bench.services.buckets.export, f"jobs/{bench.job_id}/temporary/"
     if damaged:
-        objects, name = bench.services.buckets.export, f"jobs/{bench.job_id}/export/1/config.json"
+        name = f"jobs/{bench.job_id}/export/1/config.json"
         objects.write(name, objects.read(name).replace(b"gemma3", b"gemma2"))
+    objects.write(f"{temporary}1/left", b"by the process that was killed")
+    objects.write(f"{temporary}3/read", b"by the attempt that has replaced this one")
     assert export_folder(bench).name == place
+    assert [stat.name for stat in objects.list(temporary)] == [f"{temporary}3/read"]
     assert {Path(artifact.uri).parent.name for artifact in bench.job.artifacts} == {place}
     assert bench.job.certificate is not None
 
