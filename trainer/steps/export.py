@@ -232,8 +232,8 @@ def write(
     """Write the export's files; return a note for its certificate, or "".
 
     An adapter is copied, without importing torch; its weights are linked. written: called with each complete file of
-    weights of a merged model or in GGUF, and may put a link in its place. untrained: llama.cpp's names of tensors that training did
-    not change; None for those that it never does. tokenizer: see `merge.merge`.
+    weights of a merged model or in GGUF, and may put a link in its place. untrained: llama.cpp's names of tensors that
+    training did not change; None for those that it never does. tokenizer: see `merge.merge`.
     """
     export = context.spec.export
     if isinstance(export, AdapterExport):
