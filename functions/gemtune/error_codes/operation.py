@@ -23,6 +23,10 @@ COMMAND_LINE: Mapping[str, ErrorCode] = {
         "The process of a check of a dataset ended without a report, as when memory runs out.",
         "Close other programs and check again; otherwise report it with its output.",
     ),
+    "check_folder_in_use": ErrorCode(
+        "Another `gemtune data check` is writing its results to the same folder.",
+        "Wait until it has ended, or choose another folder with `--output`.",
+    ),
     "unusable_file": ErrorCode(
         "A file or folder cannot be created, read or written.",
         "Make room or change its permissions; the message has the path.",

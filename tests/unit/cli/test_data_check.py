@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import stat
 import sys
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from gemtune.checks.report import CheckReport
-from gemtune.cli.check import page
+from gemtune.cli.check import command, page
 from gemtune.cli.connection import as_commands
 from gemtune.process import parent_death
 from tests import rows, tiny_gemma
@@ -165,6 +166,35 @@ def test_a_check_that_prints_much_and_crashes_is_reported(
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr.startswith("check_crashed: ")
     assert "the reason" in result.stderr
+
+
+def test_a_check_does_not_touch_the_folder_of_one_that_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    base = tiny_gemma.build(tmp_path / "base")
+    Path("rows.csv").write_text("prompt,completion\na,b\n")
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "report.json").write_text("of the other check")
+    arguments = ["rows.csv", "--model", str(base), "--output", "results"]
+    with Path("results/task.json").open("w") as running:
+        running.write("its task")
+        running.flush()
+        fcntl.flock(running, fcntl.LOCK_EX)
+        refused = run("data", "check", *arguments)
+    assert (refused.exit_code, refused.stdout) == (1, "")
+    assert refused.stderr.startswith("check_folder_in_use: ")
+    assert "--output" in refused.stderr
+    assert Path("results/report.json").read_text() == "of the other check"
+    assert Path("results/task.json").read_text() == "its task"
+    after = run("data", "check", *arguments)
+    assert json.loads(Path("results/task.json").read_text())
+    assert json.loads(Path("results/report.json").read_text())["rows"]["train"] == 1, after.output
+
+
+def test_files_of_one_name_in_two_folders_have_two_folders_for_results(tmp_path: Path) -> None:
+    one, other = tmp_path / "a" / "rows.csv", tmp_path / "b" / "rows.csv"
+    names = {command._folder_name(str(file), file) for file in (one, other)}
+    assert len(names) == 2
+    assert all(name.startswith("rows.csv-") for name in names)
 
 
 # A check as the service answers it, without its status.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -9,7 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from gemtune.checks.report import CheckReport
 from gemtune.checks.task import REPORT, TASK, CheckTask
@@ -36,15 +37,48 @@ class CheckCrashed(GemtuneError):
         super().__init__(f"the check ended without a report: {output.strip()[-OUTPUT_SHOWN:]}", hint=hint)
 
 
+class CheckFolderInUse(GemtuneError):
+    """Raised when another check writes to the same folder."""
+
+    code = "check_folder_in_use"
+
+    def __init__(self, folder: Path):
+        hint = "wait until it has ended, or choose another folder with --output"
+        super().__init__(f"another check is writing its results to {folder}", hint=hint)
+
+
 def run(task: CheckTask, folder: Path, *, token: str | None, quiet: bool) -> CheckReport:
     """Run a check in a folder, and return its report.
 
     The folder is created; a report of an earlier check in it is replaced. token: for the Hub, instead of the user's
-    own. quiet: show no progress. Raises CheckCrashed.
+    own. quiet: show no progress. Raises CheckCrashed, CheckFolderInUse.
     """
     folder.mkdir(parents=True, exist_ok=True, mode=PRIVATE)
-    (folder / REPORT).unlink(missing_ok=True)
-    (folder / TASK).write_text(task.model_dump_json(), encoding="utf-8")
+    with _locked(folder / TASK) as file:
+        (folder / REPORT).unlink(missing_ok=True)
+        file.truncate(0)
+        file.write(task.model_dump_json())
+        file.flush()
+        return _run(folder, token=token, quiet=quiet)
+
+
+@contextmanager
+def _locked(task: Path) -> Iterator[IO[str]]:
+    """Open the file with the task of a check, and lock it until the block ends.
+
+    The operating system releases the lock at the end of the process, even after a crash. Raises CheckFolderInUse if
+    another process holds it.
+    """
+    with task.open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise CheckFolderInUse(task.parent) from None
+        yield file
+
+
+def _run(folder: Path, *, token: str | None, quiet: bool) -> CheckReport:
+    """Run the check of a folder's task, and return its report. Raises CheckCrashed."""
     environment = os.environ | ENVIRONMENT | ({} if token is None else {"HF_TOKEN": token})
     with tempfile.TemporaryFile() as errors:  # a pipe that nobody reads would fill up, and stop the process
         process = subprocess.Popen(
