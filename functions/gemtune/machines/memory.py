@@ -48,6 +48,8 @@ RL_SHARE = 1.35
 SHARD_BYTES = 4 * GIB
 # Bytes per parameter of a weight that is merged: the weight, its change and their sum in float32, and random bits.
 MERGING_BYTES = 16
+# The same of an embedding that replaces the base model's: in float32 and rounded to 16 bits.
+REPLACING_BYTES = 4 + 2
 # On a CPU, activations of up to this size are kept for the backward pass instead of being recomputed.
 SMALL_WORK = 512 * 2**20
 # Bytes per number in the key-value cache that completions are sampled with. Estimated.
@@ -155,7 +157,9 @@ def checkpoint_bytes(size: ModelSize, load: TrainingLoad, *, on_gpu: bool) -> fl
     return max(values, moments) if load.method == "Full" else values + moments
 
 
-def memory_for_export(size: ModelSize, method: Method, lora_rank: int, local_bytes: float) -> float:
+def memory_for_export(
+    size: ModelSize, method: Method, lora_rank: int, local_bytes: float, *, whole_embedding: bool = False
+) -> float:
     """Return the GiB of main memory that an export needs.
 
     That is memory for an adapter and the files that are written, of a merged model one shard at a time; for merging its
@@ -163,11 +167,14 @@ def memory_for_export(size: ModelSize, method: Method, lora_rank: int, local_byt
     smaller ones are loaded in float32. An export never uses a GPU.
 
     local_bytes: bytes per parameter of the base model that are on the local disk, besides a shard.
+    whole_embedding: whether the adapter holds the whole embedding, too.
     """
     parameters = size.parameters
-    adapter = 0 if method == "Full" else size.lora_parameters(lora_rank) * VALUE_BYTES
+    embedding = size.vocabulary * size.hidden if whole_embedding else 0
+    adapter = 0 if method == "Full" else (size.lora_parameters(lora_rank) + embedding) * VALUE_BYTES
     compared = 4 * parameters if size.file_bytes <= 4 * GIB else 0
-    shard = min(SHARD_BYTES, 2 * parameters) + MERGING_BYTES * _largest_weight(size)
+    merging = max(MERGING_BYTES * _largest_weight(size), REPLACING_BYTES * embedding)
+    shard = min(SHARD_BYTES, 2 * parameters) + merging
     total = adapter + shard + local_bytes * parameters + compared
     return total / GIB + EXPORT_PROCESS_GIB + MOUNTS_GIB
 

@@ -58,5 +58,6 @@ def export_machine(spec: Spec, facts: Facts) -> str | None:
     if facts.size is None:
         return None
     config, local_bytes = spec.training_config, EXPORTS[spec.export_config.format].local_bytes
-    need = memory_for_export(facts.size, config.method, config.lora_rank, local_bytes)
+    whole = _trained_embedding(config) == "whole"
+    need = memory_for_export(facts.size, config.method, config.lora_rank, local_bytes, whole_embedding=whole)
     return choice.choose_export_machine(facts.deployment.machines, need)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from gemtune.machines.memory import (
     memory_for_training,
     moment_bytes,
 )
+from gemtune.request import placement
 from gemtune.request.exports import EXPORTS, Format
 from gemtune.request.placement import load_of
 from gemtune.request.spec import TrainingConfig
@@ -230,6 +232,18 @@ def test_the_refusal_of_an_export_without_room_advises_changes() -> None:
     with pytest.raises(NeedsLargerMachine) as caught:
         choice.choose_export_machine(BOTH, export_need("gemma-3-27b", "gguf"))
     assert str(caught.value.hint) == "use format adapter or merged, or a smaller base model"
+
+
+def test_an_export_needs_room_for_an_embedding_that_was_trained_whole() -> None:
+    model = size("gemma-3-27b")
+    plain, whole = (memory_for_export(model, "LoRA", 16, 0.0, whole_embedding=trained) for trained in (False, True))
+    embedding = 4 * model.vocabulary * model.hidden / GIB
+    assert embedding < whole - plain < 2.5 * embedding
+    facts: Any = SimpleNamespace(size=size("gemma-4-e4b"), deployment=SimpleNamespace(machines=BOTH))
+    for trained, machine in ((False, None), (True, "rtx-pro-6000")):
+        config = TrainingConfig.model_validate({"base_model_id": "a/b", "train_embeddings": trained})
+        spec: Any = SimpleNamespace(training_config=config, export_config=SimpleNamespace(format="gguf"))
+        assert placement.export_machine(spec, facts) == machine
 
 
 def test_an_export_needs_room_for_an_adapter_a_shard_and_gguf_files() -> None:
