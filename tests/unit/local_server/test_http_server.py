@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from gemtune import VERSION, VERSION_HEADER
 from gemtune.handlers.answers import ErrorAnswer
 from gemtune.local_server.http_server import listen
 
@@ -32,13 +33,23 @@ def port() -> Iterator[int]:
 
 def ask(port: int, sent: bytes) -> tuple[int, str, bytes]:
     """Send these bytes; return status, content type and body of the answer."""
+    status, headers, body = exchange(port, sent)
+    return status, headers["content-type"], body
+
+
+def exchange(port: int, sent: bytes) -> tuple[int, dict[str, str], bytes]:
+    """Send these bytes; return status, headers in small letters, and body of the answer."""
     with socket.create_connection(("127.0.0.1", port), 120) as connection:
         connection.sendall(sent)
         connection.shutdown(socket.SHUT_WR)
         head, _, body = b"".join(iter(lambda: connection.recv(65536), b"")).partition(b"\r\n\r\n")
     lines = head.decode().split("\r\n")
     fields = dict(line.lower().split(": ", 1) for line in lines[1:])
-    return int(lines[0].split()[1]), fields["content-type"], body
+    return int(lines[0].split()[1]), fields, body
+
+
+def test_clients_know_gemtune_by_its_answer_to_a_request_that_reaches_no_function(port: int) -> None:
+    assert exchange(port, b"nonsense\r\n\r\n")[1][VERSION_HEADER.lower()] == VERSION
 
 
 def test_a_request_reaches_the_app(port: int) -> None:

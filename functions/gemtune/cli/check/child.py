@@ -64,7 +64,7 @@ def run(task: CheckTask, folder: Path, *, token: str | None, quiet: bool) -> Che
 
 @contextmanager
 def _locked(task: Path) -> Iterator[IO[str]]:
-    """Open the file with the task of a check, and lock it until the block ends.
+    """Open the file with a check's task, and lock it until the block ends.
 
     The operating system releases the lock at the end of the process, even after a crash. Raises CheckFolderInUse if
     another process holds it.
@@ -78,7 +78,10 @@ def _locked(task: Path) -> Iterator[IO[str]]:
 
 
 def _run(folder: Path, *, token: str | None, quiet: bool) -> CheckReport:
-    """Run the check of a folder's task, and return its report. Raises CheckCrashed."""
+    """Run the check of a folder's task, and return its report.
+
+    Raises CheckCrashed.
+    """
     environment = os.environ | ENVIRONMENT | ({} if token is None else {"HF_TOKEN": token})
     with tempfile.TemporaryFile() as errors:  # a pipe that nobody reads would fill up, and stop the process
         process = subprocess.Popen(

@@ -168,7 +168,7 @@ class Connection:
 
 
 def _advice(error: NotAnAnswer) -> str:
-    """Return what to do about an answer of something else than this version of gemtune."""
+    """Return what to do about an answer without the header of gemtune."""
     if error.status in (401, 403):
         return "something in front of the service wants a valid token: see `gemtune config set --help`"
     return (
