@@ -72,7 +72,10 @@ def test_a_batch_is_no_longer_than_its_limits(monkeypatch: pytest.MonkeyPatch) -
 
 
 class AtOnce(Executor):
-    """Executor whose work is done when it is submitted, the earliest moment at which a thread may begin it."""
+    """Executor whose work is done when it is submitted.
+
+    A thread may begin it as early as that.
+    """
 
     def __init__(self, threads: int) -> None:
         assert threads == 1

@@ -38,7 +38,10 @@ def ask(port: int, sent: bytes) -> tuple[int, str, bytes]:
 
 
 def exchange(port: int, sent: bytes) -> tuple[int, dict[str, str], bytes]:
-    """Send these bytes; return status, headers in small letters, and body of the answer."""
+    """Send these bytes; return status, headers and body of the answer.
+
+    Names and values of the headers are in small letters.
+    """
     with socket.create_connection(("127.0.0.1", port), 120) as connection:
         connection.sendall(sent)
         connection.shutdown(socket.SHUT_WR)

@@ -121,11 +121,11 @@ def _no_format(row: Row) -> str:
     other = ", ".join(f"{match[0]}: {shown(name)}" for name, match in near.items() if match[0] != name)
     alone = next((pair for pair in PAIRS if pair[0] in row and not other), None)
     if alone is not None:
-        known = {
+        own_fields = {
             *pictures.COLUMNS,
             *(name for each in FORMATS if set(alone) <= set(each.fields) for name in each.fields),
         }
-        unknown = [name for name in row if name not in known]
+        unknown = [name for name in row if name not in own_fields]
         message = f"the row has {alone[0]} and no {alone[1]}, or an empty one; it has {names_in(row)}"
         if not unknown:
             return message
