@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ from gemtune.ports import Buckets
 from gemtune.request import base_model
 from gemtune.request.exports import Format
 from gemtune.request.spec import Spec, read_spec
-from trainer.base_model import hub_download
+from trainer.base_model import folder_contents, hub_download
 from trainer.export import tokenizer_files, trained_weights
 from trainer.new_tokens import embedding, tokenizer
 from trainer.new_tokens.embedding import NewTokens
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 # Completed jobs that are searched for an export, newest first.
 SEARCHED_PAGES, JOBS_PER_PAGE = 5, 200
+# Files of a checkpoint that only a training reads.
+NOT_ASKED = shutil.ignore_patterns("*.pt", "*.pth", manifest.NAME)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +92,8 @@ class TrainedJob:
         if saved is None:
             raise self._no_checkpoint(train_step)
         folder = self.work / "checkpoint_with_tokenizer"
-        folder.mkdir()
-        for path in saved.iterdir():
-            (folder / path.name).symlink_to(path.resolve())
+        # Tokenizer files are written over those of the copy; training may still resume from the checkpoint itself.
+        shutil.copytree(saved, folder, ignore=NOT_ASKED, copy_function=folder_contents.copy_or_link)
         base, prepared = self._base(), self._prepared()
         with_tokens = tokenizer.with_new_tokens(base, prepared, self.work / "base_with_new_tokens")
         tokenizer_files.add_tokenizer(with_tokens, folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -157,3 +158,14 @@ def dtype_of_config(config: Mapping[str, Any]) -> str:
     parts = (config, text) if isinstance(text, dict) else (config,)
     names = (part.get(field) for part in parts for field in ("dtype", "torch_dtype"))
     return str(next((name for name in names if name), "float32"))
+
+
+def copy_or_link(source: str, target: str) -> None:
+    """Copy a file of a model; link to weights, which may be as large as it.
+
+    For `shutil.copytree`. The small files may then be written to.
+    """
+    if source.endswith(WEIGHTS):
+        Path(target).symlink_to(Path(source).resolve())
+    else:
+        shutil.copyfile(source, target)

@@ -238,7 +238,7 @@ def write(
     export = context.spec.export
     if isinstance(export, AdapterExport):
         ignored = shutil.ignore_patterns(manifest.NAME, versions.NAME)
-        shutil.copytree(trained.folder, folder, ignore=ignored, copy_function=_copy_or_link)
+        shutil.copytree(trained.folder, folder, ignore=ignored, copy_function=folder_contents.copy_or_link)
         return ""
     context.enter("merging the weights")
     with garbage_collection_paused():
@@ -269,14 +269,6 @@ def write(
                 written(file)
             return note
     assert_never(export)
-
-
-def _copy_or_link(source: str, target: str) -> None:
-    """Copy a file; link to weights, which may be as large as the model."""
-    if source.endswith(folder_contents.WEIGHTS):
-        Path(target).symlink_to(Path(source).resolve())
-    else:
-        shutil.copyfile(source, target)
 
 
 def _write_gguf(context: Context, export: GgufExport, whole: Path, folder: Path, untrained: Sequence[str]) -> str:

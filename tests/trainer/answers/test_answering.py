@@ -24,6 +24,7 @@ from trainer.answers.in_transformers import Transformers
 from trainer.export.merge import merge
 from trainer.gguf.llama_library import Sampling
 from trainer.new_tokens import embedding
+from trainer.store import checkpoints
 
 PROMPTS = ("Which colour has the sea?", "  Hello\n\nthere ")
 TOKENS = 12
@@ -147,6 +148,23 @@ def test_an_answer_ends_at_a_token_of_the_generation_config(tiny: Path, tmp_path
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [1, whole.tokens[2]]}))
     ended = ask(Transformers(TransformersFiles(folder, None, folder)), PROMPTS[0])
     assert (ended.tokens, ended.ended) == (whole.tokens[: whole.tokens.index(whole.tokens[2])], "end")
+
+
+def test_asking_a_checkpoint_leaves_it_as_training_resumes_from_it(bench: Bench, tmp_path: Path) -> None:
+    """Ask one of all weights, which has a generation config of its own."""
+    export, prefix, folder = bench.services.buckets.export, f"jobs/{bench.job_id}", tmp_path / "saved"
+    folder.mkdir()
+    for name in (*checkpoints.REQUIRED_FILES, "adapter_model.safetensors"):
+        (folder / name).write_text(name)
+    (folder / "generation_config.json").write_text("{}")
+    checkpoints.Saving.begin(export, job_prefix=prefix, attempt=1, train_step=7).finish(folder)
+    try:
+        files = trained_job(bench, tmp_path).checkpoint(7)
+        assert files.adapter is not None
+        assert (files.adapter / "adapter_model.safetensors").is_symlink()
+        assert checkpoints.newest(export, prefix, tmp_path / "resumed") is not None
+    finally:
+        export.delete_prefix(f"{prefix}/checkpoints/")
 
 
 def test_a_checkpoint_that_was_deleted_is_named(bench: Bench, tmp_path: Path) -> None:
