@@ -156,11 +156,12 @@ def test_each_quantization_stays_within_its_limits_and_loses_more_than_the_previ
     divergences, sizes = [], []
     turns = turns_of(ChatTemplate(trained.folder, json_object(trained.folder / "tokenizer_config.json")))
     for quantization in ("f16", "q8_0", "q5_k_m", "q4_k_m", "q2_k"):
-        target = folder / gguf_export(quantization).file_name
+        target = tmp_path / quantization / gguf_export(quantization).file_name
         if quantization != "f16":
+            target.parent.mkdir()
             quantize(tools, folder / gguf_export("f16").file_name, target, gguf_export(quantization).llama_type)
-        (folder / "Modelfile").write_text(modelfile(turns, target.name))
-        compared = compare_export(trained, folder, quantization, tools)
+        (target.parent / "Modelfile").write_text(modelfile(turns, target.name))
+        compared = compare_export(trained, target.parent, quantization, tools)
         assert problems(compared, quantization) == [] or quantization == "q2_k"
         divergences.append(compared["probes"]["mean_kl"])
         sizes.append(target.stat().st_size)
