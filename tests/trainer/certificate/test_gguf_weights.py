@@ -95,6 +95,25 @@ def test_a_tensor_without_what_training_added_is_noticed(tmp_path: Path, share: 
     assert problem is None or "of what training added" in problem
 
 
+def test_few_levels_may_hold_a_multiple_of_what_training_added(tmp_path: Path) -> None:
+    """A small addition decides between levels that a weight is between."""
+    generator = torch.Generator().manual_seed(1)
+    kind, added = GGMLQuantizationType.Q4_0, torch.randn(512, 256, generator=generator) * 5e-4
+    before = torch.rand(512, 256, generator=generator) - 0.5
+    is_between = torch.rand(512, 256, generator=generator) < 0.25
+    before[is_between] = torch.randint(-7, 7, (512, 256), generator=generator)[is_between] * 0.0625 + 0.03125
+    before[:, ::32], added[:, ::32] = -0.5, 0  # the largest of each block, so that levels are 1/16 apart
+    before = before.bfloat16()
+    path = tmp_path / "q4_0.bin"
+    quants.quantize((before.float() + added).numpy(), kind).tofile(path)
+    tensor = gguf_weights._Tensor(path, Entry("x", int(kind), (512, 256), 0), "Q4_0", GGML_QUANT_SIZES[kind])
+    exact = before.float() + added
+    rounding = torch.from_numpy(tensor.chunk(0, exact.numel())[0]).reshape(exact.shape) - exact
+    assert 1 + float((rounding * added).sum() / added.square().sum()) > 5
+    weight = Weight("x", exact, trained=True, before=before)
+    assert gguf_weights._problem(tensor, weight, 0.0, was_dithered=False) is None
+
+
 @pytest.mark.parametrize("factor", [1.0, 1.1, 0.88])
 def test_a_row_that_is_scaled_within_the_error_of_its_type_is_noticed(tmp_path: Path, factor: float) -> None:
     values = (torch.randn(64, 2048, generator=torch.Generator().manual_seed(1)) * 0.02).bfloat16()

@@ -80,10 +80,11 @@ class Systematic:
             self.added += _dot(error, added)
             self.added_variance += _dot(variance * added, added)
 
-    def problem(self, *, in_blocks: bool) -> str | None:
+    def problem(self, *, in_blocks: bool, may_amplify: bool = False) -> str | None:
         """Return what is wrong with the tensor, or None.
 
-        in_blocks: whether its values have the scales of blocks.
+        in_blocks: whether its values have the scales of blocks. may_amplify: whether its type has so few levels that it
+        may hold a multiple of what training added.
         """
         if self.squares > 0:
             scale = self.scaled / self.squares
@@ -94,7 +95,8 @@ class Systematic:
         if self.added_squares > 0:
             share = 1 + self.added / self.added_squares
             chance = DEVIATIONS * math.sqrt(self.added_variance) / self.added_squares
-            if not KEPT - chance <= share <= 2 - KEPT + chance:
+            largest = math.inf if may_amplify else 2 - KEPT + chance
+            if not KEPT - chance <= share <= largest:
                 return f"holds {share:.0%} of what training added"
         return None
 
