@@ -10,6 +10,7 @@ of pyproject.toml into an environment with a CUDA build of torch instead.
 
 from __future__ import annotations
 
+import csv
 import fcntl
 import hashlib
 import re
@@ -70,10 +71,12 @@ def _fault_of_package(package: Distribution | None, version: str) -> str | None:
         return "is not installed"
     if package.version != version:
         return f"is {package.version}, not {version}"
-    sizes = {path: path.size for path in package.files or () if "__pycache__" not in path.parts}
-    for path, size in sizes.items():
+    # Distribution.files leaves out files that are missing, since Python 3.12.
+    for path, _, size in csv.reader((package.read_text("RECORD") or "").splitlines()):
         place = Path(str(package.locate_file(path)))
-        if not place.is_file() or place.stat().st_size != (place.stat().st_size if size is None else size):
+        if "__pycache__" in place.parts:
+            continue
+        if not place.is_file() or (size and place.stat().st_size != int(size)):
             return f"lacks {path}, or a part of it"
     return None
 

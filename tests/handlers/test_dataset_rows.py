@@ -113,7 +113,7 @@ def test_a_long_row_of_a_table_is_skipped_over_several_pages(
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        ("train.jsonl.gz", gzip.compress(jsonl(rows.train_rows(2)))),
+        ("train.jsonl.gz", gzip.compress(jsonl(rows.train_rows(2)), mtime=0)),
         ("train.json", json.dumps(rows.train_rows(2)).encode()),
         ("train.parquet", b"PAR1"),
         ("train.jsonl", '{"prompt": "a"}\n'.encode("utf-16")),

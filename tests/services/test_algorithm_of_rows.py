@@ -75,7 +75,7 @@ def refusal(world: World) -> tuple[str, str]:
         {"train.parquet": parquet},
         {"training.jsonl": jsonl},
         {"my_rows.json": lambda row: json.dumps([row, row], indent=1).encode()},
-        {"train.jsonl.gz": lambda row: gzip.compress(jsonl(row))},
+        {"train.jsonl.gz": lambda row: gzip.compress(jsonl(row), mtime=0)},
         {"data/train-00000-of-00002.parquet": parquet, "data/train-00001-of-00002.parquet": parquet},
         {"train.tsv": lambda row: "\n".join(["\t".join(row), "\t".join(row.values())]).encode("utf-16")},
         {"metadata.json": "rows.parquet", "rows.parquet": parquet, "train.jsonl": lambda row: jsonl({"messages": []})},

@@ -34,6 +34,22 @@ def test_no_test_asserts_how_long_something_takes() -> None:
     assert timed == []
 
 
+def test_names_of_tests_are_the_same_in_every_process() -> None:
+    """The time is in each gzip file, and so in names of parameters."""
+    timed = [
+        f"{path.relative_to(TESTS)}:{argument.lineno}"
+        for path in sorted(TESTS.rglob("test_*.py"))
+        for function in ast.walk(ast.parse(path.read_text()))
+        if isinstance(function, ast.FunctionDef)
+        for decorator in function.decorator_list
+        for argument in ast.walk(decorator)
+        if isinstance(argument, ast.Call)
+        and ast.unparse(argument.func) == "gzip.compress"
+        and "mtime" not in {keyword.arg for keyword in argument.keywords}
+    ]
+    assert timed == []
+
+
 @pytest.mark.parametrize("clock", sorted(CLOCKS))
 def test_an_assert_of_a_clock_is_found(clock: str) -> None:
     assert list(asserted_clocks(f"began = time.{clock}()\nassert time.{clock}() - began < 5")) == [2]
