@@ -8,7 +8,8 @@ from pathlib import Path
 from tests.emulators.children import Child, free_port, wait_for_port
 from tests.emulators.sdk import jars
 
-PROJECT, REGION = "gemtune-test", "europe-test1"
+# The region is one whose prices are known.
+PROJECT, REGION = "gemtune-test", "us-central1"
 # The topic on which fake-gcs-server publishes that an object was finalized.
 STORAGE_EVENTS = "storage-events"
 

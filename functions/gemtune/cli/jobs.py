@@ -49,9 +49,6 @@ def train(
     request = train_options.request_of(options, {} if file is None else request_file.read(file))
     if data is None and file is None and options["dataset"] is None:
         raise click.UsageError("say what to train on: --data FILE, --dataset ID, or a FILE with a request")
-    config = request.get("training_config") or {}
-    if file is None and isinstance(config, dict) and not config.get("base_model_id"):  # the service refuses others
-        raise click.UsageError("say which base model to train: --model MODEL (`gemtune models` lists some)")
     if data is not None and options["dataset"] is not None:
         raise click.UsageError("--data and --dataset both say what to train on: leave out one of them")
     if held_out is not None and data is None:
@@ -59,6 +56,9 @@ def train(
     if dry_run and (prints or follow or idempotency_key is not None):
         raise click.UsageError("--dry-run goes with none of --print, --follow and --idempotency-key")
     files = None if data is None else uploads.files_of(data, held_out)
+    config = request.get("training_config") or {}
+    if file is None and isinstance(config, dict) and not config.get("base_model_id"):  # the service refuses others
+        raise click.UsageError("say which base model to train: --model MODEL (`gemtune models` lists some)")
     if prints:
         click.echo(json.dumps(request, indent=1))
         return

@@ -176,7 +176,12 @@ def list_rows(dataset_id: str, *, split: str | None, limit: int) -> Operation[li
 
 
 def read_logs(job_id: str, step: str | None, tail: int | None) -> Operation[list[answers.JobLogLine]]:
-    """Return the output of a job's steps, or its last `tail` lines."""
+    """Return the output of a job's steps, or its last `tail` lines.
+
+    Raises BadUse for a negative number of lines.
+    """
+    if tail is not None and tail < 0:
+        raise BadUse(f"tail is a number of lines, or None for all, not {tail}")
     lines: deque[answers.JobLogLine] = deque(maxlen=tail)
     after: str | None = None
     while True:

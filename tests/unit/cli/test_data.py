@@ -169,9 +169,9 @@ def test_options_replace_fields_of_a_file_and_print_sends_nothing(service: FakeS
         ([], "say what to train on"),
         (["--dataset", "d", "--set", "seed"], "FIELD=VALUE"),
         (["--dataset", "d", "--set", "job_name=x", "--set", "job_name.y=1"], "is no object"),
-        (["--model", "a/b", "--dataset", "d", "--eval", __file__], "--eval goes with --data"),
-        (["--model", "a/b", "--data", __file__], "holds no rows"),
-        (["--model", "a/b", "--data", __file__, "--dataset", "d"], "leave out one of them"),
+        (["--dataset", "d", "--eval", __file__], "--eval goes with --data"),
+        (["--data", __file__], "holds no rows"),
+        (["--data", __file__, "--dataset", "d"], "leave out one of them"),
         (["--data", "/nothing/there.csv"], "does not exist"),
     ],
 )

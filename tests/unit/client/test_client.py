@@ -101,6 +101,8 @@ def test_the_last_lines_of_the_output_are_returned_unless_all_are_wanted(service
         assert texts() == whole[-operations.LOG_LINES :] == whole[2000:]
         assert texts(tail=None) == whole
         assert texts(tail=3) == whole[-3:]
+        with pytest.raises(BadUse, match="tail"):
+            texts(tail=-1)
     assert "after=place-0" in service.requests[-1][1]
 
 
