@@ -50,7 +50,9 @@ locals {
   # For functions and steps that check an owner's budget of the month, too.
   budgets = { for name, limit in local.limits : name => limit if startswith(name, "GEMTUNE_OWNER_") }
   # For functions that plan or admit steps or keep accounts, and for steps, which end before their job costs too much.
-  stated_prices = { for name, machine in var.machines : name => machine.usd_per_hour if machine.usd_per_hour != null }
+  stated_prices = {
+    for name, machine in merge(var.machines, var.cpu_steps) : name => machine.usd_per_hour if machine.usd_per_hour != null
+  }
   prices = length(local.stated_prices) == 0 ? {} : {
     GEMTUNE_USD_PER_HOUR = join(",", [for name, price in local.stated_prices : "${name}=${price}"])
   }

@@ -58,7 +58,8 @@ variable "machines" {
     functions/gemtune/machines/choice.py, which chooses one for each job. `image` is a key of `images`: the build
     for a version of CUDA that the machine's driver supports. A machine without `accelerator` trains on CPUs. `at_once`
     is how many jobs train on such machines at the same time; further ones wait. It should not exceed the quota.
-    `usd_per_hour` is the machine's price, where the price list of functions/gemtune/machines has another or none.
+    `usd_per_hour` is the machine's price, where the price list of functions/gemtune/machines has another or none: it has
+    GPUs in us-central1 only.
   EOT
   type = map(object({
     accelerator  = optional(string)
@@ -100,10 +101,11 @@ variable "machines" {
 }
 
 variable "cpu_steps" {
-  description = "Machines of prepare and export. Files on Cloud Run take memory, and export writes a whole merged model."
+  description = "Machines of prepare and export. Files on Cloud Run take memory, and export writes whole GGUF files. `usd_per_hour` as in `machines`."
   type = map(object({
-    cpus       = number
-    memory_gib = number
+    cpus         = number
+    memory_gib   = number
+    usd_per_hour = optional(number)
   }))
   default = {
     prepare = { cpus = 4, memory_gib = 16 }
@@ -112,6 +114,10 @@ variable "cpu_steps" {
   validation {
     condition     = toset(keys(var.cpu_steps)) == toset(["prepare", "export"])
     error_message = "Set both steps that run on a CPU, prepare and export, and no others."
+  }
+  validation {
+    condition     = alltrue([for step in values(var.cpu_steps) : try(step.usd_per_hour >= 0, step.usd_per_hour == null)])
+    error_message = "`usd_per_hour` of a step is a price, at least 0."
   }
   validation {
     condition     = alltrue([for step in values(var.cpu_steps) : contains([1, 2, 4, 6, 8], step.cpus) && step.memory_gib <= 32 && step.memory_gib <= step.cpus * 4])
@@ -289,7 +295,8 @@ variable "limits" {
     Limits of what jobs take; null: none. A job that reaches its cap is paused at a checkpoint. `default_max_cost_usd`
     and `default_max_hours` are the caps of jobs whose request has none, `max_cost_usd` and `max_hours` the highest that
     a request may have. `owner_usd_per_month` and `owner_hours_per_month` are what all jobs of one caller may take in a
-    calendar month; then new jobs are refused, and others are paused.
+    calendar month; then new jobs are refused, and others are paused. With a limit in USD, jobs on a machine whose price
+    is not known are refused: state `usd_per_hour` of `machines` outside us-central1.
   EOT
   type = object({
     default_max_cost_usd  = optional(number)

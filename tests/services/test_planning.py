@@ -43,7 +43,9 @@ def test_a_request_is_planned_without_creating_anything(planned: World) -> None:
     # 200 rows of about 60 tokens, twice
     assert plan.tokens.least < 2 * 200 * 60 < plan.tokens.most
     assert 0 < plan.minutes.least < plan.minutes.expected < plan.minutes.most
+    assert plan.usd is not None
     assert (plan.usd.expected > 0) if on_gcp else (plan.usd.most == 0)
+    assert plan.prices == planned.services.prices.origin
     assert plan.memory.main_needed > 0
     assert {step.basis for step in plan.steps.values()} == {"estimated"}
     assert planned.stored_specs() == planned.stored_secrets() == planned.messages("requests") == []

@@ -49,8 +49,8 @@ def page() -> Page:
     )
     page.paragraph(
         "A deployment has those that `GEMTUNE_MACHINES` lists, and a job gets the first that it fits on. Prices are "
-        "list prices of `functions/gemtune/machines/prices.json` in us-central1. On a workstation (`local`) nothing "
-        "is refused for its size."
+        "list prices of `functions/gemtune/machines/prices.json` in us-central1; in other regions those of GPUs are not "
+        "known. On a workstation (`local`) nothing is refused for its size."
     )
     page.heading("Training")
     page.paragraph(
@@ -58,8 +58,8 @@ def page() -> Page:
         "otherwise, the defaults of a request (`batch_size` 4, `lora_rank` 16). *GPU* is memory of the GPU, *main* the "
         "main memory of the same machine, *CPU* the main memory of a machine without a GPU. *main* and *CPU* include "
         "checkpoints, which are in memory on Cloud Run and on disk on a workstation; weights are read from mounts. "
-        "Shorter rows need less: "
-        "`prepare` decides by the longest row of the dataset. Models of the same size share a row."
+        "Shorter rows need less: `prepare` decides by the longest row of the dataset. Models of the same size share a "
+        "row."
     )
     page.paragraph(
         "Time and cost are those of a million tokens on each machine that the training fits on, without loading the "

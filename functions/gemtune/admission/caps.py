@@ -51,7 +51,8 @@ def check_before(job: Job, step: Step, prices: Prices, *, has_budget: bool = Fal
     if (has_budget or job.max_cost_usd is not None) and prices.of_step(job, step) is None:
         if job.max_cost_usd is None and job.steps[step].attempt:
             return pause(job, reason="budget", at=at)
-        problem = cost.price_unknown(cost.kind_of(step, job.machine, job.export_machine))
+        kind = cost.kind_of(step, job.machine, job.export_machine)
+        problem = prices.unknown(kind, requested=job.max_cost_usd is not None)
         limit = "its owner's budget in dollars" if job.max_cost_usd is None else "max_cost_usd"
         message = f"{limit} cannot be kept, since {problem.msg}"
         return fail_job(job, Failure(code=problem.code, message=message, step=step, hint=problem.hint), at=at)
@@ -79,10 +80,9 @@ def resume(job: Job, prices: Prices, *, max_cost_usd: float | None, max_hours: f
     if job.status is not Status.PAUSED and (max_cost_usd, max_hours) != (None, None):
         raise JobNotPaused(job.job_id, job.status, hint="wait until it is paused: a running step keeps its caps")
     remaining = [step for step in STEPS if job.steps[step].state != "done"]
-    kinds = {cost.kind_of(step, job.machine, job.export_machine) for step in remaining}
-    unpriced = [kind for kind in kinds - {None} if prices.usd_per_second(kind) is None]
+    unpriced = prices.unpriced(cost.kind_of(step, job.machine, job.export_machine) for step in remaining)
     if max_cost_usd is not None and unpriced:
-        raise RequestRefused([cost.price_unknown(unpriced[0])])
+        raise RequestRefused([prices.unknown(unpriced[0], requested=True)])
     spent = cost.spending(job, prices)
     fields = {
         "max_cost_usd": (spent.usd, job.max_cost_usd, max_cost_usd),

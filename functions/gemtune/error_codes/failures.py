@@ -60,7 +60,8 @@ FAILURES: Mapping[str, ErrorCode] = {
     ),
     "price_unknown": ErrorCode(
         "The job has a cap in dollars, or its owner a budget, and the machine that prepare chose has no known price.",
-        "Submit again with a machine whose price is known, or let the operator set `GEMTUNE_USD_PER_HOUR`.",
+        "Submit again with a machine whose price is known, or let the operator [state "
+        "it](../deployment.md#what-it-costs): of GPUs only the prices in us-central1 are known.",
     ),
     "bad_base_model": ErrorCode(
         "A file of the base model is missing, damaged, or contradicts another one.",

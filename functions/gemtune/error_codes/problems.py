@@ -206,7 +206,8 @@ REQUESTS: Mapping[str, ErrorCode] = {
     ),
     "price_unknown": ErrorCode(
         "A cap in dollars cannot be kept, because the price of a machine is not known.",
-        "Use `max_hours`, or a machine whose price is known, or let the operator set `GEMTUNE_USD_PER_HOUR`.",
+        "Use `max_hours`, or a machine whose price is known, or let the operator [state "
+        "it](../deployment.md#what-it-costs): of GPUs only the prices in us-central1 are known.",
     ),
     "unsloth_missing": ErrorCode(
         "The service has no environment with unsloth.",

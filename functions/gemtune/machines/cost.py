@@ -6,7 +6,7 @@ It is an estimate, not a bill.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -19,9 +19,7 @@ from gemtune.machines.choice import CPU_STEPS, LOCAL, MACHINES, WITH_MORE_MEMORY
 PRICES = Path(__file__).parent / "prices.json"
 # Environment variable with the prices that a deployment states.
 STATED = "GEMTUNE_USD_PER_HOUR"
-
-
-# Region of the documents, and of the origin of a workstation's plans.
+# Region of the prices in docs/, and of the price list that a workstation's plans name.
 DEFAULT_REGION = "us-central1"
 
 
@@ -90,16 +88,24 @@ class Prices:
         """
         return self.usd_per_second(kind_of(step, job.machine, job.export_machine))
 
+    def unpriced(self, kinds: Iterable[str | None]) -> list[str]:
+        """Return the kinds of machines whose price is not known, sorted."""
+        return sorted({kind for kind in kinds if kind is not None and self.usd_per_second(kind) is None})
 
-def price_unknown(kind: str | None) -> Problem:
-    """Return the problem of a cap in dollars on a machine without a price."""
-    elsewhere = "" if kind == LOCAL else ", or a machine whose price is known"
-    return Problem(
-        ("max_cost_usd",),
-        f"the price of machine {kind} is not known",
-        "price_unknown",
-        f"use max_hours instead{elsewhere}; or state its price per hour when the service starts: {STATED}={kind}=2.50",
-    )
+    def unknown(self, kind: str | None, *, requested: bool) -> Problem:
+        """Return the problem of a cap in dollars on a machine without a price.
+
+        requested: whether the cap is the request's, which can do without it, and not one that the operator has set.
+        """
+        choices = ["max_hours instead"] if requested else []
+        if kind == LOCAL:
+            place, state = "", f"state its price per hour when the service starts: {STATED}={kind}=2.50"
+        else:
+            choices.append("a machine whose price is known")
+            place = f" in {self.region}"
+            state = f"let the operator state it: usd_per_hour in terraform.tfvars, which sets {STATED}"
+        hint = f"use {', or '.join(choices)}; or {state}" if choices else state
+        return Problem(("max_cost_usd",), f"the price of machine {kind}{place} is not known", "price_unknown", hint)
 
 
 def kind_of(step: Step | str, machine: str | None, export_machine: str | None) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from gemtune.families.size import ModelSize
@@ -65,7 +65,7 @@ def make_plan(outlook: Outlook, reason: str, alternatives: Sequence[Alternative]
         tokens=tokens,
         minutes=None if seconds is None else _total(seconds, dict.fromkeys(seconds, 1 / 60), digits=2),
         usd=None if seconds is None else _usd(outlook, seconds),
-        prices=outlook.prices.origin,
+        prices=_origin(outlook, seconds or {}),
         steps={} if seconds is None else {step.value: _estimate(outlook, step, span) for step, span in seconds.items()},
         alternatives=tuple(alternatives),
     )
@@ -102,11 +102,8 @@ def _estimate(outlook: Outlook, step: Step, span: Span) -> StepEstimate:
 
 
 def _usd(outlook: Outlook, seconds: Mapping[Step, Span]) -> Span | None:
-    """Return the cost, or None if a price is not known.
-
-    A workstation costs nothing unless its price is stated.
-    """
-    if outlook.machine == LOCAL and LOCAL not in outlook.prices.stated:
+    """Return the cost, or None if a price is not known."""
+    if _is_free(outlook):
         return exactly(0.0)
     prices: dict[Step, float] = {}
     for step in seconds:
@@ -115,6 +112,18 @@ def _usd(outlook: Outlook, seconds: Mapping[Step, Span]) -> Span | None:
             return None
         prices[step] = price
     return _total(seconds, prices, digits=4)
+
+
+def _origin(outlook: Outlook, steps: Iterable[Step]) -> str:
+    """Return the origin of the prices, and the machines of steps without one."""
+    kinds = [] if _is_free(outlook) else [cost.kind_of(step, outlook.machine, outlook.export_machine) for step in steps]
+    unpriced = ", ".join(outlook.prices.unpriced(kinds))
+    return f"{outlook.prices.origin}; no price: {unpriced}" if unpriced else outlook.prices.origin
+
+
+def _is_free(outlook: Outlook) -> bool:
+    """Return whether a job costs nothing: on a workstation without a price."""
+    return outlook.machine == LOCAL and LOCAL not in outlook.prices.stated
 
 
 def _total(seconds: Mapping[Step, Span], factors: Mapping[Step, float], *, digits: int) -> Span:

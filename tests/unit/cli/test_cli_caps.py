@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from gemtune.cli.connection import plans
 from gemtune.cli.jobs import train
 from gemtune.cli.request.options import request_of
 from tests.fakes import request
@@ -72,6 +73,21 @@ def test_warnings_of_a_request_go_to_stderr(service: FakeService, tmp_path: Path
     result = run("train", str(file), url=service.url)
     assert (result.stdout, result.stderr) == (f"{JOB}\n", f"warning: it takes more (`gemtune resume {JOB}`)\n")
     assert run("--quiet", "train", str(file), url=service.url).stderr == ""
+
+
+def test_a_plan_without_a_price_shows_which_one_is_unknown() -> None:
+    minutes = {"least": 1, "expected": 2, "most": 3}
+    plan = {"machine": "l4", "machine_reason": "x", "memory": None, "exact": True, "train_steps": None, "tokens": None}
+    plan |= {"steps": {}, "alternatives": [], "minutes": minutes, "usd": None}
+    plan["prices"] = "2026-10, europe-west1; no price: l4"
+    assert list(plans.format_plan(plan))[-1] == (
+        "cost:                 unknown (list prices of 2026-10, europe-west1; no price: l4)"
+    )
+    assert plans.format_total(plan) == (
+        "2.0 (1.0 to 3.0) minutes, cost unknown (list prices of 2026-10, europe-west1; no price: l4)"
+    )
+    priced = plan | {"usd": {"least": 0.5, "expected": 0.5, "most": 0.5}, "prices": "2026-10, us-central1"}
+    assert plans.format_total(priced) == "2.0 (1.0 to 3.0) minutes, 0.50 USD (list prices of 2026-10, us-central1)"
 
 
 def test_account_shows_the_month_and_the_budget(service: FakeService) -> None:

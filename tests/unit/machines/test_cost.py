@@ -100,6 +100,52 @@ def test_prices_differ_by_region_and_are_unknown_where_the_list_has_none() -> No
     assert cost.spending(trained, belgium).usd is None
 
 
+@pytest.mark.parametrize(
+    ("kind", "requested", "message", "hint"),
+    [
+        (
+            "l4",
+            True,
+            "the price of machine l4 in europe-west1 is not known",
+            "use max_hours instead, or a machine whose price is known; or let the operator state it: usd_per_hour in "
+            "terraform.tfvars, which sets GEMTUNE_USD_PER_HOUR",
+        ),
+        (
+            "l4",
+            False,
+            "the price of machine l4 in europe-west1 is not known",
+            "use a machine whose price is known; or let the operator state it: usd_per_hour in terraform.tfvars, which "
+            "sets GEMTUNE_USD_PER_HOUR",
+        ),
+        (
+            "local",
+            True,
+            "the price of machine local is not known",
+            "use max_hours instead; or state its price per hour when the service starts: "
+            "GEMTUNE_USD_PER_HOUR=local=2.50",
+        ),
+        (
+            "local",
+            False,
+            "the price of machine local is not known",
+            "state its price per hour when the service starts: GEMTUNE_USD_PER_HOUR=local=2.50",
+        ),
+    ],
+)
+def test_an_unknown_price_is_refused_with_the_region_and_what_helps(
+    kind: str, requested: bool, message: str, hint: str
+) -> None:
+    problem = Prices(region="europe-west1").unknown(kind, requested=requested)
+    assert (problem.loc, problem.code) == (("max_cost_usd",), "price_unknown")
+    assert (problem.msg, problem.hint) == (message, hint)
+
+
+def test_machines_without_a_price_are_named_in_order() -> None:
+    kinds = ("train", "rtx-pro-6000", "l4", "l4", "prepare", None)
+    assert Prices(region="europe-west1").unpriced(kinds) == ["l4", "rtx-pro-6000", "train"]
+    assert Prices({"l4": 1.0}, "us-west2").unpriced(("l4", "prepare", "export")) == []
+
+
 def test_services_use_the_prices_of_their_region() -> None:
     names = ("PROJECT_ID", "GCS_CONFIG_BUCKET_NAME", "GCS_DATA_BUCKET_NAME", "GCS_UPLOADS_BUCKET_NAME")
     gcp = {"GEMTUNE_BACKEND": "gcp", "REGION": "asia-northeast3", "GCS_EXPORT_BUCKET_NAME": "a"}

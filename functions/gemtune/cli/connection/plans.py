@@ -19,7 +19,7 @@ def format_plan(plan: dict[str, Any]) -> Iterator[str]:
         yield _line("minutes", "unknown, since the amount of rows or the size of the model is")
     else:
         yield _line("minutes", format_span(plan["minutes"], "{:.1f}"))
-        yield _line("cost", "unknown, since a price is" if plan["usd"] is None else _cost(plan))
+        yield _line("cost", _cost(plan))
     for name, step in plan["steps"].items():
         basis = f"measured by {step['jobs']} jobs" if step["basis"] == "measured" else "estimated from the hardware"
         yield _line(name, f"{step['seconds']:.0f} s ({basis})")
@@ -53,7 +53,8 @@ def format_total(plan: dict[str, Any]) -> str:
     """Format the time and the cost of a plan."""
     if plan["minutes"] is None:
         return "unknown"
-    return f"{format_span(plan['minutes'], '{:.1f}')} minutes, {'cost unknown' if plan['usd'] is None else _cost(plan)}"
+    cost = f"cost {_cost(plan)}" if plan["usd"] is None else _cost(plan)
+    return f"{format_span(plan['minutes'], '{:.1f}')} minutes, {cost}"
 
 
 def format_memory(memory: dict[str, Any]) -> str:
@@ -83,7 +84,8 @@ def format_alternative(other: dict[str, Any]) -> str:
 
 
 def _cost(plan: dict[str, Any]) -> str:
-    return f"{format_span(plan['usd'], '{:.2f}')} USD (list prices of {plan['prices']})"
+    usd = "unknown" if plan["usd"] is None else f"{format_span(plan['usd'], '{:.2f}')} USD"
+    return f"{usd} (list prices of {plan['prices']})"
 
 
 def _line(name: str, value: str) -> str:

@@ -72,7 +72,8 @@ class Plan(Record):
         "workstation whose price is not stated; null if a price is not known"
     )
     prices: str = Field(
-        description="date and region of the list prices, and the machines whose price is stated instead"
+        description="date and region of the list prices, the machines whose price is stated instead, and those of the "
+        "job whose price is not known"
     )
     steps: dict[str, StepEstimate] = Field({}, description="estimate of each step")
     alternatives: tuple[Alternative, ...] = Field((), description="changes that would fit, or that cost less")

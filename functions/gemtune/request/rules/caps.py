@@ -30,13 +30,12 @@ def price(request: TrainRequest, facts: Facts) -> list[Problem]:
     except NeedsLargerMachine:  # the rule about the machine reports it
         return []
     only_exports = facts.dataset is None
-    kinds = {
+    unpriced = deployment.prices.unpriced(
         cost.kind_of(step, machine, export_machine) for step in Step if not only_exports or step is Step.EXPORT
-    } - {None}
-    unpriced = [kind for kind in kinds if deployment.prices.usd_per_second(kind) is None]
+    )
     if not unpriced:
         return []
-    problem = cost.price_unknown(unpriced[0])
+    problem = deployment.prices.unknown(unpriced[0], requested=request.max_cost_usd is not None)
     if request.max_cost_usd is None:
         problem = replace(problem, msg=f"this service limits the cost of jobs, and {problem.msg}")
     return [problem]
