@@ -97,7 +97,7 @@ def choose_export_machine(machines: Sequence[str], needed_gib: float) -> str | N
     large = [name for name in WITH_MORE_MEMORY if needed_gib <= MACHINES[name].memory_gib]
     chosen = next((name for name in machines if name in large), None)
     if chosen is None:
-        message = f"this export needs {needed_gib:.0f} GiB of main memory; the machine for exports has {usual}"
+        message = f"this export needs {needed_gib:.1f} GiB of main memory; the machine for exports has {usual}"
         elsewhere = f"; or deploy machine {large[0]}" if large else ""
         raise NeedsLargerMachine(message, hint=f"use format adapter or merged, or a smaller base model{elsewhere}")
     return chosen
@@ -107,12 +107,14 @@ def _lacking(candidates: Sequence[str], need: MemoryNeed) -> str:
     """Say which memory is missing, and how much the largest machine has."""
     largest = max(candidates, key=lambda name: (MACHINES[name].gpu_gib, MACHINES[name].memory_gib))
     machine = MACHINES[largest]
-    main = need.host_without_gpu if machine.gpu is None else need.host_with_gpu
-    kinds = (("GPU memory", need.gpu, machine.gpu_gib), ("main memory", main, machine.memory_gib))
+    if machine.gpu is None:
+        kinds = [("main memory", need.host_without_gpu, machine.memory_gib)]
+    else:
+        kinds = [("GPU memory", need.gpu, machine.gpu_gib), ("main memory", need.host_with_gpu, machine.memory_gib)]
     missing = [
         f"{needed:.1f} GiB of {kind} (machine {largest} has {available:g})"
         for kind, needed, available in kinds
-        if needed > available and (machine.gpu is not None or kind == "main memory")
+        if needed > available
     ]
     return f"it needs {' and '.join(missing)}"
 
