@@ -36,7 +36,7 @@ def encode_prompt(encoder: Encoder, prompt: Conversation) -> list[int] | Refused
     A prompt is refused, too, if the chat template cannot show all of it.
     """
     ids = encoder.prompt(prompt)
-    if isinstance(ids, Refused) or _is_plain(prompt):
+    if isinstance(ids, Refused) or not prompt.unusual_fields:
         return ids
     answered = encoder.encode(prompt.with_turns([*prompt.turns, Turn("assistant", "Yes.")]))
     return answered if isinstance(answered, Refused) and "max_seq_length" not in answered.reason else ids
@@ -79,14 +79,6 @@ def encode_reply(
         return Refused("its answer is beyond max_seq_length")
     gaps = [index for index, label in enumerate(labels) if label == UNTRAINED]
     return Reply(ids, gaps, encoded.whole_tokens - len(prompt_ids) if encoded.truncated else len(ids))
-
-
-def _is_plain(conversation: Conversation) -> bool:
-    """Return whether every chat template can show a conversation."""
-    return not conversation.tools and all(
-        turn.role in ("system", "user", "assistant") and not turn.thinking and not turn.calls
-        for turn in conversation.turns
-    )
 
 
 def reply_pieces(encoder: Encoder, reply: Reply) -> list[dict[str, Any]]:

@@ -108,9 +108,7 @@ class Conversation:
 
         Every chat template shows these.
         """
-        return not self.tools and all(
-            turn.role in ("user", "assistant") and not turn.calls and not turn.thinking for turn in self.turns
-        )
+        return not self.unusual_fields and all(turn.role != "system" for turn in self.turns)
 
     @property
     def unusual_fields(self) -> tuple[str, ...]:
