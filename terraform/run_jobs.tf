@@ -22,11 +22,10 @@ locals {
 
 locals {
   # Buckets that train and export read weights from. A copy would be in memory, as is the file system of a task; pages
-  # of a mounted file are dropped when memory is needed. Objects have no folders of their own, which Cloud Run's mounts
-  # show all the same.
+  # of a mounted file are dropped when memory is needed. Cloud Run mounts buckets with implicit directories, so the parts
+  # of an object's name are folders: https://cloud.google.com/run/docs/configuring/jobs/cloud-storage-volume-mounts
   mounts        = "/mnt/gemtune"
   mounted       = ["config", "data", "uploads", "export"]
-  mounts_of     = { for step in ["prepare", "train", "export"] : step => step == "prepare" ? [] : local.mounted }
   reads_weights = { GEMTUNE_MOUNTS = local.mounts }
 }
 
@@ -72,7 +71,7 @@ resource "google_cloud_run_v2_job" "step" {
         }
 
         dynamic "volume_mounts" {
-          for_each = local.mounts_of[each.value.step]
+          for_each = each.value.step == "prepare" ? [] : local.mounted
           content {
             name       = volume_mounts.value
             mount_path = "${local.mounts}/${google_storage_bucket.gemtune[volume_mounts.value].name}"
@@ -95,7 +94,7 @@ resource "google_cloud_run_v2_job" "step" {
       }
 
       dynamic "volumes" {
-        for_each = local.mounts_of[each.value.step]
+        for_each = each.value.step == "prepare" ? [] : local.mounted
         content {
           name = volumes.value
           gcs {
