@@ -134,7 +134,7 @@ def _of_cloud_run(call: Call) -> Iterator[tuple[str, Target, str]]:
 
 
 def _of_storage(call: Call) -> Iterator[tuple[str, Target, str]]:
-    matched = re.fullmatch(r"(?:/(upload|download|batch))?/storage/v1/b/([^/]+)/o(?:/(.+))?", call.path)
+    matched = re.fullmatch(r"(?:/(upload|download))?/storage/v1/b/([^/]+)/o(?:/(.+))?", call.path)
     if matched is None:
         raise ValueError(f"unknown call {call.method} {call.path}")
     kind, bucket, quoted = matched.groups()
