@@ -14,7 +14,7 @@ from gemtune.jobs.sources import Source
 from gemtune.jobs.status import Step
 from gemtune.request.parsing import read
 from gemtune.request.spec import Spec, TrainingConfig, TrainRequest
-from gemtune.services.acceptance.base_job import FindBaseJob, continue_from
+from gemtune.services.acceptance.base_job import OF_ADAPTER, FindBaseJob, continue_from
 from gemtune.services.acceptance.create_job import Submission
 from tests.fakes import World, checked, request
 from tests.services.test_export_again import export_again, trained
@@ -215,6 +215,8 @@ SHAPE = {
     "target_modules": ["q_proj", "v_proj"],
     "use_rslora": True,
     "use_dora": True,
+    "new_tokens": ["<a>", "<b>"],
+    "train_embeddings": True,
 }
 OTHER_SHAPE = {
     "lora_rank": 8,
@@ -222,6 +224,8 @@ OTHER_SHAPE = {
     "target_modules": ["q_proj"],
     "use_rslora": False,
     "use_dora": False,
+    "new_tokens": ["<a>"],
+    "train_embeddings": False,
 }
 
 
@@ -237,6 +241,11 @@ def test_everything_that_shapes_an_adapter_is_inherited_stated_or_not() -> None:
     for stated in ({}, SHAPE, {"target_modules": ["v_proj", "q_proj"]}):
         config, refused = continued(**stated)
         assert (config.model_dump(include=set(SHAPE)), refused) == (SHAPE, [])
+
+
+def test_every_field_that_shapes_an_adapter_is_tested() -> None:
+    """The tests of adapters on a vision tower cover its field."""
+    assert {*SHAPE, "train_vision_tower"} == {*OTHER_SHAPE, "train_vision_tower"} == {*OF_ADAPTER}
 
 
 @pytest.mark.parametrize("name", OTHER_SHAPE)
