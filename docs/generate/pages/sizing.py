@@ -132,7 +132,7 @@ def _exports(size: ModelSize) -> Iterator[str]:
     methods: tuple[Method, ...] = ("LoRA", "Full")
     for export_format in EXPORTS.values():
         for method in methods:
-            yield f"{memory_for_export(size, method, 16, export_format.local_bytes):.0f}"
+            yield f"{memory_for_export(size, method, _load({}).lora_rank, export_format.local_bytes):.0f}"
 
 
 def _price(usd_per_second: float | None) -> str:

@@ -18,7 +18,7 @@ from gemtune.datasets.files.row_pages import CHUNK, LONGEST_ROW, Place, RawRow, 
 from gemtune.datasets.files.splits import BadSplits
 from gemtune.datasets.files.table_header import NOT_UTF8, BadHeader, read_header
 from gemtune.datasets.files.text_encoding import mark_of
-from gemtune.errors import BadPageToken, ObjectNotFound, UnsafeName
+from gemtune.errors import BadPageToken, UnsafeName
 from gemtune.ports import Buckets
 from gemtune.services.datasets.catalogue import DatasetCatalogue
 from gemtune.services.datasets.listing import MAX_LISTED, list_sizes, read_splits
@@ -103,7 +103,7 @@ class ReadRows:
             chosen = read_splits(self.buckets.data, folder, sizes)
         except BadSplits as error:
             raise RowsNotReadable(str(error), hint=error.hint) from None
-        except (UnsafeName, Unreadable, ObjectNotFound) as error:
+        except (UnsafeName, Unreadable) as error:
             raise RowsNotReadable(error.message, hint=error.hint or "upload the dataset again") from None
         return chosen.train if split == "train" else chosen.held_out
 
