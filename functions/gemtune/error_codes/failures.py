@@ -60,8 +60,8 @@ FAILURES: Mapping[str, ErrorCode] = {
     ),
     "price_unknown": ErrorCode(
         "The job has a cap in dollars, or its owner a budget, and the machine that prepare chose has no known price.",
-        "Submit again with a machine whose price is known, or let the operator [state "
-        "it](../deployment.md#what-it-costs): of GPUs only the prices in us-central1 are known.",
+        "Submit again with a machine whose price is known, or state the price: "
+        "`GEMTUNE_USD_PER_HOUR`, on Google Cloud [`usd_per_hour`](../deployment.md#what-it-costs) of the machine.",
     ),
     "bad_base_model": ErrorCode(
         "A file of the base model is missing, damaged, or contradicts another one.",

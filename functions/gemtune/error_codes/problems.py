@@ -206,8 +206,8 @@ REQUESTS: Mapping[str, ErrorCode] = {
     ),
     "price_unknown": ErrorCode(
         "A cap in dollars cannot be kept, because the price of a machine is not known.",
-        "Use `max_hours`, or a machine whose price is known, or let the operator [state "
-        "it](../deployment.md#what-it-costs): of GPUs only the prices in us-central1 are known.",
+        "Use `max_hours`, or a machine whose price is known, or state the price: "
+        "`GEMTUNE_USD_PER_HOUR`, on Google Cloud [`usd_per_hour`](../deployment.md#what-it-costs) of the machine.",
     ),
     "unsloth_missing": ErrorCode(
         "The service has no environment with unsloth.",
