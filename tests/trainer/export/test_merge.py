@@ -14,7 +14,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from gemtune.errors import StepError
+from gemtune.request.exports import merged_export
 from tests import tiny_gemma
+from trainer.certificate.files.settings import merged_problems
 from trainer.export import merge as merging
 from trainer.export import stochastic_rounding
 from trainer.export.lora_weights import canonical_name
@@ -120,6 +122,10 @@ def test_weights_are_written_in_shards_of_a_size_whatever_the_base_model_has(
     for path in moved.iterdir():
         path.rename(folder / path.name)
     AutoModelForCausalLM.from_pretrained(folder)
+    assert merged_problems(tmp_path / "base", adapter, folder, merged_export("none")) == []
+    (folder / "model.safetensors").write_bytes(b"")  # which transformers would read instead
+    complaints = merged_problems(tmp_path / "base", adapter, folder, merged_export("none"))
+    assert complaints == ["model.safetensors was not there in the training"]
 
 
 def test_vision_models_are_merged_with_either_order_of_names(tmp_path: Path, tiny: Path) -> None:

@@ -63,7 +63,9 @@ def merged_problems(base: Path, trained: Path, folder: Path, export: MergedExpor
         elif (folder / name).read_bytes() != path.read_bytes():
             problems.append(_differing_fields(name, path, folder / name))
     own = {"config.json", "generation_config.json", folder_contents.INDEX}
-    problems += _added_files(folder, own | set(expected) | {path.name for path in merge.weight_files(base)})
+    # Without an index, transformers reads one file of weights.
+    own |= folder_contents.indexed_files(folder) if (folder / folder_contents.INDEX).is_file() else {merge.WHOLE}
+    problems += _added_files(folder, own | set(expected))
     if "generation_config.json" not in expected:
         stated = merge.generation_config(base)
         problems += _differing_values("generation_config.json", stated, json_object(folder / "generation_config.json"))
