@@ -17,6 +17,7 @@ from typing import assert_never
 
 from gemtune.errors import StepError
 from gemtune.jobs.record import Artifact, Parity, StepResult
+from gemtune.ports import Objects
 from gemtune.request.exports import AdapterExport, GgufExport, MergedExport, larger_exports
 from trainer.base_model import folder_contents
 from trainer.certificate import held_out_rows, parity_check
@@ -97,14 +98,29 @@ def _export(context: Context) -> CertifiedExport:
     context.enter("reading the trained weights")
     trained = trained_weights.locate(context)
     export, prefix = context.buckets.export, f"{context.prefix}/export/{context.fence.attempt}"
-    uploads = UploadedFiles(export, prefix, context.work / "uploaded")
+    uploads, temporary = (
+        UploadedFiles(export, prefix, context.work / "uploaded"),
+        _temporary(context, context.fence.attempt),
+    )
     try:
-        return _export_to(context, trained, uploads)
+        exported = _export_to(context, trained, uploads)
     except BaseException:
-        export.delete_prefix(f"{prefix}/")
+        for remains in (f"{prefix}/", temporary):
+            _delete_remains(export, remains)
         raise
-    finally:
-        export.delete_prefix(_temporary(context, context.fence.attempt))
+    export.delete_prefix(temporary)  # if it fails, the next attempt deletes them, and reuses this export
+    return exported
+
+
+def _delete_remains(objects: Objects, prefix: str) -> None:
+    """Delete what a failed export has uploaded.
+
+    An error of the storage is logged, because the one that the export failed with has to be raised.
+    """
+    try:
+        objects.delete_prefix(prefix)
+    except Exception as error:
+        log.warning("%s was not deleted: %s", prefix, error)
 
 
 def _export_to(context: Context, trained: TrainedWeights, uploads: UploadedFiles) -> CertifiedExport:

@@ -237,6 +237,25 @@ def test_an_export_that_loses_too_much_names_the_next_larger_one_that_passes(
     assert list(bench.services.buckets.export.list(f"jobs/{bench.job_id}/export/")) == []
 
 
+def test_an_error_of_an_export_is_raised_even_if_its_files_cannot_be_deleted(
+    trained_bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def lose(*_: Any) -> None:
+        raise StepError("export_loses_too_much", "the mean KL is 7", hint="export in more bits")
+
+    def refuse(*_: Any) -> None:
+        raise OSError("the storage is away")
+
+    context = trained_bench("merged", "none").context(Step.EXPORT)
+    monkeypatch.setattr(export, "_export_to", lose)
+    monkeypatch.setattr(type(context.buckets.export), "delete_prefix", refuse)
+    with pytest.raises(StepError, match="the mean KL is 7"):
+        export.run(context)
+    assert [record.getMessage().partition(" ")[2] for record in caplog.records if "away" in record.getMessage()] == [
+        "was not deleted: the storage is away"
+    ] * 2
+
+
 @pytest.mark.usefixtures("compare_in_process")
 def test_where_the_disk_is_memory_it_holds_no_merged_weights_while_they_are_compared(
     trained_bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
