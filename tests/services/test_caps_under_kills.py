@@ -22,7 +22,7 @@ from gemtune.ports import ExecutionState
 from gemtune.request.parsing import read_resume
 from tests.fakes import World
 from trainer.context import Context
-from trainer.steps.train import _Attempt
+from trainer.steps.train_attempt import TrainAttempt
 
 JOBS, SEED = 100, 22
 
@@ -186,7 +186,7 @@ class Trained:
 
     def _train(self, context: Context) -> bool:
         """Train from the newest checkpoint. Returns whether it is finished."""
-        attempt, step = _Attempt(context, progress=Any), self.checkpoint  # type: ignore[arg-type]
+        attempt, step = TrainAttempt(context, progress=Any), self.checkpoint  # type: ignore[arg-type]
         attempt.last_step_at = self.world.clock.monotonic()
         while step < self.total:
             began = self.seconds

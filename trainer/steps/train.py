@@ -8,14 +8,13 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gemtune.errors import ObjectNotFound
-from gemtune.jobs.record import EvaluationMetrics, Metrics, Progress, StepResult
+from gemtune.jobs.record import EvaluationMetrics, Metrics, StepResult
 from gemtune.jobs.status import Step
 from gemtune.request.rl_spec import DpoConfig, GrpoConfig, KtoConfig
 from gemtune.request.spec import Spec, TrainingConfig
@@ -29,9 +28,9 @@ from trainer.new_tokens import embedding, tokenizer
 from trainer.process.crashes import refuse_unsupported_model
 from trainer.process.imports import garbage_collection_paused
 from trainer.steps import recording
+from trainer.steps.train_attempt import TrainAttempt
 from trainer.store import checkpoints, manifest
-from trainer.training.interface import Hooks, JobTrainer, Setup
-from trainer.training.progress import ProgressLog, rewards_in
+from trainer.training.interface import JobTrainer, Setup
 from trainer.training.tracking import Tracking
 
 if TYPE_CHECKING:
@@ -65,8 +64,7 @@ def _train(context: Context, tracking: Tracking) -> None:
     held_out = prepared / "eval.parquet" if summary["eval_rows"] else None
 
     _seed(config.seed)
-    loss_curve = f"{context.prefix}/metrics/{context.fence.attempt}.jsonl"
-    attempt = _Attempt(context, ProgressLog(export, loss_curve, _reporter(context), context.clock, tracking))
+    attempt = TrainAttempt.begin(context, tracking)
     rows = held_out_rows.collect(prepared, base)
     with refuse_unsupported_model(config.base_model_id):
         loaded = engine.load(base, context.spec, start)
@@ -97,12 +95,7 @@ def _train(context: Context, tracking: Tracking) -> None:
     state = trainer.state
     attempt.progress.ended(train_step=state.global_step, total_steps=state.max_steps, epoch=state.epoch or 0.0)
     context.enter("evaluating the trained model")
-    evaluation = None if held_out is None else _evaluate(context, trainer)
-    if evaluation is not None:
-        attempt.progress.evaluated(trainer.state.global_step, evaluation)
-        attempt.progress.flush()
-    best = _restore_best(context, trainer, evaluation)
-    evaluation = evaluation if best is None else _evaluate(context, trainer)
+    best, evaluation = (None, None) if held_out is None else _evaluate_best(context, trainer, attempt)
     context.check_pause()
     context.enter("saving the trained weights")
     folder = _save(context, trainer, base, start)
@@ -155,7 +148,7 @@ def _import_packages(engine: Engine, spec: Spec) -> None:
     transformers_logging.disable_progress_bar()
 
 
-def _train_to_end(context: Context, trainer: JobTrainer, attempt: _Attempt) -> bool:
+def _train_to_end(context: Context, trainer: JobTrainer, attempt: TrainAttempt) -> bool:
     """Train on from the newest complete checkpoint.
 
     Returns False if this attempt had to stop before the end.
@@ -216,123 +209,23 @@ def _import_make(config: TrainingConfig) -> Callable[[Setup], JobTrainer]:
             return grpo.make
 
 
-@dataclass
-class _Attempt:
-    """The state of this attempt while it trains, and its hooks.
+def _evaluate_best(
+    context: Context, trainer: JobTrainer, attempt: TrainAttempt
+) -> tuple[int | None, EvaluationMetrics]:
+    """Evaluate the last weights, and load the best ones if they are to be kept.
 
-    Times are in seconds of the clock's `monotonic`. stop_cause: why training stops early. saved_at: time of the newest
-    checkpoint, at first of the beginning. longest_step, save_seconds: durations so far. saving: the checkpoint that is
-    being saved, and since when.
-    """
-
-    context: Context
-    progress: ProgressLog
-    stop_cause: str | None = None
-    last_step_at: float | None = None
-    saved_at: float | None = None
-    longest_step: float = 0.0
-    save_seconds: float = 0.0
-    saving: tuple[checkpoints.Saving, float] | None = None
-
-    @property
-    def resumed(self) -> Path:
-        """The folder for a copy of the checkpoint that training resumes from."""
-        return self.context.work / "resumed"
-
-    def hooks(self) -> Hooks:
-        """Return the callbacks of this attempt for a trainer."""
-        return Hooks(
-            self._stepped,
-            self.progress.evaluated,
-            self._saved,
-            self._must_stop,
-            self._must_save,
-            self._upload_weights,
-        )
-
-    def _stepped(self, trainer: JobTrainer, logs: Mapping[str, float]) -> None:
-        """Record a logged train_step."""
-        self.progress.stepped(
-            train_step=trainer.state.global_step,
-            total_steps=trainer.state.max_steps,
-            epoch=trainer.state.epoch or 0.0,
-            loss=logs["loss"],
-            learning_rate=logs["learning_rate"],
-            tokens=trainer.tokens_seen,
-            rewards=rewards_in(logs),
-        )
-
-    def _must_stop(self) -> bool:
-        """Return whether to stop now, and note the cause.
-
-        The causes are those of `Context.stop_cause`, and a deadline. A deadline or a cap that leaves no time for
-        another train_step and a checkpoint counts as reached, with a factor of two to be safe.
-        """
-        now = self.context.clock.monotonic()
-        shutil.rmtree(self.resumed, ignore_errors=True)  # it has been loaded, and the next one needs the room
-        if self.last_step_at is not None:
-            self.longest_step = max(self.longest_step, now - self.last_step_at)
-        self.last_step_at = now
-        needed = 2 * (self.longest_step + self.save_seconds)
-        self.stop_cause = self.context.stop_cause(seconds_to_end=needed)
-        if self.stop_cause is None and self.context.deadline is not None and now + needed >= self.context.deadline:
-            self.stop_cause = "out_of_time"
-        return self.stop_cause is not None
-
-    def _must_save(self) -> bool:
-        """Return whether the newest checkpoint is `save_minutes` old."""
-        seconds = 60 * self.context.spec.training_config.save_minutes
-        return self.saved_at is not None and self.context.clock.monotonic() - self.saved_at >= seconds
-
-    def _upload_weights(self, train_step: int, folder: Path) -> None:
-        """Upload the weights of a checkpoint, whose other files follow."""
-        self._begin_saving(train_step)[0].upload(folder)
-
-    def _begin_saving(self, train_step: int) -> tuple[checkpoints.Saving, float]:
-        """Return the checkpoint that is being saved, and since when."""
-        if self.saving is None:
-            began = self.context.clock.monotonic()
-            self.progress.flush()  # raises before anything is written if another attempt has taken over
-            export, attempt = self.context.buckets.export, self.context.fence.attempt
-            checkpoint = checkpoints.Saving.begin(
-                export, job_prefix=self.context.prefix, attempt=attempt, train_step=train_step
-            )
-            self.saving = checkpoint, began
-        return self.saving
-
-    def _saved(self, train_step: int, folder: Path, best: int | None) -> None:
-        """Upload a checkpoint, record it, and delete older ones."""
-        context, export = self.context, self.context.buckets.export
-        checkpoint, began = self._begin_saving(train_step)
-        checkpoint.finish(folder)
-        self.saving = None
-        context.advance.record_checkpoint(context.job.job_id, context.fence, train_step=train_step)
-        checkpoints.prune(export, context.prefix, best=best)
-        self.progress.tracking.persist()
-        self.last_step_at = self.saved_at = self.context.clock.monotonic()
-        self.save_seconds = max(self.save_seconds, self.last_step_at - began)
-
-
-def _restore_best(context: Context, trainer: JobTrainer, last_metrics: EvaluationMetrics | None) -> int | None:
-    """Load the best evaluation's weights, if they are to be kept.
-
-    Returns their train_step; None if the trainer keeps the last weights.
+    Returns the train_step of the best ones, or None if the trainer keeps the last; and the metrics of those it has now.
     """
     from trainer.training import best_weights, job_trainer
 
-    if last_metrics is None or not context.spec.training_config.keeps_best:
-        return None
-    logged, into = job_trainer.log_entry(last_metrics), context.work / "best"
-    return best_weights.restore(trainer, logged, context.buckets.export, context.prefix, into)
-
-
-def _reporter(context: Context) -> Callable[[Progress], None]:
-    """Return a function that writes progress and a heartbeat to the record."""
-
-    def report(progress: Progress) -> None:
-        context.advance.heartbeat(context.job.job_id, context.fence, progress)
-
-    return report
+    last = _evaluate(context, trainer)
+    attempt.progress.evaluated(trainer.state.global_step, last)
+    attempt.progress.flush()
+    if not context.spec.training_config.keeps_best:
+        return None, last
+    logged, into = job_trainer.log_entry(last), context.work / "best"
+    best = best_weights.restore(trainer, logged, context.buckets.export, context.prefix, into)
+    return best, last if best is None else _evaluate(context, trainer)
 
 
 def _baseline(context: Context, trainer: JobTrainer) -> EvaluationMetrics:

@@ -25,9 +25,9 @@ class Hooks:
 
     stepped: after each logged train_step, with the trainer's log entry. evaluated: after each evaluation, with its
     train_step. saved: with a train_step, its complete checkpoint folder, and the train_step of the best evaluation so
-    far. saved_weights: with a train_step and its checkpoint folder, which has the weights only so far, and the hook may
-    take them away; trainers without an adapter call it before they save the optimizer's states. must_stop, must_save:
-    called after each train_step; if true, the trainer saves a checkpoint, and ends if must_stop.
+    far. saved_weights: with a train_step and its checkpoint folder, which has only the weights so far; the hook may
+    take them away. SFT, the only trainer of all weights, calls it before it saves the optimizer's states. must_stop,
+    must_save: called after each train_step; if true, the trainer saves a checkpoint, and ends if must_stop.
     """
 
     stepped: Callable[[JobTrainer, Mapping[str, float]], None]

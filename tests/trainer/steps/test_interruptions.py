@@ -31,6 +31,7 @@ from tests.trainer.steps.test_train import adapter, after_steps
 from trainer.__main__ import _run_step
 from trainer.context import StopRequested
 from trainer.steps import train
+from trainer.steps.train_attempt import TrainAttempt
 from trainer.store import checkpoints
 
 TRAINING = {
@@ -52,13 +53,13 @@ import trainer.process.heartbeat as heartbeat
 heartbeat.SECONDS = 0.05
 from gemtune.bootstrap import services
 from gemtune.clock import SystemClock
-import trainer.steps.train as train
+from trainer.steps.train_attempt import TrainAttempt
 late = 0.0
 class Clock(SystemClock):
     def monotonic(self):
         return super().monotonic() + late
 services().__dict__["clock"] = Clock()
-must_stop, calls = train._Attempt._must_stop, []
+must_stop, calls = TrainAttempt._must_stop, []
 def hooked(attempt):
     global late
     calls.append(1)
@@ -70,7 +71,7 @@ def hooked(attempt):
         else:
             late = 3600.0
     return must_stop(attempt)
-train._Attempt._must_stop = hooked
+TrainAttempt._must_stop = hooked
 from trainer.__main__ import main
 sys.exit(main())
 """
@@ -195,7 +196,7 @@ class Fault:
 def test_any_interruption_at_any_train_step_ends_with_the_same_weights(
     bench_of: Callable[..., Bench], seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rng, upload, must_stop = random.Random(seed), FolderObjects.upload, train._Attempt._must_stop
+    rng, upload, must_stop = random.Random(seed), FolderObjects.upload, TrainAttempt._must_stop
     uninterrupted, interrupted = bench_of(**TRAINING).to(Step.TRAIN), bench_of(**TRAINING).to(Step.PREPARE)
     outcomes: list[tuple[str, int]] = []
     for kind in (*rng.sample(["sigterm", "out_of_time", "disk", "crash"], 4), "none"):
@@ -203,9 +204,7 @@ def test_any_interruption_at_any_train_step_ends_with_the_same_weights(
         interrupted.services.__dict__["clock"] = fault.clock
         with monkeypatch.context() as patched:
             patched.setattr(FolderObjects, "upload", lambda *a, fault=fault: (fault.on_upload(), upload(*a))[1])
-            patched.setattr(
-                train._Attempt, "_must_stop", lambda a, fault=fault: (fault.on_train_step(), must_stop(a))[1]
-            )
+            patched.setattr(TrainAttempt, "_must_stop", lambda a, fault=fault: (fault.on_train_step(), must_stop(a))[1])
             job, fence = interrupted.begin(Step.TRAIN)
             outcomes.append((kind, _run_step(interrupted.services, job, fence, 1000, fault.stop)))
         if interrupted.job.steps[Step.TRAIN].state == "done":
@@ -230,11 +229,11 @@ def test_a_training_that_reached_its_cap_gives_the_same_result_when_it_goes_on(
     uninterrupted, capped = bench_of(**TRAINING).to(Step.TRAIN), bench_of(**TRAINING)
     capped.fields = {"max_hours": 1}
     capped.to(Step.PREPARE)
-    clock, must_stop = LateClock(), train._Attempt._must_stop
+    clock, must_stop = LateClock(), TrainAttempt._must_stop
     reached_at = clock.monotonic() + 1800
     fault = Fault("cost_cap", 5, clock)
     with monkeypatch.context() as patched:
-        patched.setattr(train._Attempt, "_must_stop", lambda a: (fault.on_train_step(), must_stop(a))[1])
+        patched.setattr(TrainAttempt, "_must_stop", lambda a: (fault.on_train_step(), must_stop(a))[1])
         train.run(replace(capped.context(Step.TRAIN), clock=clock, cap_reached_at=reached_at))
     job = capped.job
     assert job.pause is not None
