@@ -41,6 +41,20 @@ def family_of_config(config: Mapping[str, Any]) -> Family:
     return family
 
 
+def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the part of a config.json that describes the language model.
+
+    It is a section in multimodal models, and all of it in others.
+    """
+    section = config.get("text_config")
+    return section if isinstance(section, dict) else config
+
+
+def is_tied(config: Mapping[str, Any]) -> bool:
+    """Return whether the output head is the embedding."""
+    return bool(config.get("tie_word_embeddings", text_config(config).get("tie_word_embeddings", True)))
+
+
 def max_positions(config: Mapping[str, Any]) -> int | None:
     """Return how many tokens the model can read, or None if not stated."""
     return _int_in(config, "max_position_embeddings")
@@ -127,8 +141,7 @@ def _int_in(config: Mapping[str, Any], name: str) -> int | None:
 
     Multimodal models have it in the section for text.
     """
-    text_section = config.get("text_config")
-    for section in (config, text_section if isinstance(text_section, dict) else {}):
+    for section in (config, text_config(config)):
         if isinstance(section.get(name), int):
             return int(section[name])
     return None
@@ -154,9 +167,7 @@ def dtype_of_config(config: Mapping[str, Any]) -> str:
 
     config: content of config.json, where the field has been called `torch_dtype` and `dtype`. float32 if it is missing.
     """
-    text = config.get("text_config")
-    parts = (config, text) if isinstance(text, dict) else (config,)
-    names = (part.get(field) for part in parts for field in ("dtype", "torch_dtype"))
+    names = (part.get(field) for part in (config, text_config(config)) for field in ("dtype", "torch_dtype"))
     return str(next((name for name in names if name), "float32"))
 
 

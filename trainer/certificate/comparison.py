@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 import resource
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +19,8 @@ from trainer.certificate.output_head import OutputHead, heads_of
 from trainer.certificate.reference import ANSWER_TOKENS, ANSWERS, Reference, RowStates
 from trainer.certificate.runtimes import LlamaCpp, Runtime, Transformers
 from trainer.certificate.sums import Block, Sums, noise_of
+from trainer.conversation.chat_template import json_object
+from trainer.export.tokenizer_files import end_tokens
 
 # Source of a reference that was not recorded in training, in words for the certificate.
 COMPUTED = "as computed from the trained files: the job was trained by a version that recorded nothing"
@@ -133,11 +134,9 @@ def _load(case: Case) -> Runtime:
 
 def _end_problems(case: Case, exported: Runtime) -> list[str]:
     """Return at which tokens the export would not stop, and training does."""
-    path = case.trained / "generation_config.json"
-    ends = json.loads(path.read_text()).get("eos_token_id") if path.is_file() else None
-    tokens = ends if isinstance(ends, list) else [] if ends is None else [ends]
+    ends = end_tokens(json_object(case.trained / "generation_config.json"))
     return [
-        f"it does not stop at token {token}, which ends an answer" for token in tokens if not exported.stops_at(token)
+        f"it does not stop at token {token}, which ends an answer" for token in ends if not exported.stops_at(token)
     ]
 
 

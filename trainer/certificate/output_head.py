@@ -60,13 +60,11 @@ def heads_of(base: Path, adapter: Path | None) -> tuple[OutputHead, OutputHead |
     The second one is None if all weights were trained.
     """
     config = folder_contents.config_of(base)
-    section = config.get("text_config")
-    text = section if isinstance(section, dict) else config
     trained = TrainedModel(base, adapter)
     by_name = {canonical_name(name): name for name in trained.names}
-    tied = config.get("tie_word_embeddings", text.get("tie_word_embeddings", True))
-    name = by_name["embed_tokens"] if tied or "lm_head" not in by_name else by_name["lm_head"]
-    cap = text.get("final_logit_softcapping")
+    is_tied = folder_contents.is_tied(config) or "lm_head" not in by_name
+    name = by_name["embed_tokens"] if is_tied else by_name["lm_head"]
+    cap = folder_contents.text_config(config).get("final_logit_softcapping")
     weight = trained.weight(name)
     head = OutputHead(weight.value, cap)
     if adapter is None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from gemtune.errors import StepError
 from gemtune.methods import Method
@@ -43,6 +45,12 @@ def add_tokenizer(base: Path, folder: Path) -> None:
     _end_answers(folder, template)
 
 
+def end_tokens(generation_config: Mapping[str, Any]) -> list[int]:
+    """Return the tokens at which answers end."""
+    ends = generation_config.get("eos_token_id")
+    return ends if isinstance(ends, list) else [] if ends is None else [ends]
+
+
 def _end_answers(folder: Path, template: ChatTemplate) -> None:
     """Add the token that ends a turn to `eos_token_id`.
 
@@ -58,7 +66,6 @@ def _end_answers(folder: Path, template: ChatTemplate) -> None:
     token = next((index for index, each in added.items() if each.special and each.content == end), None)
     path = folder / "generation_config.json"
     config = json_object(path)
-    eos = config.get("eos_token_id")
-    ends = eos if isinstance(eos, list) else [] if eos is None else [eos]
+    ends = end_tokens(config)
     if token is not None and token not in ends:
         path.write_text(json.dumps(config | {"eos_token_id": [*ends, token]}, indent=2) + "\n")

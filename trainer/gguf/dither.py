@@ -86,8 +86,8 @@ def dither(exact: Path, quantized: Path, untrained: Collection[str] = ()) -> int
     changed = 0
     with exact.open("r+b") as weights, quantized.open("rb") as rounded:
         for entry in contents(quantized).entries:
-            kind, before = _name_of(entry.kind), entries[entry.name]
-            if entry.name in untrained or kind not in LOW_BITS or _name_of(before.kind) != "BF16":
+            kind, before = kind_name(entry.kind), entries[entry.name]
+            if entry.name in untrained or kind not in LOW_BITS or kind_name(before.kind) != "BF16":
                 continue
             tensor = _Tensor(kind, weights, before, rounded, entry)
             if _distance(tensor) < ON_GRID:
@@ -147,7 +147,8 @@ def bfloat16(values: Floats) -> np.ndarray[Any, np.dtype[np.uint16]]:
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
 
 
-def _name_of(kind: int) -> str:
+def kind_name(kind: int) -> str:
+    """Return ggml's name of a type of tensors."""
     from gguf import GGMLQuantizationType
 
     return str(GGMLQuantizationType(kind).name)

@@ -48,11 +48,12 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """Metadata and entries of a GGUF file.
+    """Metadata and entries of the GGUF file `path`.
 
     metadata: numbers, strings, and arrays of numbers with at most SHORT items; of the others those that were asked for.
     """
 
+    path: Path
     metadata: dict[str, Any]
     entries: list[Entry]
 
@@ -64,7 +65,7 @@ def contents(path: Path, arrays: Collection[str] = ()) -> Contents:
     """
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         try:
-            return _Cursor(data).contents(arrays)
+            return Contents(path, *_Cursor(data).contents(arrays))
         except (struct.error, UnicodeDecodeError, KeyError) as error:
             raise InvalidGguf(f"{path.name} is damaged: {error}") from error
 
@@ -75,7 +76,8 @@ class _Cursor:
     def __init__(self, data: mmap.mmap):
         self._data, self._at = data, 0
 
-    def contents(self, arrays: Collection[str]) -> Contents:
+    def contents(self, arrays: Collection[str]) -> tuple[dict[str, Any], list[Entry]]:
+        """Read metadata and entries."""
         if self._data[:4] != b"GGUF":
             raise InvalidGguf("the file does not begin with GGUF")
         self._at = 8  # behind the version: versions 2 and 3 have the same layout
@@ -89,7 +91,7 @@ class _Cursor:
         entries = [self._entry() for _ in range(tensors)]
         alignment = metadata.get("general.alignment", ALIGNMENT)
         start = -(-self._at // alignment) * alignment
-        return Contents(metadata, [Entry(each.name, each.kind, each.shape, start + each.offset) for each in entries])
+        return metadata, [Entry(each.name, each.kind, each.shape, start + each.offset) for each in entries]
 
     def _entry(self) -> Entry:
         name = self._string()

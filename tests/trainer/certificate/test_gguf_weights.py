@@ -12,7 +12,7 @@ import torch
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFWriter, quants
 
 from gemtune.request.exports import quantizations
-from trainer.certificate.files import gguf_settings, gguf_weights
+from trainer.certificate.files import gguf_settings, gguf_tensor, gguf_weights
 from trainer.certificate.files.weights import Weight
 from trainer.gguf.dither import LOW_BITS
 from trainer.gguf.file_layout import Entry, contents
@@ -34,17 +34,17 @@ def write_metadata(path: Path, prefix: str, numbers: dict[str, Any]) -> Path:
     return path
 
 
-def stored(folder: Path, values: torch.Tensor, name: str = "blk.0.attn_k.weight") -> gguf_weights._Tensor:
+def stored(folder: Path, values: torch.Tensor, name: str = "blk.0.attn_k.weight") -> gguf_tensor.Tensor:
     """Return a tensor of a file that has nothing else."""
     path = folder / f"{len(list(folder.iterdir()))}.bin"
     values.float().numpy().tofile(path)
-    return gguf_weights._Tensor(path, Entry(name, F32, tuple(values.shape), 0), "F32", (1, 4))
+    return gguf_tensor.Tensor(path, Entry(name, F32, tuple(values.shape), 0), "F32", (1, 4))
 
 
-def problem_of(tensor: gguf_weights._Tensor, weight: Weight, tokens: int) -> str | None:
+def problem_of(tensor: gguf_tensor.Tensor, weight: Weight, tokens: int) -> str | None:
     """Return the problem of a tensor of a model with so many tokens."""
     of_tokens = gguf_weights._of_tokens(weight, tensor.entry, tokens)
-    return gguf_weights._problem(tensor, of_tokens, 0.0, was_dithered=False)
+    return gguf_tensor.problem(tensor, of_tokens, 0.0, was_dithered=False)
 
 
 def test_only_rows_of_an_embedding_that_belong_to_no_token_may_be_left_out(tmp_path: Path) -> None:
@@ -59,12 +59,12 @@ def test_only_rows_of_an_embedding_that_belong_to_no_token_may_be_left_out(tmp_p
     assert "has the shape (6, 4)" in str(problem_of(shorter, layer, tokens=6))
 
 
-def quantized(folder: Path, values: torch.Tensor) -> gguf_weights._Tensor:
+def quantized(folder: Path, values: torch.Tensor) -> gguf_tensor.Tensor:
     """Return a tensor of a file in q8_0 that has nothing else."""
     kind = GGMLQuantizationType.Q8_0
     path = folder / "q8_0.bin"
     quants.quantize(values.numpy(), kind).tofile(path)
-    return gguf_weights._Tensor(path, Entry("x", int(kind), tuple(values.shape), 0), "Q8_0", GGML_QUANT_SIZES[kind])
+    return gguf_tensor.Tensor(path, Entry("x", int(kind), tuple(values.shape), 0), "Q8_0", GGML_QUANT_SIZES[kind])
 
 
 @pytest.mark.parametrize(("size", "changed_by", "is_right"), [(1e-6, 1.0, True), (1e-5, 1.0, True), (1e-3, 1.1, False)])
@@ -78,7 +78,7 @@ def test_a_row_of_small_values_may_be_rounded_to_nothing(
     exported = values.clone()
     exported[3] *= changed_by
     weight = Weight("model.embed_tokens.weight", values.bfloat16(), trained=False)
-    problem = gguf_weights._problem(quantized(tmp_path, exported), weight, 0.0, was_dithered=False)
+    problem = gguf_tensor.problem(quantized(tmp_path, exported), weight, 0.0, was_dithered=False)
     assert (problem is None) is is_right
 
 
@@ -90,7 +90,7 @@ def test_a_tensor_without_what_training_added_is_noticed(tmp_path: Path, share: 
     added = torch.randn(512, 256, generator=generator) * 5e-5
     file = quantized(tmp_path, before.float() + share * added)
     weight = Weight("model.layers.0.self_attn.k_proj.weight", before.float() + added, trained=True, before=before)
-    problem = gguf_weights._problem(file, weight, 0.0, was_dithered=False)
+    problem = gguf_tensor.problem(file, weight, 0.0, was_dithered=False)
     assert (problem is None) is (share == 1.0)
     assert problem is None or "of what training added" in problem
 
@@ -106,12 +106,12 @@ def test_few_levels_may_hold_a_multiple_of_what_training_added(tmp_path: Path) -
     before = before.bfloat16()
     path = tmp_path / "q4_0.bin"
     quants.quantize((before.float() + added).numpy(), kind).tofile(path)
-    tensor = gguf_weights._Tensor(path, Entry("x", int(kind), (512, 256), 0), "Q4_0", GGML_QUANT_SIZES[kind])
+    tensor = gguf_tensor.Tensor(path, Entry("x", int(kind), (512, 256), 0), "Q4_0", GGML_QUANT_SIZES[kind])
     exact = before.float() + added
     rounding = torch.from_numpy(tensor.chunk(0, exact.numel())[0]).reshape(exact.shape) - exact
     assert 1 + float((rounding * added).sum() / added.square().sum()) > 5
     weight = Weight("x", exact, trained=True, before=before)
-    assert gguf_weights._problem(tensor, weight, 0.0, was_dithered=False) is None
+    assert gguf_tensor.problem(tensor, weight, 0.0, was_dithered=False) is None
 
 
 @pytest.mark.parametrize("factor", [1.0, 1.1, 0.88])
@@ -122,8 +122,8 @@ def test_a_row_that_is_scaled_within_the_error_of_its_type_is_noticed(tmp_path: 
     kind = GGMLQuantizationType.Q4_0
     path = tmp_path / "q4_0.bin"
     quants.quantize(exported.numpy(), kind).tofile(path)
-    tensor = gguf_weights._Tensor(path, Entry("x", int(kind), (64, 2048), 0), "Q4_0", GGML_QUANT_SIZES[kind])
-    problem = gguf_weights._problem(tensor, Weight("x", values, trained=False), 0.0, was_dithered=False)
+    tensor = gguf_tensor.Tensor(path, Entry("x", int(kind), (64, 2048), 0), "Q4_0", GGML_QUANT_SIZES[kind])
+    problem = gguf_tensor.problem(tensor, Weight("x", values, trained=False), 0.0, was_dithered=False)
     assert (problem is None) is (factor == 1.0)
     assert problem is None or "has a row scaled by" in problem
 
@@ -137,11 +137,11 @@ def test_noise_that_just_passes_is_smaller_than_the_error_of_rounding(
     values = (torch.randn(256, 256, generator=generator) * 0.02).bfloat16()
     noise = torch.randn(256, 256, generator=generator) * 0.02
     path = tmp_path / "quantized.bin"
-    tensor = gguf_weights._Tensor(path, Entry("x", int(kind), (256, 256), 0), kind.name, GGML_QUANT_SIZES[kind])
+    tensor = gguf_tensor.Tensor(path, Entry("x", int(kind), (256, 256), 0), kind.name, GGML_QUANT_SIZES[kind])
 
     def passes(share: float) -> bool:
         quants.quantize((values.float() + share * noise).numpy(), kind).tofile(path)
-        return gguf_weights._problem(tensor, Weight("x", values, trained=False), 0.0, was_dithered=False) is None
+        return gguf_tensor.problem(tensor, Weight("x", values, trained=False), 0.0, was_dithered=False) is None
 
     low, high = 0.0, 1.0
     assert passes(low)
@@ -161,7 +161,7 @@ def test_the_types_of_files_are_those_of_exports_that_can_be_checked() -> None:
 
 
 def test_each_type_of_quantization_has_its_largest_multiple() -> None:
-    assert set(gguf_weights.MULTIPLES) == set(LOW_BITS)
+    assert set(gguf_tensor.MULTIPLES) == set(LOW_BITS)
 
 
 @pytest.mark.parametrize(

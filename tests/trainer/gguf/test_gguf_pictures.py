@@ -21,7 +21,7 @@ from tests import rows, tiny_gemma
 from tests.trainer.conftest import Bench
 from tests.trainer.training.test_vision_gemma4 import LEARNING, SHAPES, BenchOf, bench_for, folders  # noqa: F401
 from trainer.base_model import vision_parts
-from trainer.certificate.files import gguf_weights, weights
+from trainer.certificate.files import projector_weights, weights
 from trainer.export.merge import merge
 from trainer.export.usage import PROJECTOR
 
@@ -77,10 +77,8 @@ def test_the_projector_file_contains_the_trained_vision_tower(bench: Bench, tmp_
         changed += not torch.equal(before[ours], after[ours])
     assert changed >= 2
     untrained = weights.TrainedModel(bench.base, None)
-    assert (
-        gguf_weights.projector_problems(weights.TrainedModel(bench.base, adapter), bench.base, folder / PROJECTOR) == []
-    )
-    assert len(gguf_weights.projector_problems(untrained, bench.base, folder / PROJECTOR)) >= 2
+    assert projector_weights.problems(weights.TrainedModel(bench.base, adapter), bench.base, folder / PROJECTOR) == []
+    assert len(projector_weights.problems(untrained, bench.base, folder / PROJECTOR)) >= 2
 
 
 def with_current_names(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -117,7 +115,7 @@ def test_the_projector_file_of_gemma_4_contains_the_base_models_vision_tower(
             written[theirs].astype(np.float32).ravel(), expected.ravel(), rtol=2**-8, atol=1e-6
         )  # bf16
     named = [name for name in tensors if set(name.split(".")) & set(vision_parts.NAMES)]
-    wrong = gguf_weights.projector_problems(Spoiled(bench.base, None), bench.base, folder / PROJECTOR)
+    wrong = projector_weights.problems(Spoiled(bench.base, None), bench.base, folder / PROJECTOR)
     assert wrong[-1] == f"and {len(named) - len(wrong) + 1} more tensors", wrong
 
 

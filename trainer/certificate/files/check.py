@@ -10,6 +10,7 @@ from trainer.certificate.files import gguf_settings, settings, vocabulary, weigh
 from trainer.certificate.files.case import Case
 from trainer.export.usage import PROJECTOR
 from trainer.gguf import projector
+from trainer.gguf.file_layout import contents
 
 
 def problems(case: Case) -> list[str]:
@@ -30,18 +31,23 @@ def problems(case: Case) -> list[str]:
 
 def _gguf_problems(case: Case, export: GgufExport) -> list[str]:
     sys.path.insert(0, str(case.tools / "gguf-py"))  # the version of gguf that belongs to the converter
-    from trainer.certificate.files import gguf_weights
+    from trainer.certificate.files import gguf_weights, projector_weights
     from trainer.gguf.llama_library import LlamaModel
 
-    model = LlamaModel(case.tools, case.folder / export.file_name)
-    differing = settings.gguf_problems(model, case.base, case.trained, case.folder, export)
+    path, config = case.folder / export.file_name, folder_contents.config_of(case.base)
+    model, file = LlamaModel(case.tools, path), contents(path, vocabulary.ARRAYS)
+    tokenizer = vocabulary.tokenizer_of(case.trained)
+    tokens = vocabulary.token_count(tokenizer)
+    differing = [
+        *settings.gguf_problems(model, case.trained, case.folder, export),
+        *vocabulary.problems(model, file.metadata, case.trained, tokenizer),
+        *gguf_settings.problems(file.metadata, config),
+    ]
+    del tokenizer  # it takes hundreds of megabytes
     trained = weights.TrainedModel(case.base, case.adapter)
-    path = case.folder / export.file_name
-    differing += gguf_weights.problems(
-        trained, case.base, path, export, vocabulary.token_count(case.trained), was_dithered=case.was_dithered
-    )
-    if "vision_config" in folder_contents.config_of(case.base):
+    differing += gguf_weights.problems(trained, config, file, export, tokens, was_dithered=case.was_dithered)
+    if "vision_config" in config:
         projector.check(case.folder / PROJECTOR, case.base)
         differing += gguf_settings.projector_problems(case.folder / PROJECTOR, case.base)
-        differing += gguf_weights.projector_problems(trained, case.base, case.folder / PROJECTOR)
+        differing += projector_weights.problems(trained, case.base, case.folder / PROJECTOR)
     return differing

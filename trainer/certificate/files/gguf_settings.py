@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from trainer.base_model import folder_contents
 from trainer.conversation.chat_template import json_object
 from trainer.gguf.file_layout import contents
 
@@ -60,8 +61,7 @@ def problems(metadata: Mapping[str, Any], config: Mapping[str, Any]) -> list[str
 
     metadata: of a GGUF file. config: config.json of the model.
     """
-    section = config.get("text_config")
-    text: Mapping[str, Any] = section if isinstance(section, dict) else config
+    text = folder_contents.text_config(config)
     arch = str(metadata.get("general.architecture"))
     wrong = []
     for key, (expected, default) in _expected(text, arch, metadata).items():

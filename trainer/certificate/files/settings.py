@@ -13,12 +13,10 @@ from typing import Any
 
 from gemtune.request.exports import GgufExport, MergedExport
 from trainer.base_model import folder_contents
-from trainer.certificate.files import gguf_settings, vocabulary
 from trainer.conversation.chat_template import ChatTemplate, json_object
 from trainer.export import merge, versions
 from trainer.export.modelfile import modelfile, turns_of
 from trainer.export.usage import PROJECTOR
-from trainer.gguf.file_layout import contents
 from trainer.gguf.llama_library import LlamaModel
 from trainer.new_tokens import embedding
 from trainer.store import manifest
@@ -119,10 +117,10 @@ def _without_dtypes(config: Any) -> Any:
     return {key: _without_dtypes(value) for key, value in config.items() if key not in REWRITTEN}
 
 
-def gguf_problems(model: LlamaModel, base: Path, trained: Path, folder: Path, export: GgufExport) -> list[str]:
-    """Return which settings of a GGUF export differ from the training's.
+def gguf_problems(model: LlamaModel, trained: Path, folder: Path, export: GgufExport) -> list[str]:
+    """Return which texts and files of a GGUF export are not the training's.
 
-    model: the file in llama.cpp. Raises StepError `template_not_for_gguf`, InvalidGguf.
+    model: the file in llama.cpp. Raises StepError `template_not_for_gguf`.
     """
     template = ChatTemplate(trained, json_object(trained / "tokenizer_config.json"))
     problems = []
@@ -130,7 +128,4 @@ def gguf_problems(model: LlamaModel, base: Path, trained: Path, folder: Path, ex
         problems.append("its chat template is not that of the training")
     if (folder / "Modelfile").read_text() != modelfile(turns_of(template), export.file_name):
         problems.append("the Modelfile is not the one that belongs to the chat template")
-    metadata = contents(folder / export.file_name, vocabulary.ARRAYS).metadata
-    problems += vocabulary.problems(model, metadata, trained)
-    problems += _added_files(folder, {export.file_name, "Modelfile", PROJECTOR})
-    return problems + gguf_settings.problems(metadata, folder_contents.config_of(base))
+    return problems + _added_files(folder, {export.file_name, "Modelfile", PROJECTOR})

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainer.conversation.chat_template import json_object
+from trainer.conversation.chat_template import json_object, token_text
 from trainer.gguf.llama_library import LlamaModel
 
 if TYPE_CHECKING:
@@ -35,29 +35,29 @@ SPECIAL = (
 FLAGS = (("add_space_prefix", False, True), ("add_bos_token", True, True), ("add_eos_token", False, False))
 
 
-def token_count(trained: Path) -> int:
-    """Return how many tokens the tokenizer of a folder has."""
-    return 1 + max(_tokenizer(trained).get_vocab().values())
+def tokenizer_of(trained: Path) -> Tokenizer:
+    """Return the tokenizer of a folder, whose file takes long to read."""
+    from tokenizers import Tokenizer
+
+    return Tokenizer.from_file(str(trained / "tokenizer.json"))
 
 
-def problems(model: LlamaModel, metadata: Mapping[str, Any], trained: Path) -> list[str]:
+def token_count(tokenizer: Tokenizer) -> int:
+    """Return how many tokens a tokenizer has."""
+    return 1 + max(tokenizer.get_vocab().values())
+
+
+def problems(model: LlamaModel, metadata: Mapping[str, Any], trained: Path, tokenizer: Tokenizer) -> list[str]:
     """Return in sentences how vocabulary and special tokens differ.
 
     model: the file in llama.cpp. metadata: of the file, with ARRAYS. trained: folder with the tokenizer of training.
     """
-    tokenizer = _tokenizer(trained)
     return [
         *_text_problems(model.pieces(), tokenizer),
         *_kind_problems(metadata, trained, tokenizer),
         *_merge_problems(metadata, trained),
         *_special_problems(model, metadata, trained, tokenizer),
     ]
-
-
-def _tokenizer(trained: Path) -> Tokenizer:
-    from tokenizers import Tokenizer
-
-    return Tokenizer.from_file(str(trained / "tokenizer.json"))
 
 
 def _text_problems(pieces: Sequence[str], tokenizer: Tokenizer) -> list[str]:
@@ -142,27 +142,14 @@ def _without_blanks(parts: Iterable[str]) -> list[str]:
 def _special_problems(model: LlamaModel, metadata: Mapping[str, Any], trained: Path, tokenizer: Tokenizer) -> list[str]:
     differing = []
     config = json_object(trained / "tokenizer_config.json")
-    bos = _text_of(config.get("bos_token"))
-    if bos is not None and model.bos_token != tokenizer.token_to_id(bos):
+    bos = token_text(config.get("bos_token"))
+    if bos and model.bos_token != tokenizer.token_to_id(bos):
         differing.append(f"its first token is {model.bos_token}, not {bos!r}")
     for key, name in SPECIAL:
-        token, text = metadata.get(f"tokenizer.ggml.{key}"), _text_of(config.get(name))
-        if token is not None and text is not None and token != tokenizer.token_to_id(text):
+        token, text = metadata.get(f"tokenizer.ggml.{key}"), token_text(config.get(name))
+        if token is not None and text and token != tokenizer.token_to_id(text):
             differing.append(f"its {name} is {token} ({tokenizer.id_to_token(token)!r}), not {text!r}")
     for key, expected, default in FLAGS:
         if bool(metadata.get(f"tokenizer.ggml.{key}", default)) is not expected:
             differing.append(f"{key} is {not expected}")
-    ends = json_object(trained / "generation_config.json").get("eos_token_id")
-    ending = ends if isinstance(ends, list) else [] if ends is None else [ends]
-    differing += [
-        f"it does not stop at token {token} ({tokenizer.id_to_token(token)!r}), which ends an answer"
-        for token in ending
-        if not model.ends(token)
-    ]
     return differing
-
-
-def _text_of(token: Any) -> str | None:
-    """Return the text of a special token of tokenizer_config.json, or None."""
-    text = token.get("content") if isinstance(token, dict) else token
-    return text if isinstance(text, str) else None
