@@ -114,6 +114,17 @@ def test_few_levels_may_hold_a_multiple_of_what_training_added(tmp_path: Path) -
     assert gguf_tensor.problem(tensor, weight, 0.0, was_dithered=False) is None
 
 
+@pytest.mark.parametrize(("largest", "is_right"), [(65_024.0, True), (70_144.0, False)])
+def test_an_untrained_weight_beyond_the_range_of_float16_is_noticed(
+    tmp_path: Path, largest: float, is_right: bool
+) -> None:
+    values = torch.tensor([[1.0, -0.3], [0.0, largest]]).bfloat16()
+    (tmp_path / "f16.bin").write_bytes(values.half().numpy().tobytes())
+    tensor = gguf_tensor.Tensor(tmp_path / "f16.bin", Entry("x", 1, (2, 2), 0), "F16", (1, 2))
+    problem = gguf_tensor.problem(tensor, Weight("x", values, trained=False), 0.0, was_dithered=False)
+    assert problem == (None if is_right else "differs from the trained weights by up to inf")
+
+
 @pytest.mark.parametrize("factor", [1.0, 1.1, 0.88])
 def test_a_row_that_is_scaled_within_the_error_of_its_type_is_noticed(tmp_path: Path, factor: float) -> None:
     values = (torch.randn(64, 2048, generator=torch.Generator().manual_seed(1)) * 0.02).bfloat16()
