@@ -34,8 +34,9 @@ class LimitReached(BaseException):
 class SharedLimits:
     """Context manager for blocks of RenderLimits that share a limit of memory.
 
-    Lowering and restoring that limit takes as long as rendering a short conversation. Each block still has its own CPU
-    time. Nothing that needs much memory belongs inside. For the main thread only.
+    Lowering and restoring that limit takes a third of the time that rendering a short conversation takes with it: 17 of
+    54 µs. Each block still has its own CPU time. Nothing that needs much memory belongs inside. For the main thread
+    only.
     """
 
     _open = False

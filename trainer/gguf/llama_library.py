@@ -22,7 +22,8 @@ import numpy as np
 # Positions per batch. Their logits are in memory at once: 67 MB for Gemma's vocabulary of 262,144.
 POSITIONS = 64
 # Smallest share of the processors' time at which several threads are faster than one, and the seconds over which it is
-# measured. On 2 cores with a load of 10 two threads got a quarter of it, and one thread was 1.2 to 4 times as fast.
+# measured. On 2 cores with a load of 10 two threads got a fifth of it, and took 2 to 10 times as long: see
+# bench/RESULTS.md.
 LEAST_SHARE, MEASURED_SECONDS = 0.6, 0.5
 # A disk with fewer free bytes counts as full.
 MIN_FREE_BYTES = 1 << 20

@@ -14,8 +14,7 @@ NEW_OBJECTS = 10_000
 def only_new_objects_collected() -> Iterator[None]:
     """Collect, within the block, only what it creates, and less often.
 
-    A collection looks at all objects, and at those of modules and a tokenizer again and again in vain: with them, a
-    check of many short rows takes a third longer.
+    A collection looks at all objects, and at those of modules and a tokenizer again and again in vain.
     """
     thresholds = gc.get_threshold()
     gc.freeze()

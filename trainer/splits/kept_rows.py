@@ -66,8 +66,8 @@ class KeptRows:
 def _digest(columns: Mapping[str, Any]) -> int:
     """Return a hash of 64 bits of a row.
 
-    Lists, which are numbers of 32 bits in a token file, are hashed as such: writing them as text takes six times as
-    long.
+    Lists, which are numbers of 32 bits in a token file, are hashed as such: written as text, a row of 96 tokens takes
+    2.4 times as long.
     """
     digest = hashlib.blake2b(digest_size=8)
     for name, value in sorted(columns.items()):
