@@ -71,8 +71,11 @@ def _fault_of_package(package: Distribution | None, version: str) -> str | None:
         return "is not installed"
     if package.version != version:
         return f"is {package.version}, not {version}"
+    record = package.read_text("RECORD")
+    if record is None:  # pip writes it last
+        return "lacks RECORD, which lists its files"
     # Distribution.files leaves out files that are missing, since Python 3.12.
-    for path, _, size in csv.reader((package.read_text("RECORD") or "").splitlines()):
+    for path, _, size in csv.reader(record.splitlines()):
         place = Path(str(package.locate_file(path)))
         if "__pycache__" in place.parts:
             continue

@@ -54,6 +54,10 @@ def upgrade(folder: Path) -> None:
 
 BREAKS: dict[str, tuple[Callable[[Path], object], str]] = {
     "a file is gone": (lambda folder: (packages_of(folder) / "layer_one.py").unlink(), "lacks layer_one.py"),
+    "its list of files is gone": (
+        lambda folder: (packages_of(folder) / "layer_one-1.0.dist-info" / "RECORD").unlink(),
+        "lacks RECORD",
+    ),
     "a file is cut off": (
         lambda folder: (packages_of(folder) / "layer_one.py").write_text("a"),
         "lacks layer_one.py, or a part",
