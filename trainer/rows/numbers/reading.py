@@ -15,26 +15,16 @@ from functools import lru_cache
 from trainer.rows.numbers import words
 from trainer.rows.numbers.group import Token, group_around, is_attached, split
 from trainer.rows.numbers.plain_text import BOUNDARY, THIN_SPACE, plain_text
+from trainer.rows.numbers.value import CLOSING, LITERAL, MAX_DIGITS, OPENING, signed, without_brackets
 
-# Longer numbers are not read, nor powers of more digits.
-MAX_DIGITS = 1000
 # Characters at the end of a completion in which its last number is searched, and the most of an answer.
 MAX_TEXT = 20_000
 MAX_BRACKETS = 20
 
-_LITERAL = r"(?:\d+(?:\.\d+)?|\.\d+)(?:[eE][+-]?\d{1,3})?"
-_EXPONENT = r"(?:\{[+-]?\d{1,4}\}|[+-]?\d{1,4})"
-# The forms of a number without its sign.
-_VALUE = re.compile(_LITERAL)
-_QUOTIENT = re.compile(rf"({_LITERAL}) ?/ ?({_LITERAL})")
-_MIXED = re.compile(r"(\d+) (\d+) ?/ ?(\d+)")
-_POWER_OF_TEN = re.compile(rf"({_LITERAL}) ?[*xX] ?10 ?\^ ?({_EXPONENT})")
-_POWER = re.compile(rf"(\(?-?{_LITERAL}\)?) ?(?:\^|\*\*) ?({_EXPONENT})")
 _BY_THOUSANDS = re.compile(r"\d{1,3}(?:,\d{3})+(?![\d,])")
 _SIMPLE_FRACTION = re.compile(
-    rf"\\[dtc]?frac\s*(?:\{{\s*([+-]?{_LITERAL})\s*\}}|(\d))\s*(?:\{{\s*({_LITERAL})\s*\}}|(\d))"
+    rf"\\[dtc]?frac\s*(?:\{{\s*([+-]?{LITERAL})\s*\}}|(\d))\s*(?:\{{\s*({LITERAL})\s*\}}|(\d))"
 )
-_OPENING, _CLOSING = "([{", ")]}"
 _UNIT_WORDS = 3
 
 
@@ -111,7 +101,7 @@ def _read(tokens: list[Token], begin: int, end: int) -> Number | None:
         return None
     is_percent, is_degree = group.endswith("%"), group.endswith("°")
     group = group.rstrip("%° ") if is_percent or is_degree else group
-    value = _signed(group, negates=negates)
+    value = signed(group, negates=negates)
     if value is None or _is_exclaimed_inside(after):
         return None
     factor, unit = (Fraction(1), (_degree(tokens[end - 1], after),)) if is_degree else _behind(tokens[end - 1], after)
@@ -223,79 +213,5 @@ def _text_of(group: list[Token], *, spaced_sign: bool) -> str | None:
         if previous is not None and not is_attached(previous, token) and not is_sign:
             text += " "
         text, previous = text + piece, token
-    is_readable = len(text) <= 4 * MAX_DIGITS and sum(map(text.count, _OPENING + _CLOSING)) <= MAX_BRACKETS
-    return _without_brackets(text) if is_readable else None
-
-
-def _without_brackets(text: str) -> str:
-    """Remove brackets around a text, and those without a partner at its ends."""
-    while text:
-        partner = _partner(text)
-        if text[0] in _CLOSING or (text[0] in _OPENING and partner is None):
-            text = text[1:].strip()
-        elif text[0] in _OPENING and partner == len(text) - 1:
-            text = text[1:-1].strip()
-        elif text[-1] in _OPENING or (text[-1] in _CLOSING and not any(each in _OPENING for each in text)):
-            text = text[:-1].strip()
-        else:
-            break
-    return text
-
-
-def _partner(text: str) -> int | None:
-    """Return the place of the bracket that closes the first character."""
-    depth = 0
-    for place, character in enumerate(text):
-        depth += (character in _OPENING) - (character in _CLOSING)
-        if depth == 0:
-            return place
-    return None
-
-
-def _signed(text: str, *, negates: bool) -> Fraction | None:
-    """Return the value of a number with an optional sign; None if it is none."""
-    sign = -1 if negates else 1
-    if text[:1] in ("+", "-"):
-        if negates:
-            return None
-        sign, text = (-1 if text[0] == "-" else 1), _without_brackets(text[1:])
-    value = _unsigned(text)
-    return None if value is None else sign * value
-
-
-def _unsigned(text: str) -> Fraction | None:
-    """Return the value of a number without a sign; None if it is none."""
-    if _VALUE.fullmatch(text):
-        return Fraction(text)
-    if match := _QUOTIENT.fullmatch(text):
-        return _quotient(Fraction(match[1]), Fraction(match[2]))
-    if match := _MIXED.fullmatch(text):
-        whole, over, under = map(int, match.groups())
-        return whole + Fraction(over, under) if over < under else None
-    if match := _POWER_OF_TEN.fullmatch(text):
-        power = _power(Fraction(10), match[2])
-        return None if power is None else Fraction(match[1]) * power
-    if match := _POWER.fullmatch(text):
-        return _power_of_text(match[1], match[2])
-    return None
-
-
-def _power_of_text(base: str, exponent: str) -> Fraction | None:
-    """Return a power; a negative base needs parentheses around it."""
-    inner = base.removeprefix("(").removesuffix(")")
-    if (base != inner) != (len(base) == len(inner) + 2) or (base == inner and inner.startswith("-")):
-        return None
-    return _power(Fraction(inner), exponent)
-
-
-def _power(base: Fraction, exponent: str) -> Fraction | None:
-    """Return a power; None if it is not defined or has too many digits."""
-    power = int(exponent.strip("{}"))
-    bits = max(base.numerator.bit_length(), base.denominator.bit_length())
-    if bits * abs(power) > 4 * MAX_DIGITS or (base == 0 and power <= 0):
-        return None
-    return base**power
-
-
-def _quotient(over: Fraction, under: Fraction) -> Fraction | None:
-    return None if under == 0 else over / under
+    is_readable = len(text) <= 4 * MAX_DIGITS and sum(map(text.count, OPENING + CLOSING)) <= MAX_BRACKETS
+    return without_brackets(text) if is_readable else None
