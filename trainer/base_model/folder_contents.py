@@ -136,6 +136,15 @@ def indexed_files(folder: Path) -> set[str]:
     return {str(file) for file in weight_map.values()} if isinstance(weight_map, dict) else set()
 
 
+def weight_files(folder: Path) -> set[Path]:
+    """Return the weight files that the index names, or all without an index.
+
+    A repository of the Hub may hold the same weights twice, in one file and in several.
+    """
+    indexed = indexed_files(folder) if (folder / INDEX).is_file() else set()
+    return {folder / name for name in indexed} or set(folder.glob(f"*{WEIGHTS}"))
+
+
 def _int_in(config: Mapping[str, Any], name: str) -> int | None:
     """Return an integer of a config, or None.
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from gemtune.request.exports import Export, GgufExport
 from trainer.base_model import folder_contents
-from trainer.export.merge import weight_files
 
 
 def rename_weights(folder: Path, export: Export, rename: Callable[[Path, Path], object] = Path.rename) -> None:
@@ -25,7 +24,7 @@ def rename_weights(folder: Path, export: Export, rename: Callable[[Path, Path], 
         modelfile.write_text(modelfile.read_text().replace(f"./{export.file_name}", f"./{export.lossy_file_name}"))
         return
     index = folder / folder_contents.INDEX
-    renamed = {path.name: path.with_stem(f"{path.stem}-lossy") for path in weight_files(folder)}
+    renamed = {path.name: path.with_stem(f"{path.stem}-lossy") for path in folder_contents.weight_files(folder)}
     if index.is_file():
         stored = json.loads(index.read_text())
     else:
@@ -40,7 +39,7 @@ def _names_by_file(folder: Path) -> dict[str, str]:
     from safetensors import safe_open
 
     files: dict[str, str] = {}
-    for path in weight_files(folder):
+    for path in folder_contents.weight_files(folder):
         with safe_open(path, framework="np") as file:
             files |= dict.fromkeys(sorted(file.keys()), path.name)
     return files

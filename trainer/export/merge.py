@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, assert_never
@@ -20,10 +19,9 @@ from gemtune.machines.memory import SHARD_BYTES
 from gemtune.request.exports import MergedExport, MergedQuantization, merged_export
 from trainer.base_model import folder_contents
 from trainer.base_model.four_bits import is_quantized, skipped_modules
-from trainer.export import stochastic_rounding, versions
+from trainer.export import stochastic_rounding, tokenizer_files
 from trainer.export.lora_weights import LoraWeights, canonical_name
 from trainer.export.tensor_file import TensorFile
-from trainer.new_tokens import embedding
 from trainer.new_tokens.embedding import NewTokens
 
 if TYPE_CHECKING:
@@ -37,16 +35,6 @@ WHOLE, SHARD = "model.safetensors", "model-{:05}-of-{:05}.safetensors"
 
 # Sections of config.json that configure models of their own, each with a dtype.
 PARTS = ("text_config", "vision_config", "audio_config")
-# Tokenizers, templates and processors, which are copied from the base model. config.json is rewritten.
-COMPANION_FILES = ("*.json", "*.jinja", "tokenizer.model")
-EXCLUDED_FILES = (
-    "config.json",
-    folder_contents.INDEX,
-    "adapter_config.json",
-    "manifest.json",
-    versions.NAME,
-    embedding.NAME,
-)
 # Canonical names of the matrices that have a row per token.
 EMBEDDINGS = ("embed_tokens", "lm_head")
 
@@ -78,7 +66,7 @@ def merge(
         raise StepError("base_model_quantized", message, hint="train on the unquantized model it was made from")
     folder.mkdir()
     lora = None if adapter is None else LoraWeights(adapter)
-    files = sorted(weight_files(base), key=lambda path: path.name)
+    files = sorted(folder_contents.weight_files(base), key=lambda path: path.name)
     if lora is not None:
         lora.check_weights_exist(canonical_name(name) for path in files for name in _names(path))
     encode = encoding_of(quantization)()
@@ -98,10 +86,10 @@ def merge(
     if len(shards) > 1:
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
         (folder / folder_contents.INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
-    copy_companion_files(base, folder)
+    tokenizer_files.copy_companion_files(base, folder)
     if (source := tokenizer or adapter) is not None:
-        copy_companion_files(source, folder)
-    write_generation_config(base, folder)
+        tokenizer_files.copy_companion_files(source, folder)
+    tokenizer_files.write_generation_config(base, folder)
     config = with_vocabulary(config, rows_of_embedding(base, new_tokens))
     described = _config_for(config, merged_export(quantization))
     (folder / "config.json").write_text(json.dumps(described, indent=2) + "\n")
@@ -115,44 +103,12 @@ def _merged(
     canonical: its canonical name.
     """
     if lora is None:
-        extended = new_tokens is not None and canonical in EMBEDDINGS
-        return (new_tokens.extended(weight) if new_tokens is not None and extended else weight), True
+        if new_tokens is not None and canonical in EMBEDDINGS:
+            weight = new_tokens.extended(weight)
+        return weight, True
     merged = lora.merged(canonical, weight)
     # Rows of new tokens have the embedding's type, and the others stay as they are.
     return merged, merged is not weight and canonical not in lora.rows
-
-
-def copy_companion_files(source: Path, folder: Path) -> None:
-    """Copy tokenizer, chat template and processor files from `source`."""
-    for pattern in COMPANION_FILES:
-        for path in source.glob(pattern):
-            if path.name not in EXCLUDED_FILES:
-                shutil.copyfile(path, folder / path.name)
-
-
-def write_generation_config(base: Path, folder: Path) -> None:
-    """Write generation_config.json if missing, so that generation stops.
-
-    Its special tokens are those of the base model's config.json.
-    """
-    target = folder / "generation_config.json"
-    if not target.exists():
-        target.write_text(json.dumps(generation_config(base), indent=2) + "\n")
-
-
-def generation_config(base: Path) -> dict[str, Any]:
-    """Return the generation config of a base model that has no file of it."""
-    config = folder_contents.config_of(base)
-    return {name: config[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id") if name in config}
-
-
-def weight_files(base: Path) -> set[Path]:
-    """Return the weight files that the index names, or all without an index.
-
-    A repository of the Hub may hold the same weights twice, in one file and in several.
-    """
-    indexed = folder_contents.indexed_files(base) if (base / folder_contents.INDEX).is_file() else set()
-    return {base / name for name in indexed} or set(base.glob(f"*{folder_contents.WEIGHTS}"))
 
 
 def _names(path: Path) -> list[str]:
@@ -283,7 +239,7 @@ def rows_of_embedding(base: Path, new_tokens: NewTokens | None) -> int | None:
 
     if new_tokens is None:
         return None
-    for path in weight_files(base):
+    for path in folder_contents.weight_files(base):
         with safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118  # the file is no mapping
                 if canonical_name(name) == "embed_tokens":

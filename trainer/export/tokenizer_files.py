@@ -10,9 +10,11 @@ from typing import Any
 
 from gemtune.errors import StepError
 from gemtune.methods import Method
+from trainer.base_model import folder_contents
 from trainer.conversation.chat_template import ChatTemplate, json_object
-from trainer.export import merge
+from trainer.export import versions
 from trainer.export.modelfile import marker, turns_of
+from trainer.new_tokens import embedding
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -22,6 +24,18 @@ TOKENIZER_FILES = (
     "generation_config.json",
     "preprocessor_config.json",  # this and the next file belong to models that read pictures
     "processor_config.json",
+)
+
+
+# Tokenizers, templates and processors, which are copied from the base model. config.json is rewritten.
+COMPANION_FILES = ("*.json", "*.jinja", "tokenizer.model")
+EXCLUDED_FILES = (
+    "config.json",
+    folder_contents.INDEX,
+    "adapter_config.json",
+    "manifest.json",
+    versions.NAME,
+    embedding.NAME,
 )
 
 
@@ -41,8 +55,32 @@ def add_tokenizer(base: Path, folder: Path) -> None:
     # The template of training, whichever file of the base model it comes from; this name takes precedence over others.
     template = ChatTemplate(base, json_object(base / "tokenizer_config.json"))
     (folder / "chat_template.jinja").write_text(template.text)
-    merge.write_generation_config(base, folder)
+    write_generation_config(base, folder)
     _end_answers(folder, template)
+
+
+def copy_companion_files(source: Path, folder: Path) -> None:
+    """Copy tokenizer, chat template and processor files from `source`."""
+    for pattern in COMPANION_FILES:
+        for path in source.glob(pattern):
+            if path.name not in EXCLUDED_FILES:
+                shutil.copyfile(path, folder / path.name)
+
+
+def write_generation_config(base: Path, folder: Path) -> None:
+    """Write generation_config.json if missing, so that generation stops.
+
+    Its special tokens are those of the base model's config.json.
+    """
+    target = folder / "generation_config.json"
+    if not target.exists():
+        target.write_text(json.dumps(generation_config(base), indent=2) + "\n")
+
+
+def generation_config(base: Path) -> dict[str, Any]:
+    """Return the generation config of a base model that has no file of it."""
+    config = folder_contents.config_of(base)
+    return {name: config[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id") if name in config}
 
 
 def end_tokens(generation_config: Mapping[str, Any]) -> list[int]:

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from trainer.base_model import vision_parts
-from trainer.export.merge import weight_files
+from trainer.base_model import folder_contents, vision_parts
 from trainer.gguf.file_layout import Entry, InvalidGguf, contents
 
 # ggml's numbers of the types that the converter writes.
@@ -51,7 +50,7 @@ def _sizes(trained: Path) -> list[int]:
     from safetensors import safe_open
 
     sizes = []
-    for path in weight_files(trained):
+    for path in folder_contents.weight_files(trained):
         with safe_open(path, framework="np") as file:
             names = [name for name in sorted(file.keys()) if set(name.split(".")) & set(vision_parts.NAMES)]
             sizes += [math.prod(file.get_slice(name).get_shape()) for name in names]

@@ -14,7 +14,7 @@ from typing import Any
 from gemtune.request.exports import GgufExport, MergedExport
 from trainer.base_model import folder_contents
 from trainer.conversation.chat_template import ChatTemplate, json_object
-from trainer.export import merge, versions
+from trainer.export import merge, tokenizer_files, versions
 from trainer.export.modelfile import modelfile, turns_of
 from trainer.export.usage import PROJECTOR
 from trainer.gguf.llama_library import LlamaModel
@@ -50,9 +50,9 @@ def merged_problems(base: Path, trained: Path, folder: Path, export: MergedExpor
     expected = {
         path.name: path
         for source in (base, trained)
-        for pattern in merge.COMPANION_FILES
+        for pattern in tokenizer_files.COMPANION_FILES
         for path in source.glob(pattern)
-        if path.name not in merge.EXCLUDED_FILES
+        if path.name not in tokenizer_files.EXCLUDED_FILES
     }
     problems = []
     for name, path in sorted(expected.items()):
@@ -65,7 +65,7 @@ def merged_problems(base: Path, trained: Path, folder: Path, export: MergedExpor
     own |= folder_contents.indexed_files(folder) if (folder / folder_contents.INDEX).is_file() else {merge.WHOLE}
     problems += _added_files(folder, own | set(expected))
     if "generation_config.json" not in expected:
-        stated = merge.generation_config(base)
+        stated = tokenizer_files.generation_config(base)
         problems += _differing_values("generation_config.json", stated, json_object(folder / "generation_config.json"))
     rows = merge.rows_of_embedding(base, embedding.read(trained))
     config = merge.with_vocabulary(folder_contents.config_of(base), rows)

@@ -15,10 +15,11 @@ from typing import Any
 import torch
 
 from gemtune.request.exports import MergedQuantization
+from trainer.base_model import folder_contents
 from trainer.base_model.four_bits import is_quantized
 from trainer.certificate.files.systematic import DEVIATIONS, Systematic
 from trainer.export.lora_weights import LoraWeights, canonical_name
-from trainer.export.merge import NF4_PARTS, weight_files
+from trainer.export.merge import NF4_PARTS
 
 # Values per chunk.
 CHUNK = 1 << 22
@@ -61,7 +62,7 @@ class TrainedModel:
 
         self._lora = None if adapter is None else LoraWeights(adapter)
         self._files: dict[str, Any] = {}
-        for path in sorted(weight_files(base)):
+        for path in sorted(folder_contents.weight_files(base)):
             file = safe_open(path, framework="pt")
             self._files |= dict.fromkeys(sorted(file.keys()), file)
 
@@ -83,7 +84,7 @@ def merged_problems(trained: TrainedModel, folder: Path, quantization: MergedQua
     from safetensors import safe_open
 
     stored: dict[str, Any] = {}
-    for path in sorted(weight_files(folder)):
+    for path in sorted(folder_contents.weight_files(folder)):
         file = safe_open(path, framework="pt")
         stored |= dict.fromkeys(sorted(file.keys()), file)
     four_bits = quantization == "q4"
