@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -20,6 +19,7 @@ import time
 from pathlib import Path
 
 from bench.overhead.probe import FOLDER
+from bench.overhead.processor import processor_seconds
 from gemtune.jobs.status import Step
 
 RUNS = 5
@@ -68,9 +68,9 @@ def _step(job_id: str, step: Step, home: Path) -> Spent:
     command = [sys.executable, "-m", "bench.overhead.probe", step, "--job-id", job_id, "--launch", "1"]
     with tempfile.TemporaryDirectory() as folder:
         env = os.environ | {"GEMTUNE_HOME": str(home), FOLDER: folder}
-        began = time.perf_counter(), _processor_seconds()
+        began = time.perf_counter(), processor_seconds()
         subprocess.run([*command, "--execution", "e"], capture_output=True, check=True, env=env)
-        whole = time.perf_counter() - began[0], _processor_seconds() - began[1]
+        whole = time.perf_counter() - began[0], processor_seconds() - began[1]
         counted: list[dict[str, list[float]]] = [json.loads(path.read_text()) for path in Path(folder).iterdir()]
     kinds = ("importing", *WORK)
 
@@ -83,12 +83,6 @@ def _step(job_id: str, step: Step, home: Path) -> Spent:
         whole[1] - sum(processor_seconds for _, processor_seconds in spent.values()),
     )
     return {"all": whole, "the rest": rest, **spent}
-
-
-def _processor_seconds() -> float:
-    """Return the processor time of all child processes that have ended."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
 
 
 if __name__ == "__main__":

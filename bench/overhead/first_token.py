@@ -9,11 +9,12 @@ does not count.
 from __future__ import annotations
 
 import os
-import resource
 import statistics
 import subprocess
 import sys
 import time
+
+from bench.overhead.processor import processor_seconds
 
 PROMPT = "What is the capital of Peru?"
 ROUNDS = 5
@@ -31,7 +32,7 @@ def main() -> None:
 def ask(job: str) -> tuple[float, float]:
     """Return the seconds until the first text, and of all processors."""
     command = [sys.executable, "-P", "-c", "from gemtune.cli import main; main()"]
-    before, began = _processor_seconds(), time.perf_counter()
+    before, began = processor_seconds(), time.perf_counter()
     with subprocess.Popen(
         [*command, "try", job, PROMPT, "--max-tokens", "2", "--quiet"], stdout=subprocess.PIPE
     ) as asking:
@@ -41,13 +42,7 @@ def ask(job: str) -> tuple[float, float]:
         asking.stdout.read()
     if asking.returncode or not first:
         raise SystemExit(f"gemtune try ended with code {asking.returncode}")
-    return seconds, _processor_seconds() - before
-
-
-def _processor_seconds() -> float:
-    """Return the processor time of the children that have ended."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+    return seconds, processor_seconds() - before
 
 
 if __name__ == "__main__":
