@@ -212,7 +212,7 @@ def _import_make(config: TrainingConfig) -> Callable[[Setup], JobTrainer]:
 def _evaluate_best(
     context: Context, trainer: JobTrainer, attempt: TrainAttempt
 ) -> tuple[int | None, EvaluationMetrics]:
-    """Evaluate the last weights, and load the best ones if they are to be kept.
+    """Evaluate the last weights; load the best ones if they are to be kept.
 
     Returns the train_step of the best ones, or None if the trainer keeps the last; and the metrics of those it has now.
     """

@@ -1,4 +1,4 @@
-"""One attempt of the train step: its progress, its checkpoints, and when it stops."""
+"""Attempt of the train step: progress, checkpoints, and when it stops."""
 
 from __future__ import annotations
 

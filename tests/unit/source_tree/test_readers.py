@@ -58,7 +58,6 @@ ALLOWED: Mapping[tuple[str, str], str] = {
     ("trainer/base_model/continuation.py", "json.loads"): OURS,
     ("trainer/check/process.py", "model_validate_json"): PROCESS,
     ("trainer/certificate/comparison_process.py", "json.loads"): PROCESS,
-    ("trainer/certificate/comparison.py", "json.loads"): OURS,
     ("trainer/certificate/parity_check.py", "json.loads"): PROCESS,
     ("trainer/certificate/reference.py", "json.loads"): OURS,
     ("trainer/certificate/files/settings.py", "json.loads"): OURS,

@@ -46,7 +46,10 @@ PLAIN: Mapping[str, Any] = {"F32": np.float32, "F16": np.float16}
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """A tensor of a GGUF file. kind: ggml's name of its type. block: values and bytes of a block."""
+    """A tensor of a GGUF file.
+
+    kind: ggml's name of its type. block: values and bytes of a block.
+    """
 
     path: Path
     entry: Entry

@@ -1,4 +1,4 @@
-"""Value of a number that stands alone: an integer, a decimal, a fraction, a power."""
+"""Value of a number: of an integer, a decimal, a fraction or a power."""
 
 from __future__ import annotations
 
