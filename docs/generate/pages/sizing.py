@@ -49,8 +49,8 @@ def page() -> Page:
     )
     page.paragraph(
         "A deployment has those that `GEMTUNE_MACHINES` lists, and a job gets the first that it fits on. Prices are "
-        "list prices of `functions/gemtune/machines/prices.json` in us-central1; in other regions those of GPUs are not "
-        "known. On a workstation (`local`) nothing is refused for its size."
+        "list prices of `functions/gemtune/machines/prices.json` in us-central1; in other regions those of GPUs are "
+        "not known. On a workstation (`local`) nothing is refused for its size."
     )
     page.heading("Training")
     page.paragraph(

@@ -107,6 +107,7 @@ def _lacking(candidates: Sequence[str], need: MemoryNeed) -> str:
     """Say which memory is missing, and how much the largest machine has."""
     largest = max(candidates, key=lambda name: (MACHINES[name].gpu_gib, MACHINES[name].memory_gib))
     machine = MACHINES[largest]
+    kinds: list[tuple[str, float, float]]
     if machine.gpu is None:
         kinds = [("main memory", need.host_without_gpu, machine.memory_gib)]
     else:
