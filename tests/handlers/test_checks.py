@@ -127,7 +127,7 @@ def test_no_check_begins_without_a_dataset_or_a_free_process(
     assert begin(api, incomplete).json["error"]["code"] == "dataset_incomplete"
     runner.refuses = True
     assert begin(api, dataset).json["error"]["code"] == "too_many_checks"
-    assert not [stat for stat in services.buckets.data.list("datasets/") if "/checks/" in stat.name]
+    assert not [stat for stat in services.buckets.data.list("datasets/") if "checks/" in stat.name]
 
 
 def test_old_checks_are_removed_with_their_results(

@@ -13,6 +13,7 @@ import pytest
 from gemtune import bootstrap
 from gemtune.datasets.uploads import record
 from gemtune.datasets.uploads.record import DatasetFile, dataset_id_of
+from gemtune.services.datasets.upload import UploadDataset
 from tests.fakes import World
 from tests.handlers.conftest import embedded_only
 
@@ -56,7 +57,7 @@ def test_an_uploaded_dataset_can_be_trained_on(api: flask.testing.FlaskClient, s
     assert (ready["status"], ready["name"], ready["tags"]) == ("ready", "tickets", ["v1"])  # type: ignore[index]
     data = services.buckets.data
     assert data.read(f"processed_datasets/{dataset_id}/train.jsonl") == ROWS
-    assert not list(data.list(record.parts_folder(dataset_id)))
+    assert not list(data.list(record.UPLOADING))
     request = {"processed_dataset_id": dataset_id, "training_config": {"base_model_id": "google/gemma-3-270m-it"}}
     accepted = api.post("/train", json=request, headers={"Idempotency-Key": "k"})
     assert accepted.status_code in (202, 422)
@@ -145,13 +146,31 @@ def test_a_dataset_that_a_job_needs_is_not_deleted(api: flask.testing.FlaskClien
 def test_uploads_that_are_never_completed_are_removed(api: flask.testing.FlaskClient, backend: World) -> None:
     dataset_id = begin(api, ("train.jsonl", ROWS))["dataset_id"]
     api.put(f"/datasets/{dataset_id}/parts", data=ROWS[:100])
-    stat = backend.services.buckets.data.stat(record.record_name(dataset_id))
-    assert stat is not None
-    backend.services.upload_dataset.remove_abandoned(stat.updated_at)
+    newest = max(stat.updated_at for stat in backend.services.buckets.data.list(record.UPLOADING))
+    backend.services.upload_dataset.remove_abandoned(newest)
     assert api.get(f"/datasets/{dataset_id}").status_code == 200
-    backend.services.upload_dataset.remove_abandoned(stat.updated_at + timedelta(seconds=1))
+    backend.services.upload_dataset.remove_abandoned(newest + timedelta(seconds=1))
     assert api.get(f"/datasets/{dataset_id}").status_code == 404
     assert not list(backend.services.buckets.data.list("datasets/"))
+
+
+def test_finding_abandoned_uploads_reads_no_complete_dataset(
+    api: flask.testing.FlaskClient, backend: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    complete = begin(api, ("train.jsonl", ROWS))["dataset_id"]
+    send_missing(api, complete, ROWS)
+    assert api.post(f"/datasets/{complete}/complete").status_code == 200
+    later = backend.clock.now() + timedelta(days=365)
+    read = UploadDataset.read
+    monkeypatch.setattr(UploadDataset, "read", lambda service, dataset_id: pytest.fail(f"{dataset_id} was read"))
+    backend.services.upload_dataset.remove_abandoned(later)
+
+    # A process that ended while it deleted the parts leaves some; the dataset stays.
+    monkeypatch.setattr(UploadDataset, "read", read)
+    backend.services.buckets.data.write(record.part_name(complete, 0, 1), b"x")
+    backend.services.upload_dataset.remove_abandoned(later)
+    assert api.get(f"/datasets/{complete}").json["status"] == "ready"  # type: ignore[index]
+    assert not list(backend.services.buckets.data.list(record.UPLOADING))
 
 
 def test_an_id_depends_on_all_files_and_on_nothing_else() -> None:

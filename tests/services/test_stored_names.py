@@ -65,9 +65,10 @@ def test_the_names_of_objects_and_documents_are_those_of_other_versions(world: W
     }
     assert without_ids(objects(services.buckets.data), DATASET=dataset) == {
         "processed_datasets/chats/train.jsonl",
-        "datasets/DATASET.json",
-        "datasets/DATASET/parts/0/000000",
-        "datasets/chats/checks/CHECK.json",
+        "datasets/records/DATASET.json",
+        "datasets/uploading/DATASET/begun",
+        "datasets/uploading/DATASET/0/000000",
+        "datasets/checks/chats/CHECK.json",
     }
     owner = hashlib.sha256(b"local").hexdigest()[:32]
     assert set(services.shared.names("")) == {

@@ -2,18 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
 
 from gemtune.jobs.status import Step
 from gemtune.ports import ExecutionState
+from gemtune.request.uploads.dataset import DatasetUpload
 from gemtune.services.datasets.upload import UploadDataset
 from gemtune.services.fan_out import FanOut
 from gemtune.services.machine_slots import MachineSlots
 from tests.fakes import World
 from tests.services.test_running import Running
+
+
+class CountedReads:
+    """Store or bucket that counts calls of its methods and their results."""
+
+    def __init__(self, of: Any):
+        self._of = of
+        self.counts: Counter[str] = Counter()
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._of, name)
+        if not callable(value):
+            return value
+
+        def counted(*args: Any, **options: Any) -> Any:
+            self.counts[name] += 1
+            result = value(*args, **options)
+            return self._counted(name, result) if isinstance(result, Iterator) else result
+
+        return counted
+
+    def _counted(self, name: str, results: Iterator[Any]) -> Iterator[Any]:
+        for result in results:
+            self.counts[f"results of {name}"] += 1
+            yield result
 
 
 def fail(*args: Any, **options: Any) -> Any:
@@ -125,3 +154,35 @@ def test_the_secrets_of_a_waiting_job_are_renewed_once_a_day(world: World, monke
     assert len(renewed) == 6  # every 25 hours, since a sweep every hour comes that late at most
     assert set(renewed) == set(job.job.secret_names.values())
     assert without_secrets.job.secrets_renewed_at is None
+
+
+def test_a_sweep_reads_as_much_after_many_jobs_and_datasets_as_after_few(world: World) -> None:
+    services = world.services
+
+    def reads() -> dict[str, dict[str, int]]:
+        """Sweep, and return the numbers of reads by store and bucket."""
+        store = CountedReads(services.store)
+        buckets = {
+            name: CountedReads(getattr(services.buckets, name))
+            for name in [field.name for field in fields(services.buckets)]
+        }
+        counted = replace(services.buckets, **buckets)
+        replace(services.sweep, store=store, buckets=counted, slots=replace(services.slots, store=store))()  # type: ignore[arg-type]
+        return {name: dict(each.counts) for name, each in {"store": store, **buckets}.items()}
+
+    Running(world)
+    reads_after = []
+    for finished in (1, 6):
+        for number in range(finished):
+            job_id = world.submit(key=f"{finished} {number}", hf_token="hf_fakefakefake")
+            services.cancel(job_id)
+            content = f"{finished} {number}".encode()
+            file = {"path": "train.jsonl", "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+            dataset = services.upload_dataset.begin(DatasetUpload.model_validate({"files": [file]})).dataset_id
+            services.upload_dataset.store_part(dataset, 0, 0, content)
+            services.upload_dataset.complete(dataset)
+        world.clock.advance(days=8)
+        services.sweep()  # looks once at what is new
+        reads_after.append(reads())
+    assert reads_after[0] == reads_after[1]
+    assert reads_after[0]["store"]["results of unfinished"] == 1

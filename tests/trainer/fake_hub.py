@@ -24,6 +24,7 @@ class FakeHub:
     required_token: the only token that is let in.
     fetched: the names of the files that were downloaded. paths: those of all requests.
     lost_revisions: whether no revision can be named. ranges: offset and length of each range that was sent.
+    takes_ranges: whether it sends parts of a file; some mirrors do not.
     """
 
     files: dict[str, bytes]
@@ -34,6 +35,7 @@ class FakeHub:
     paths: list[str] = field(default_factory=list)
     lost_revisions: bool = False
     ranges: list[tuple[int, int]] = field(default_factory=list)
+    takes_ranges: bool = True
 
     def answer(self, method: str, path: str, authorization: str | None) -> tuple[int, dict[str, str], bytes]:
         self.paths.append(path.split("?")[0])
@@ -77,7 +79,8 @@ def serving(hub: AnyHub) -> Iterator[AnyHub]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             status, headers, body = hub.answer(self.command, self.path, self.headers["Authorization"])
-            if self.command == "GET" and status == 200 and (byte_range := self.headers["Range"]) is not None:
+            byte_range = self.headers["Range"] if getattr(hub, "takes_ranges", True) else None
+            if self.command == "GET" and status == 200 and byte_range is not None:
                 start, end = (int(number) for number in byte_range.removeprefix("bytes=").split("-"))
                 status, body = 206, body[start : end + 1]
                 hub.ranges.append((start, len(body)))

@@ -16,13 +16,12 @@ from gemtune.ports import Objects
 from gemtune.request.base_model import copies_folder
 from trainer.base_model import folder_contents
 from trainer.store import manifest, ranges
+from trainer.store.hub_file import HubFile
 from trainer.store.hub_reading import HubRefuses, reach_hub, read_token, reading_hub, unreachable
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-# HTTP status of an answer with a range of a file.
-PARTIAL = 206
 # The files of a model. Repositories may also hold the same weights in other formats, and in subfolders.
 MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model")
 
@@ -127,27 +126,18 @@ def _copy_weights(
 ) -> Artifact:
     """Copy a weight file, checked by its header and by the Hub's SHA-256."""
     from huggingface_hub import hf_hub_url
-    from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
+    from huggingface_hub.utils import build_hf_headers
 
     url = hf_hub_url(repository, name, revision=revision)
-    headers = build_hf_headers(token=hub.token) | {"Accept-Encoding": "identity"}
     metadata = hub.get_hf_file_metadata(url=url, token=hub.token)
     size = metadata.size or 0
-
-    def fetch(start: int, length: int) -> bytes:
-        # The Hub redirects to a storage, by an address that is valid for a while only.
-        response = get_session().get(
-            url, headers=headers | {"Range": f"bytes={start}-{start + length - 1}"}, follow_redirects=True, timeout=60
-        )
-        hf_raise_for_status(response)
-        content: bytes = response.content
-        return content if response.status_code == PARTIAL else content[start : start + length]
 
     def check_head(content: bytes) -> None:
         folder_contents.check_header(name, content, size)
 
     target = f"{prefix}/{name}"
-    digest = ranges.copy(export, target, size, fetch, check_stop=check_stop, check_head=check_head)
+    with HubFile(url, build_hf_headers(token=hub.token)) as file:
+        digest = ranges.copy(export, target, size, file.read, check_stop=check_stop, check_head=check_head)
     if re.fullmatch(r"[0-9a-f]{64}", metadata.etag or "") and metadata.etag != digest:
         export.delete(target)
         raise OSError(f"the SHA-256 of {name} is {digest}, and that of the Hub {metadata.etag}")

@@ -21,8 +21,12 @@ from pydantic import BaseModel, ConfigDict
 LATER: Mapping[str, timedelta] = {"high": timedelta(days=-1), "normal": timedelta(), "low": timedelta(days=1)}
 # Time that a step has to end after it was told to: ten seconds until SIGKILL, and some more.
 LINGER = timedelta(seconds=15)
-# An entry of the queue is written again after this time, which shows that its workflow still asks.
-ASKED_AGAIN = timedelta(minutes=1)
+# An entry of the queue is written again after this time, which shows that its workflow still asks. All jobs of a queue
+# write one document, and Firestore takes about one write of it per second: a full queue writes 1.7.
+ASKED_AGAIN = timedelta(minutes=10)
+# Jobs of a queue that are stored, the first ones. The others find out their place each time they ask. A document of
+# Firestore has at most 1 MiB; an entry has about 300 bytes.
+MAX_WAITING = 1000
 
 
 class _Entry(BaseModel):
@@ -90,8 +94,9 @@ class Applicant:
 def ask(table: SlotTable, applicant: Applicant, *, capacity: int, at: datetime) -> tuple[SlotTable, int]:
     """Give the job a slot if it is its turn, or else a place in the queue.
 
-    Returns the changed table, and the job's position: 0 if it has a slot, 1 if it is the next to get one. A job that
-    has a slot already keeps it.
+    Returns the changed table, and the job's position: 0 if it has a slot, 1 if it is the next to get one. For a job
+    that is not among the first MAX_WAITING, the position is the least that it can be. A job that has a slot already
+    keeps it.
     """
     holders = tuple(holder for holder in table.holders if not _is_free(holder, at))
     mine = _holder(table, applicant, at)
@@ -105,7 +110,7 @@ def ask(table: SlotTable, applicant: Applicant, *, capacity: int, at: datetime) 
     if ahead < free:
         return _with(table, (*holders, mine), queue), 0
     waiting = tuple(sorted((*queue, waiter), key=lambda each: each.place))
-    return _with(table, holders, waiting), ahead - free + 1
+    return _with(table, holders, waiting[:MAX_WAITING]), ahead - free + 1
 
 
 def leave(table: SlotTable, job_id: str, *, launch: int | None, at: datetime, lingers: bool) -> SlotTable:

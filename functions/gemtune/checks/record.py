@@ -1,6 +1,6 @@
 """Record of a check, and the names of its objects.
 
-data bucket:   datasets/<dataset>/checks/<check>.json   the record, which the service writes
+data bucket:   datasets/checks/<dataset>/<check>.json   the record, which the service writes
 export bucket: checks/<dataset>/<check>/                what the trainer writes, the report last
 """
 
@@ -11,6 +11,8 @@ from datetime import datetime
 from pydantic import BaseModel, ConfigDict
 
 from gemtune.checks.task import CheckTask
+
+RECORDS = "datasets/checks/"
 
 
 class CheckSummary(BaseModel):
@@ -38,7 +40,7 @@ class CheckRecord(CheckSummary):
 
 def records_folder(dataset_id: str) -> str:
     """Return the prefix of the records of a dataset's checks."""
-    return f"datasets/{dataset_id}/checks/"
+    return f"{RECORDS}{dataset_id}/"
 
 
 def record_name(dataset_id: str, check_id: str) -> str:

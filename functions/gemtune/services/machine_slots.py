@@ -18,6 +18,8 @@ PREFIX = "slots/"
 GRACE = timedelta(minutes=1)
 # A job whose workflow has not asked for this long is taken out of the queue, so that it does not stop the others.
 SILENCE = timedelta(minutes=30)
+# Jobs of a queue whose records each sweep reads: the first ones, which would stop the others if they did not go on.
+CHECKED = 100
 # Seconds of the longest wait that is estimated. Requests may be for trainings of more years than a date can have.
 LONGEST_ESTIMATE = timedelta(days=3650).total_seconds()
 
@@ -90,9 +92,9 @@ class MachineSlots:
                 is_new = abs(now - holder.since) < GRACE
                 if not is_new and not self._is_entitled(holder.job_id, machine, holder.launch):
                     self.leave(holder.job_id, machine, launch=holder.launch, lingers=True)
-            for waiter in table.waiting:
+            for place, waiter in enumerate(table.waiting):
                 is_silent = abs(now - waiter.asked_at) > SILENCE
-                if is_silent or not self._is_entitled(waiter.job_id, machine, None):
+                if is_silent or (place < CHECKED and not self._is_entitled(waiter.job_id, machine, None)):
                     self._update(machine, lambda table, job_id=waiter.job_id: _without_waiter(table, job_id))  # type: ignore[misc]
 
     def _is_entitled(self, job_id: str, machine: str, launch: int | None) -> bool:

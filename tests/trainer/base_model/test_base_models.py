@@ -149,6 +149,27 @@ def test_weights_are_copied_in_ranges_and_go_on_where_they_stopped(
     assert not [stat.name for stat in buckets.export.list(f"{PREFIX}/") if ".range-" in stat.name]
 
 
+def test_a_mirror_that_knows_no_ranges_sends_a_file_once_and_again_after_a_stop(
+    hub: FakeHub, buckets: Buckets, work: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = (tiny / "model.safetensors").read_bytes()
+    monkeypatch.setattr(ranges, "RANGE_BYTES", len(weights) // 4 + 1)
+    hub.takes_ranges = False
+    stops = iter([*[False] * (len(SMALL) + 2), True])
+
+    def stop_at_the_third_range() -> None:
+        if next(stops, False):
+            raise StopRequested
+
+    with pytest.raises(StopRequested):
+        provide(buckets, work, check_stop=stop_at_the_third_range)
+    assert hub.fetched.count("model.safetensors") == 1
+    provide(buckets, work)
+    assert hub.fetched.count("model.safetensors") == 2  # once more for the ranges that are missing
+    copy = manifest.fetch(buckets.export, PREFIX, work / "into")
+    assert (copy / "model.safetensors").read_bytes() == weights
+
+
 def test_weights_that_differ_from_the_hubs_digest_are_not_kept(
     hub: FakeHub, buckets: Buckets, work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

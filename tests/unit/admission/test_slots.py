@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gemtune.admission.slots import LINGER, Applicant, SlotTable, ask, estimated_wait, leave
+from gemtune.admission.slots import LINGER, MAX_WAITING, Applicant, SlotTable, ask, estimated_wait, leave
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
 
@@ -84,6 +84,25 @@ def test_a_priority_moves_a_job_by_a_day_and_no_further() -> None:
     ):
         table, _ = asked(table, each)
     assert [waiter.job_id for waiter in table.waiting] == [f"job{number}" for number in (day, 2 * day, 1, day + 2)]
+
+
+def test_a_queue_of_any_length_fits_into_a_document_and_keeps_its_order() -> None:
+    table, _ = asked(SlotTable(), replace(applicant(0), job_id="x" * 80))
+    many = MAX_WAITING + 50
+    for number in reversed(range(1, many + 1)):
+        name = f"{number:06}{'x' * 74}"
+        table, position = asked(table, replace(applicant(number), job_id=name, seconds=123456.789))
+        assert position == 1
+    assert asked(table, applicant(many))[1] == MAX_WAITING + 1
+    assert len(table.model_dump_json().encode()) < 900 * 1024  # a document of Firestore has at most 1 MiB
+    # As the queue moves on, those that are not stored get their places, in the order of their acceptance.
+    numbers = [int(waiter.job_id[:6]) for waiter in table.waiting]
+    assert numbers == list(range(1, MAX_WAITING + 1))
+    for waiter in table.waiting[:10]:
+        table = leave(table, waiter.job_id, launch=None, at=NOW, lingers=False)
+    for number in range(many, MAX_WAITING, -1):
+        table, _ = asked(table, replace(applicant(number), job_id=f"{number:06}"))
+    assert [int(waiter.job_id[:6]) for waiter in table.waiting] == list(range(11, MAX_WAITING + 11))
 
 
 def test_the_slot_of_a_step_that_is_still_ending_is_free_a_little_later() -> None:

@@ -142,7 +142,7 @@ ALLOWED["docs.generate.text"] = {"gemtune.request"}
 ALLOWED["docs.generate.pages"] = {"docs.generate.text", *(room for room in ALLOWED if room.startswith("gemtune"))}
 ALLOWED["docs.generate"] = {"docs.generate.pages", "docs.generate.text"}
 # Benchmarks measure all of it.
-ALLOWED["bench"] = ALLOWED["bench.overhead"] = ALLOWED["bench.rows"] = {
+ALLOWED["bench"] = ALLOWED["bench.overhead"] = ALLOWED["bench.rows"] = ALLOWED["bench.scale"] = {
     room for room in ALLOWED if not room.startswith("deploy")
 }
 ALLOWED["bench.gpu"] = ALLOWED["bench"] | {"bench"}

@@ -1,12 +1,12 @@
 """Record of an uploaded dataset.
 
 A dataset is immutable: its id is made of the hashes of its files, so that the same files have the same id. Name and
-tags are not part of it. The record is stored in the data bucket beside the folders of datasets, and the parts of an
-unfinished upload below it:
+tags are not part of it. The data bucket holds
 
-    datasets/<id>.json
-    datasets/<id>/parts/<number of the file>/<number of the part>
-    processed_datasets/<id>/<path of the file>
+    datasets/records/<id>.json                                          the record
+    datasets/uploading/<id>/begun                                       an empty object, until the upload is complete
+    datasets/uploading/<id>/<number of the file>/<number of the part>   a part, until then
+    processed_datasets/<id>/<path of the file>                          the files
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict, Field
 
-RECORDS = "datasets/"
+RECORDS = "datasets/records/"
+# Unfinished uploads have a folder apart from the records, so that finding old ones takes no look at complete datasets.
+UPLOADING = "datasets/uploading/"
 # Size of every part but the last one. A Cloud Function takes bodies of up to 32 MiB.
 PART_BYTES = 8 * 1024 * 1024
 # More digits than a name needs to be unique, few enough to be read in the id of a job.
@@ -71,12 +73,19 @@ def record_name(dataset_id: str) -> str:
     return f"{RECORDS}{dataset_id}.json"
 
 
-def parts_folder(dataset_id: str, file: int | None = None) -> str:
-    """Return the prefix of the parts of an unfinished upload.
+def upload_folder(dataset_id: str) -> str:
+    """Return the prefix of what an unfinished upload has stored."""
+    return f"{UPLOADING}{dataset_id}/"
 
-    file: number of one file; absent: of all files.
-    """
-    return f"{RECORDS}{dataset_id}/parts/" + ("" if file is None else f"{file}/")
+
+def begun_name(dataset_id: str) -> str:
+    """Return the name of the object that shows an unfinished upload."""
+    return f"{upload_folder(dataset_id)}begun"
+
+
+def parts_folder(dataset_id: str, file: int) -> str:
+    """Return the prefix of the parts of a file, by its number from 0."""
+    return f"{upload_folder(dataset_id)}{file}/"
 
 
 def part_name(dataset_id: str, file: int, part: int) -> str:

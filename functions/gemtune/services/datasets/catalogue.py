@@ -9,7 +9,7 @@ from itertools import islice
 
 from gemtune.datasets.files.splits import FOLDER, folder_of
 from gemtune.datasets.uploads.errors import DatasetInUse, DatasetNotFound
-from gemtune.datasets.uploads.record import RECORDS, DatasetFile, DatasetRecord, parts_folder, record_name
+from gemtune.datasets.uploads.record import RECORDS, DatasetFile, DatasetRecord, record_name, upload_folder
 from gemtune.errors import UnsafeName
 from gemtune.ports import JobStore, Objects
 from gemtune.services.datasets.upload import UploadDataset
@@ -78,7 +78,7 @@ class DatasetCatalogue:
         if users:
             raise DatasetInUse(dataset_id, users)
         self.data.delete_prefix(f"{folder_of(dataset_id)}/")
-        self.data.delete_prefix(parts_folder(dataset_id))
+        self.data.delete_prefix(upload_folder(dataset_id))
         self.data.delete(record_name(dataset_id))
 
     def _uploaded_ids(self) -> Iterator[str]:

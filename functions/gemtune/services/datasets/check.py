@@ -9,12 +9,11 @@ from datetime import datetime
 from typing import Literal
 
 from gemtune.checks.errors import CheckNotFound
-from gemtune.checks.record import CheckRecord, CheckSummary, record_name, records_folder, results_folder
+from gemtune.checks.record import RECORDS, CheckRecord, CheckSummary, record_name, records_folder, results_folder
 from gemtune.checks.report import CheckError, CheckReport
 from gemtune.checks.request import CheckRequest
 from gemtune.checks.task import REPORT, ROWS_LEFT_OUT, CheckTask
 from gemtune.datasets.uploads.errors import DatasetIncomplete
-from gemtune.datasets.uploads.record import RECORDS
 from gemtune.errors import ObjectNotFound, Problem, UnsafeName
 from gemtune.jobs.secret_names import REFERENCE
 from gemtune.ports import Buckets, CheckRunner, Clock, Link
@@ -131,7 +130,7 @@ class CheckDataset:
 def remove_old_checks(buckets: Buckets, before: datetime) -> None:
     """Remove checks that began before a time."""
     for stat in buckets.data.list(RECORDS):
-        dataset_id, _, check = stat.name.removeprefix(RECORDS).partition("/checks/")
+        dataset_id, _, check = stat.name.removeprefix(RECORDS).partition("/")
         if check.endswith(".json") and stat.updated_at < before:
             buckets.export.delete_prefix(results_folder(dataset_id, check.removesuffix(".json")))
             buckets.data.delete(stat.name)

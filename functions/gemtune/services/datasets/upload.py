@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 
 from gemtune.datasets.files.splits import folder_of
 from gemtune.datasets.uploads.errors import BadPart, ChecksumMismatch, DatasetIncomplete, DatasetNotFound
 from gemtune.datasets.uploads.record import (
-    RECORDS,
+    UPLOADING,
     DatasetFile,
     DatasetRecord,
+    begun_name,
     dataset_id_of,
     part_name,
     parts_folder,
     record_name,
+    upload_folder,
 )
 from gemtune.errors import ObjectNotFound
 from gemtune.ports import Clock, Objects
@@ -47,6 +50,8 @@ class UploadDataset:
                 files=files,
                 created_at=self.clock.now(),
             )
+        if record.ready_at is None:
+            self.data.write(begun_name(dataset_id), b"")
         self._write(record)
         return record
 
@@ -89,14 +94,14 @@ class UploadDataset:
             self.data.join(names, f"{folder_of(dataset_id)}/{file.path}")
         record = record.model_copy(update={"ready_at": self.clock.now()})
         self._write(record)
-        self.data.delete_prefix(parts_folder(dataset_id))
+        self.data.delete_prefix(upload_folder(dataset_id))
         return record
 
     def missing_parts(self, record: DatasetRecord) -> Mapping[int, list[int]]:
         """Return the numbers of the parts that are not there, for each file."""
         if record.ready_at is not None:
             return {}
-        stored = {stat.name: stat.bytes for stat in self.data.list(parts_folder(record.dataset_id))}
+        stored = {stat.name: stat.bytes for stat in self.data.list(upload_folder(record.dataset_id))}
         return {
             number: [
                 part
@@ -107,15 +112,18 @@ class UploadDataset:
         }
 
     def remove_abandoned(self, before: datetime) -> None:
-        """Remove uploads that began before a time and were never completed."""
-        for stat in self.data.list(RECORDS):
-            name = stat.name.removeprefix(RECORDS)
-            if not name.endswith(".json") or "/" in name or stat.updated_at >= before:
+        """Remove uploads to which nothing was added since a time.
+
+        Also removes the parts of a complete dataset, which remain if the process ended while it deleted them.
+        """
+        for dataset_id in list(self.data.folders(UPLOADING)):
+            folder = upload_folder(dataset_id)
+            if any(stat.updated_at >= before for stat in self.data.list(folder)):
                 continue
-            record = self.read(name.removesuffix(".json"))
-            if record.ready_at is None:
-                self.data.delete_prefix(parts_folder(record.dataset_id))
-                self.data.delete(stat.name)
+            with suppress(DatasetNotFound):
+                if self.read(dataset_id).ready_at is None:
+                    self.data.delete(record_name(dataset_id))
+            self.data.delete_prefix(folder)
 
     def _check(self, record: DatasetRecord, number: int, names: list[str]) -> None:
         """Compare the content of a file's parts with its hash.

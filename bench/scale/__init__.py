@@ -1,0 +1,1 @@
+"""Benchmarks of large numbers and large files."""
