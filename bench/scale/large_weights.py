@@ -1,7 +1,7 @@
 """Benchmark of the copy of a large weights file from the Hub: its memory.
 
-`python -m bench.scale.large_weights [GIB] [without-ranges]` serves a model whose only weights file has GIB GiB of zeros,
-made as they are sent, and copies it into a bucket on the disk in a process that the system gives at most 2 GiB of
+`python -m bench.scale.large_weights [GIB] [without-ranges]` serves a model whose weights file has GIB GiB of zeros,
+made as they are sent, and copies it into a bucket on the disk, in a process that may have at most 2 GiB of
 addresses. The process is killed with SIGKILL halfway, and a second one goes on. It prints the seconds, the peak memory
 of each process, and the bytes that it fetched. Twice the file's size has to be free on the disk.
 """
