@@ -39,9 +39,10 @@ def write_adapter(base: Path, folder: Path, *, std: float = 0.05, new_tokens: Se
     folder.mkdir(parents=True)
     added = tokenizer.add(base, new_tokens, folder) if new_tokens else None
     if added is not None:
-        rows = added.trained_rows(len(weights["model.embed_tokens.weight"]))
-        width = weights["model.embed_tokens.weight"].shape[1]
-        name = "base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta"
+        embedding = next(name for name in weights if name.endswith(".embed_tokens.weight"))
+        height, width = weights[embedding].shape
+        rows = added.trained_rows(height)
+        name = f"base_model.model.{embedding.removesuffix('weight')}token_adapter.trainable_tokens_delta"
         factors[name] = torch.randn(len(rows), width, generator=generator) * std
     save_file(factors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     config = {

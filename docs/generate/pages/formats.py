@@ -5,7 +5,9 @@ from __future__ import annotations
 from docs.generate.text.markdown import Page, code, codes
 from gemtune.datasets.formats import table
 from gemtune.datasets.reading import fields, flags, pictures
+from gemtune.datasets.rl import answers
 from gemtune.datasets.rl import formats as rl_formats
+from gemtune.datasets.row_options import RL_FORMATS
 
 
 def page() -> Page:
@@ -24,13 +26,19 @@ def page() -> Page:
         f"{codes(flags.NAMES)}."
     )
     page.heading("Rows of RL")
-    page.paragraph("With method RL the algorithm says which fields a row needs.")
+    page.paragraph(
+        "With method RL the algorithm says which fields a row needs. The prompt is in one of "
+        f"{codes(answers.PROMPTS)}: a text, or messages of {{role, content}} or of {{from, value}}; an `instruction` "
+        "may have an `input` beside it, as in Alpaca's rows. `dataset_format` names a format of the algorithm, where "
+        "rows fit two of them, and decides the algorithm if there is no `rl_config`."
+    )
+    of_questions = ("prompt", rl_formats.QUESTION_TITLE, (*rl_formats.BESIDE_PROMPT, "answer"))
+    formats = (*rl_formats.PAIRS, *rl_formats.LABELLED_ROWS)
+    rows = [*((each.name, each.title, each.fields) for each in formats), of_questions]
+    algorithms = {name: algorithm.upper() for algorithm, names in RL_FORMATS.items() for name in names}
     page.table(
-        ("format", "rows", "fields that `dataset_columns` can name"),
-        [
-            *((each.name, each.title, codes(each.fields)) for each in rl_formats.PAIRS),
-            *((each.name, each.title, codes(each.fields)) for each in rl_formats.LABELLED_ROWS),
-        ],
+        ("`dataset_format`", "algorithm", "rows", "fields that `dataset_columns` can name"),
+        [(code(name), algorithms[name], title, codes(names)) for name, title, names in rows],
     )
     page.heading("Fields that are not read")
     page.paragraph(

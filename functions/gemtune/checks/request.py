@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from gemtune.datasets.row_options import FormatName
+from gemtune.datasets.row_options import StatedFormat
 from gemtune.errors import Problem
 from gemtune.methods import Modality
 from gemtune.request.contract import Contract
@@ -28,7 +28,7 @@ class CheckRequest(Contract):
         TrainingConfig(), description="parameters of the training, without its base model"
     )
     modality: Modality = Field("text", description="content of the rows: text, or text with pictures (vision)")
-    dataset_format: FormatName | None = Field(None, description="format of the rows, as in a job")
+    dataset_format: StatedFormat | None = Field(None, description="format of the rows, as in a job")
     dataset_columns: Annotated[dict[Column, Column | None], Field(max_length=64)] = Field(
         {}, description="the dataset's own names of fields, as in a job"
     )

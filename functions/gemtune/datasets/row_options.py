@@ -10,6 +10,14 @@ SameRole = Literal["refuse", "merge"]
 FormatName = Literal[
     "openai", "anthropic", "vertex", "sharegpt", "prompt_completion", "question_answer", "alpaca", "text"
 ]
+RlFormatName = Literal["preference", "openai_preference", "labelled", "prompt"]
+StatedFormat = Literal[FormatName, RlFormatName]
+# Formats of the rows of each algorithm of RL.
+RL_FORMATS: Mapping[str, tuple[RlFormatName, ...]] = {
+    "dpo": ("preference", "openai_preference"),
+    "kto": ("labelled",),
+    "grpo": ("prompt",),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +29,7 @@ class ReadOptions:
     role in a row.
     """
 
-    format: FormatName | None = None
+    format: StatedFormat | None = None
     columns: Mapping[str, str | None] = field(default_factory=dict)
     with_pictures: bool = False
     same_role: SameRole = "refuse"

@@ -221,6 +221,10 @@ REQUESTS: Mapping[str, ErrorCode] = {
         "Early stopping and the best weights need evaluations.",
         "Set `eval_strategy` to steps or epoch.",
     ),
+    "format_of_other_method": ErrorCode(
+        "dataset_format names a format whose rows are for another method or algorithm.",
+        "Use one of those that the hint names, or leave it out.",
+    ),
     "field_without_use": ErrorCode(
         "The field would change nothing in this request.",
         "Leave it out, or set what the hint names.",

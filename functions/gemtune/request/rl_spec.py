@@ -6,10 +6,12 @@ Names and meanings are TRL's (https://huggingface.co/docs/trl/grpo_trainer, …/
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 
+from gemtune.datasets.row_options import RL_FORMATS, FormatName, RlFormatName, StatedFormat
+from gemtune.methods import Method
 from gemtune.request.contract import Contract
 from gemtune.request.rewards import AnswerReward, ExactAnswer, Reward
 
@@ -83,28 +85,42 @@ RlConfig = Annotated[GrpoConfig | DpoConfig | KtoConfig, Field(discriminator="al
 DISCRIMINATORS: tuple[str, ...] = ("algorithm", "type")
 
 
-def infer_rl_config(columns: Collection[str], *, completions: int, max_seq_length: int) -> RlConfig | None:
-    """Return the rl_config that rows with these columns are meant for.
+def infer_rl_config(
+    columns: Collection[str], *, completions: int, max_seq_length: int, stated: StatedFormat | None = None
+) -> RlConfig | None:
+    """Return the rl_config that rows of a format, or with columns, are for.
 
     Two answers mean DPO, an answer with a label means KTO, and answer alone means GRPO; None if the rows have none of
-    these, or several. Parameters get their defaults, or the largest values that fit into a train_step with so many
-    completions and rows with so many tokens.
+    these, or several. stated: the rows' format, which decides alone. Parameters get their defaults, or the largest
+    values that fit into a train_step with so many completions and rows with so many tokens.
     """
     names = set(columns)
     algorithms = [
         algorithm
         for algorithm, is_meant in (
             ("dpo", {"chosen", "rejected"} <= names or {"preferred_output", "non_preferred_output"} <= names),
-            ("kto", "label" in names and bool(names & {"completion", "response", "messages"})),
+            (
+                "kto",
+                "label" in names and bool(names & {"completion", "response", "messages", "conversations", "output"}),
+            ),
             ("grpo", "answer" in names),
         )
         if is_meant
     ]
+    if stated is not None:
+        algorithms = [algorithm for algorithm, formats in RL_FORMATS.items() if stated in formats]
     if algorithms == ["dpo"]:
         return DpoConfig(algorithm="dpo")
     if algorithms == ["kto"]:
         return KtoConfig(algorithm="kto")
     return _fitting_grpo(completions, max_seq_length) if algorithms == ["grpo"] else None
+
+
+def row_formats(method: Method, rl_config: RlConfig | None) -> tuple[StatedFormat, ...]:
+    """Return the formats that rows of a method or an algorithm can have."""
+    if method != "RL":
+        return get_args(FormatName)
+    return get_args(RlFormatName) if rl_config is None else RL_FORMATS[rl_config.algorithm]
 
 
 def _fitting_grpo(completions: int, max_seq_length: int) -> GrpoConfig:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, ValidationError
 
 from gemtune.datasets.files.hub_dataset import HUB_DATASET
-from gemtune.datasets.row_options import FormatName, ReadOptions, SameRole
+from gemtune.datasets.row_options import ReadOptions, SameRole, StatedFormat
 from gemtune.datasets.trained_turns import TrainOn
 from gemtune.errors import SpecUnreadable
 from gemtune.families.generation import LINEAR_LAYERS
@@ -301,7 +301,7 @@ class Spec(Contract):
     job_name: str = Field(
         "unnamed job", min_length=1, max_length=200, pattern=PRINTABLE, description="name of the job for its users"
     )
-    dataset_format: FormatName | None = Field(
+    dataset_format: StatedFormat | None = Field(
         None, description="format of the dataset's rows; absent: the one whose shape a row has"
     )
     dataset_columns: Annotated[dict[Column, Column | None], Field(max_length=64)] = Field(

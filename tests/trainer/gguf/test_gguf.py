@@ -23,6 +23,7 @@ from gemtune.request.spec import ExportConfig, Spec
 from gemtune.settings import Settings
 from tests import tiny_gemma
 from tests.trainer import untrained_results
+from trainer.base_model import folder_contents
 from trainer.certificate import comparison, parity_check, verdict
 from trainer.certificate.held_out_rows import collect
 from trainer.conversation.chat_template import ChatTemplate, json_object
@@ -122,7 +123,7 @@ def test_each_family_answers_as_it_was_trained(
     assert first["trained"] == first["exported"] != ""
 
 
-@pytest.mark.parametrize("shape", ["gemma3", "gemma4-dense-text"])
+@pytest.mark.parametrize("shape", ["gemma3", "gemma4-dense-text", "gemma4-unified"])
 def test_new_tokens_are_tokens_of_the_file_with_rows_as_trained(tmp_path: Path, tools: Path, shape: str) -> None:
     """The base model has a token without a row, as Gemma 3's text models do."""
     base = tiny_gemma.build(tmp_path / "base", shape, head_dim=256)
@@ -139,7 +140,8 @@ def test_new_tokens_are_tokens_of_the_file_with_rows_as_trained(tmp_path: Path, 
     model = LlamaModel(tools, folder / gguf_export("f16").file_name)
     assert trained.new_tokens is not None
     ids = trained.new_tokens.ids
-    assert model.vocab_size == max(ids.values()) + 1 == json_object(base / "config.json")["vocab_size"] + 3
+    before = folder_contents.vocab_size(folder_contents.config_of(base))
+    assert model.vocab_size == max(ids.values()) + 1 == (before or 0) + 3
     tokens = model.tokens("<ask>What is it? <tell>")
     assert (tokens[0], tokens[-1]) == (ids["<ask>"], ids["<tell>"])
     assert model.text(tokens) == "<ask>What is it? <tell>"

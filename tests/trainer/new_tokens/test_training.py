@@ -18,6 +18,7 @@ from tests.trainer.conftest import Bench
 from tests.trainer.model.test_adapter_variants import RATE, STEPS, load_plain, plain_training
 from tests.trainer.steps.test_train import adapter, after_steps
 from tests.trainer.training.test_base_job import DPO, go_on, largest_difference
+from tests.trainer.training.test_kto import kto_bench, reference_losses
 from trainer.model.engines import huggingface
 from trainer.model.engines.interface import StartingPoint
 from trainer.new_tokens import embedding
@@ -159,6 +160,29 @@ def test_dpo_goes_on_with_the_embeddings_of_a_supervised_job(bench_of: Callable[
     names = [name for name in before if name.endswith("trainable_tokens_delta") or "embed_tokens" in name]
     assert names
     assert all(float((before[name] - after[name]).abs().max()) > 1e-4 for name in names)
+
+
+def test_kto_trains_new_tokens_beside_a_reference_with_their_first_rows(bench_of: Callable[..., Bench]) -> None:
+    from peft import PeftModel
+
+    bench = kto_bench(bench_of, max_steps=3, batch_size=4, new_tokens=TOKENS)
+    bench.put("train", preference_rows.labelled(marked(rows.train_rows(8))))
+    bench.put("eval", preference_rows.labelled(marked(rows.held_out_rows(4))))
+    bench.to(Step.TRAIN)
+    added = embedding.read(prepared(bench))
+    assert added is not None
+    held_out = list(read_tokens(prepared(bench) / "eval.parquet"))
+    assert all(token in row["prompt_ids"] + row["completion_ids"] for row in held_out for token in added.ids.values())
+    folder = bench.services.buckets.export.uri(f"jobs/{bench.job_id}/adapter/1")
+    model = PeftModel.from_pretrained(extended_base(bench.base, added), folder).eval()
+    losses, margin = reference_losses(model, held_out)
+    assert bench.job.metrics is not None
+    expected = {"eval_loss": sum(losses) / len(losses), "margin": margin}
+    assert bench.job.metrics.by_name() == pytest.approx(expected, rel=1e-3)
+    deltas = [weight for name, weight in adapter(bench).items() if name.endswith("trainable_tokens_delta")]
+    first = added.first_rows(load_plain(bench.base).get_input_embeddings().weight.detach())
+    assert deltas
+    assert all(float((delta - first).abs().max()) > 1e-4 for delta in deltas)
 
 
 def test_a_base_model_in_16_bits_gets_an_embedding_in_32_bits(tmp_path: Path, tiny: Path) -> None:

@@ -185,6 +185,21 @@ def test_tokens_are_those_of_transformers_and_the_models_are_trained(name: str, 
     assert trained_ranges(ours) == learned
 
 
+def test_calls_in_tags_are_learned_as_the_templates_own(folder: Path) -> None:
+    function = call("Rome")["function"]
+    written = json.dumps({"name": function["name"], "arguments": json.loads(function["arguments"])})
+    question, answer = user("The weather?"), assistant("It is sunny.")
+    native = [question, assistant(tool_calls=[{"function": function}]), {"role": "tool", "content": "sunny"}, answer]
+    tagged = [
+        question,
+        assistant(f"<tool_call>\n{written}\n</tool_call>"),
+        user("<tool_response>\nsunny\n</tool_response>"),
+        answer,
+    ]
+    ours, expected = (encoded(folder, {"messages": each, "tools": [TOOL]}) for each in (tagged, native))
+    assert (ours.input_ids, ours.labels) == (expected.input_ids, expected.labels)
+
+
 @pytest.mark.parametrize("train_on", ["last_turn", "weights"])
 def test_train_on_chooses_the_turns(train_on: TrainOn, folder: Path) -> None:
     messages = [*ASKED, assistant("It is sunny.", weight=1), user("Sure?"), assistant("Yes?")]

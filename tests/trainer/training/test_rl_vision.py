@@ -141,6 +141,45 @@ def test_dpo_prefers_what_the_picture_shows(vision_bench_of: BenchOf) -> None:
     assert only_the_language_model_was_trained(bench, model, plain)
 
 
+def test_kto_scores_answers_with_the_pictures_of_their_own_prompt(vision_bench_of: BenchOf, tmp_path: Path) -> None:
+    """Compare metrics with those of rows that are computed alone.
+
+    Another row's answer is scored behind the pictures of this one.
+    """
+    from peft import PeftModel
+    from transformers import AutoModelForImageTextToText
+
+    labels = [(pair(0), True), (pair(), False), (pair(1, 2), True), (pair(3), False), (pair(4), True)]
+    labelled = [
+        {"prompt": row["prompt"], "completion": row["chosen" if good else "rejected"], "label": good}
+        for row, good in labels
+    ]
+    rl = {"algorithm": "kto", "beta": BETA}
+    bench = rl_bench(vision_bench_of, rl, labelled, labelled, max_steps=3, batch_size=2, save_steps=100)
+    bench.to(Step.TRAIN)
+    folder = bench.services.buckets.export.uri(f"jobs/{bench.job_id}/adapter/1")
+    model = PeftModel.from_pretrained(AutoModelForImageTextToText.from_pretrained(bench.base), folder).eval()
+
+    def ratio(row: dict[str, Any], answer: list[int]) -> float:
+        policy, reference = policy_and_reference(model, bench.base, row["prompt"], answer)
+        return float((policy - reference).sum())
+
+    answers = [tokens["completion_ids"] for tokens in prepared(bench)]
+    ratios = [ratio(row, answer) for row, answer in zip(labelled, answers, strict=True)]
+    others = [ratio(row, answer) for row, answer in zip(labelled, [answers[-1], *answers[:-1]], strict=True)]
+    divergence = max(0.0, sum(others) / len(others))
+    signs = [1 if good else -1 for _, good in labels]
+    losses = [1 - 1 / (1 + math.exp(-BETA * s * (r - divergence))) for s, r in zip(signs, ratios, strict=True)]
+    metrics = bench.job.metrics
+    assert metrics is not None
+    assert metrics.eval_loss == pytest.approx(sum(losses) / len(losses), rel=1e-3)
+    assert metrics.margin == pytest.approx(
+        BETA * (sum(ratios[::2]) / 3 - sum(ratios[1::2]) / 2), rel=1e-3
+    )  # good answers less bad ones
+    assert abs(divergence) + abs(metrics.margin or 0) > 1e-2
+    assert bench.curve()[0][1] == pytest.approx(0.5, abs=1e-4)  # the model is its own reference
+
+
 @pytest.fixture
 def digit_model(tmp_path: Path, tiny_vision: Path) -> Path:
     """Return a tiny vision model that RL can train.

@@ -201,6 +201,9 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"question": "Hi", "Answer": "Yes?"}, "such as {answer: Answer}"),
     ({"prompt": "Hi", "reply": "Yes?"}, "set dataset_columns, such as {completion: reply}"),
     ({"instruction": "Hi", "reply": "Yes?", "id": "7"}, "set dataset_columns, such as {output: …}"),
+    ({"conversation_id": 1, "conversation": [USER, ASSISTANT]}, "such as {conversations: conversation}"),
+    ({"prompt": 7, "completion": "x"}, "prompt is neither a text nor a list of messages"),
+    (messages({"role": "prompter", "content": "Hi"}), "turn 1: unknown role 'prompter'; known ones are system"),
     ({}, "an empty row"),
     ({"text": "abc", "images": ["a.png"]}, "the field images is not read"),
 ]
@@ -221,12 +224,45 @@ def test_columns_can_be_renamed_and_ignored_on_purpose() -> None:
     assert "a field messages beside conv" in reason(row | {"messages": [USER, ASSISTANT]}, options)
 
 
+@pytest.mark.parametrize(
+    "roles", [("human", "gpt"), ("User", "Chatbot"), ("USER", "ASSISTANT"), ("user", "model"), ("human", "bot")]
+)
+def test_roles_have_the_names_of_other_tools_and_any_case(roles: tuple[str, str]) -> None:
+    turns = [{"role": role, "content": turn["content"]} for role, turn in zip(roles, (USER, ASSISTANT), strict=True)]
+    read = table.read(messages({"role": "System", "content": "Be brief."}, *turns))
+    assert not isinstance(read, Refused), read.reason
+    assert read.content == Conversation((Turn("system", "Be brief."), *CHAT.turns))
+
+
 def test_columns_can_swap_their_names() -> None:
     read = table.read(
         {"prompt": "Yes?", "completion": "Hi"}, ReadOptions(columns={"prompt": "completion", "completion": "prompt"})
     )
     assert not isinstance(read, Refused)
     assert read.content == CHAT
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('[{"role": "user", "content": "Hi"}]', "Hi"),
+        ('[{"content": "Hi", "role": "user"}]', "Hi"),
+        ('[{"from": "Bonn", "to": "Ulm"}]', '[{"from": "Bonn", "to": "Ulm"}]'),
+        ('[{"value": 3}] is JSON', '[{"value": 3}] is JSON'),
+        ("[1]", "[1]"),
+    ],
+)
+def test_messages_as_json_text_are_told_from_other_texts(text: str, expected: str) -> None:
+    read = table.read({"prompt": text, "completion": "Yes?"})
+    assert not isinstance(read, Refused), read.reason
+    assert read.content == Conversation((Turn("user", expected), CHAT.turns[1]))
+
+
+@pytest.mark.parametrize("text", ["[{'role': 'user', 'content': 'Hi'}]", "[{'content': 'Hi',\n 'role': 'user'}]"])
+def test_lists_as_python_prints_them_are_refused(text: str) -> None:
+    for row in ({"prompt": text, "completion": "Yes?"}, {"messages": text}):
+        assert "not JSON: write it with json.dumps" in reason(row)
+    assert "is a text that is not JSON" in reason({"prompt": text.replace("'", '"')[:-4], "completion": "Yes?"})
 
 
 def test_turns_of_one_role_are_merged_on_request() -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+import json
+from typing import Any, get_args
 
 import pytest
 
 from gemtune.datasets.conversation import Conversation, Turn
+from gemtune.datasets.formats import table
 from gemtune.datasets.refusal import Refused
 from gemtune.datasets.rl.contents import Labelled, Pair, Question
+from gemtune.datasets.rl.formats import LABELLED_ROWS, PAIRS
 from gemtune.datasets.rl.read import RlRow, read_labelled, read_pair, read_question
-from gemtune.datasets.row_options import ReadOptions
+from gemtune.datasets.row_options import RL_FORMATS, ReadOptions, RlFormatName
 
 OPTIONS = ReadOptions()
 SYSTEM, HI, SURE = Turn("system", "Be brief."), Turn("user", "Hi"), Turn("user", "Sure?")
@@ -20,6 +23,11 @@ TOOL = {"type": "function", "function": {"name": "clock", "description": "", "pa
 
 def messages(*turns: Turn) -> list[dict[str, Any]]:
     return [{"role": turn.role, "content": turn.content} for turn in turns]
+
+
+def spoken(*turns: Turn) -> list[dict[str, Any]]:
+    """Return messages as ShareGPT has them."""
+    return [{"from": {"user": "human", "assistant": "gpt"}[turn.role], "value": turn.content} for turn in turns]
 
 
 def pair(row: dict[str, Any]) -> Pair:
@@ -58,6 +66,14 @@ def question(row: dict[str, Any], *answers: str) -> RlRow[Question]:
             "preferred_output": messages(GOOD),
             "non_preferred_output": messages(BAD),
         },
+        # LLaMA-Factory's, in the formats of Alpaca and of ShareGPT.
+        {"instruction": "Hi", "input": "", "chosen": "Hello!", "rejected": "What?"},
+        {"instruction": "", "input": "Hi", "chosen": "Hello!", "rejected": "What?"},
+        {"conversations": spoken(HI), "chosen": spoken(GOOD)[0], "rejected": spoken(BAD)[0]},
+        {"conversations": messages(HI), "chosen": spoken(HI, GOOD), "rejected": messages(BAD)},
+        # Lists in files without lists, such as CSV.
+        {name: json.dumps(messages(turn)) for name, turn in (("prompt", HI), ("chosen", GOOD), ("rejected", BAD))},
+        {"conversations": json.dumps(spoken(HI)), "chosen": "Hello!", "rejected": json.dumps(spoken(BAD))},
     ],
 )
 def test_a_pair_is_the_same_in_every_shape(row: dict[str, Any]) -> None:
@@ -171,6 +187,7 @@ def test_tools_are_part_of_the_prompt_and_calls_of_the_answer() -> None:
         ({"prompt": "Hi", "answer": "a"}, "this is a row for GRPO; DPO needs"),
         ({"prompt": "Hi", "completion": "a", "label": True}, "this is a row for KTO; DPO needs"),
         ({"prompt": "Hi", "chosen": "a", "rejected": "b", "preferred_output": "c"}, "fits the formats"),
+        ({"conversations": spoken(HI, GOOD), "chosen": "a", "rejected": "b"}, "ends with a message of the assistant"),
     ],
 )
 def test_a_row_that_is_no_pair_is_refused_with_the_reason(row: dict[str, Any], reason: str) -> None:
@@ -196,6 +213,9 @@ def test_a_label_is_true_or_false(label: Any, expected: bool) -> None:
         {"question": "Hi", "answer": "Hello!"},
         {"prompt": "Hi", "response": "Hello!"},
         {"messages": messages(HI, GOOD)},
+        {"messages": json.dumps(messages(HI, GOOD))},
+        {"conversations": spoken(HI, GOOD)},
+        {"instruction": "Hi", "output": "Hello!"},
     ],
 )
 def test_a_labelled_answer_is_the_same_in_every_shape(row: dict[str, Any]) -> None:
@@ -216,6 +236,8 @@ def test_a_label_beside_messages_is_about_the_last_answer() -> None:
         ({"prompt": "Hi", "completion": "a", "label": ""}, "neither true nor false"),
         ({"prompt": "Hi", "label": True}, "there is no answer"),
         ({"messages": messages(HI), "label": True}, "there is no answer"),
+        ({"prompt": "Hi", "completion": "a"} | {"kto_tag": True}, "this is a row for supervised training; KTO needs"),
+        ({"prompt": str(messages(HI)), "completion": "a", "label": True}, "write it with json.dumps"),
         ({"prompt": "Hi", "chosen": "a", "rejected": "b"}, "this is a row for DPO; KTO needs"),
         ({"prompt": "Hi", "completion": "a", "label": True, "rejected": "b"}, "the field rejected is not read"),
     ],
@@ -233,6 +255,60 @@ def test_a_question_keeps_the_columns_that_rewards_compare_with() -> None:
         Conversation((Turn("user", "2+2?"),)), {"answer": "2+2=4\n#### 4", "ground_truth": "4"}
     )
     assert set(read.unread_fields) == {"solution", "level"}
+
+
+@pytest.mark.parametrize(
+    "row", [{"conversations": spoken(HI)}, {"instruction": "Hi"}, {"prompt": json.dumps(spoken(HI))}, {"prompt": "Hi"}]
+)
+def test_a_question_is_the_same_in_every_shape(row: dict[str, Any]) -> None:
+    assert question(row | {"answer": 4}, "answer").content == Question(Conversation((HI,)), {"answer": "4"})
+
+
+TWO_SHAPES = {
+    "prompt": "Hi",
+    "chosen": "Hello!",
+    "rejected": "What?",
+    "input": {"messages": messages(HI)},
+    "preferred_output": messages(GOOD),
+    "non_preferred_output": messages(BAD),
+}
+
+
+@pytest.mark.parametrize(
+    ("stated", "others"),
+    [
+        ("preference", ("input", "preferred_output", "non_preferred_output")),
+        ("openai_preference", ("prompt", "chosen", "rejected")),
+    ],
+)
+def test_a_stated_format_decides_between_two_that_fit(stated: RlFormatName, others: tuple[str, ...]) -> None:
+    read = read_pair(TWO_SHAPES, ReadOptions(format=stated, columns=dict.fromkeys(others)))
+    assert isinstance(read, RlRow)
+    assert (read.format, read.content) == (stated, Pair(Conversation((HI,)), (GOOD,), (BAD,)))
+    assert set(read.unread_fields) == {*others}
+    refused = read_pair(TWO_SHAPES, ReadOptions(format=stated))
+    assert isinstance(refused, Refused)
+    assert others[-2] in refused.reason or others[0] in refused.reason
+
+
+def test_a_row_without_the_fields_of_the_stated_format_is_refused_by_name() -> None:
+    refusals = [
+        read_pair({"prompt": "Hi"}, ReadOptions(format="preference")),
+        read_labelled({"prompt": "Hi", "completion": "Hello!"}, ReadOptions(format="labelled")),
+        read_labelled(LABELLED_ROW, ReadOptions(format="preference")),
+        read_question(QUESTION_ROW, ReadOptions(format="openai"), ["answer"]),
+        table.read({"prompt": "Hi", "completion": "Hello!"}, ReadOptions(format="labelled")),
+    ]
+    reasons = ["the row has no chosen", "the row has no label", "other rows; KTO", "other rows than", "is supervised"]
+    for refused, reason in zip(refusals, reasons, strict=True):
+        assert isinstance(refused, Refused)
+        assert reason in refused.reason
+
+
+def test_every_stated_format_of_rl_is_one_that_rows_are_read_in() -> None:
+    read = {"dpo": tuple(each.name for each in PAIRS), "kto": tuple(each.name for each in LABELLED_ROWS)}
+    assert {**read, "grpo": (question(QUESTION_ROW, "answer").format,)} == RL_FORMATS
+    assert {name for names in RL_FORMATS.values() for name in names} == {*get_args(RlFormatName)}
 
 
 @pytest.mark.parametrize(
@@ -274,6 +350,9 @@ MEANINGFUL: dict[str, Any] = {
     "history": [["Hi", "Hello!"]],
     "functions": [TOOL],
     "input": {"messages": messages(SURE)},
+    "conversations": spoken(SURE),
+    "instruction": "Sure?",
+    "output": "Yes.",
 }
 PAIR_ROW = {"prompt": "Hi", "chosen": "Hello!", "rejected": "What?"}
 LABELLED_ROW = {"prompt": "Hi", "completion": "Hello!", "label": False}

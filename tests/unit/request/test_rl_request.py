@@ -341,6 +341,31 @@ def test_columns_imply_an_algorithm_or_none(columns: set[str], algorithm: str | 
 
 
 @pytest.mark.parametrize(
+    ("fields", "columns", "algorithm"),
+    [
+        # The rows cannot be read when the job is submitted, or fit two algorithms.
+        ({"dataset_format": "openai_preference"}, None, "dpo"),
+        ({"dataset_format": "labelled"}, {"prompt", "completion", "answer", "label"}, "kto"),
+        ({"dataset_format": "prompt"}, {"prompt", "answer", "label", "completion"}, "grpo"),
+        ({}, {"conversations", "label"}, "kto"),
+        ({"dataset_columns": {"chosen": "better", "rejected": "worse"}}, {"prompt", "better", "worse"}, "dpo"),
+        ({"dataset_columns": {"label": None}}, {"prompt", "answer", "completion", "label"}, "grpo"),
+    ],
+)
+def test_the_stated_format_or_renamed_columns_imply_the_algorithm(
+    fields: dict[str, Any], columns: set[str] | None, algorithm: str
+) -> None:
+    assert FACTS.dataset is not None
+    facts = replace(FACTS, dataset=replace(FACTS.dataset, columns=columns and frozenset(columns)))
+    reading = checked(request(training={"method": "RL"}, **fields), facts=facts)
+    assert reading.request is not None, reading.problems
+    assert not reading.problems
+    config = reading.request.training_config.rl_config
+    assert config is not None
+    assert config.algorithm == algorithm
+
+
+@pytest.mark.parametrize(
     ("batch_size", "loss_type", "codes"),
     [(1, "kto", {"training_config.batch_size": "batch_of_one"}), (2, "kto", {}), (1, "apo_zero_unpaired", {})],
 )

@@ -65,7 +65,9 @@ REFUSED: list[tuple[dict[str, Any], Facts, str, str]] = [
     ({"training": {"eval_steps": 7}}, FACTS, "training_config.eval_steps", "field_without_use"),
     ({"dataset_columns": {"mesages": "conv"}}, FACTS, "dataset_columns.mesages", "unknown_field"),
     ({"dataset_columns": {"prompt": "a", "completion": "a"}}, FACTS, "dataset_columns.completion", "repeated_value"),
-    ({"dataset_format": "openai", "training": grpo()}, FACTS, "dataset_format", "field_without_use"),
+    ({"dataset_format": "openai", "training": grpo()}, FACTS, "dataset_format", "format_of_other_method"),
+    ({"dataset_format": "preference", "training": grpo()}, FACTS, "dataset_format", "format_of_other_method"),
+    ({"dataset_format": "prompt"}, FACTS, "dataset_format", "format_of_other_method"),
     (
         {"training": {"method": "RL", "rl_config": {"algorithm": "kto"}, "batch_size": 1}},
         FACTS,

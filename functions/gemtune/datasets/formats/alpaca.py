@@ -5,6 +5,7 @@ from __future__ import annotations
 from gemtune.datasets.conversation import Conversation, Turn
 from gemtune.datasets.formats.shape import Format, Row
 from gemtune.datasets.reading.fields import Fields
+from gemtune.datasets.reading.tools import read_tools, template_options
 from gemtune.datasets.reading.turns import column_turns, system_turns
 
 
@@ -13,12 +14,21 @@ def _fits(row: Row) -> bool:
 
 
 def _read(row: Fields) -> Conversation:
-    turns = [*system_turns(row), *_history(row)]
+    turns = [*system_turns(row), *instruction_turns(row)]
+    turns += column_turns(row, "response" if "response" in row else "output", "assistant")
+    return Conversation(tuple(turns), read_tools(row.take("tools"), row), template_options(row))
+
+
+def instruction_turns(row: Fields) -> list[Turn]:
+    """Return the earlier turns, and the instruction with its input as one.
+
+    Raises BadRow.
+    """
+    earlier = _history(row)
     instruction, context = row.take_text("instruction") or "", row.take_first("input", "context") or ""
     if not isinstance(context, str):
         raise row.bad("input is not a text")
-    turns.append(Turn("user", "\n\n".join(text for text in (instruction, context) if text.strip())))
-    return Conversation((*turns, *column_turns(row, "response" if "response" in row else "output", "assistant")))
+    return [*earlier, Turn("user", "\n\n".join(text for text in (instruction, context) if text.strip()))]
 
 
 def _history(row: Fields) -> list[Turn]:
@@ -37,8 +47,11 @@ def _history(row: Fields) -> list[Turn]:
 
 ALPACA = Format(
     "alpaca",
-    "Alpaca: `instruction`, `input`, `output`; `system`, `history`; and Dolly's `context` and `response`",
-    ("instruction", "input", "output", "context", "response", "system", "system_prompt", "history"),
+    "Alpaca: `instruction`, `input`, `output`; `system`, `history`, `tools`; and Dolly's `context` and `response`",
+    (
+        *("instruction", "input", "output", "context", "response", "system", "system_prompt", "history"),
+        *("tools", "chat_template_kwargs", "enable_thinking"),
+    ),
     _fits,
     _read,
 )

@@ -40,12 +40,12 @@ def _fits(row: Row) -> bool:
 def _read(row: Fields) -> Conversation:
     turns = system_turns(row)
     for number, each in enumerate(message_list(row.take("conversations"), row, "conversations"), 1):
-        turns.append(_turn(row.within(each, "conversations", f"turn {number}")))
+        turns.append(read_sharegpt_turn(row.within(each, "conversations", f"turn {number}")))
     return Conversation(tuple(turns), read_tools(row.take("tools"), row), template_options(row))
 
 
-def _turn(fields: Fields) -> Turn:
-    """Return one message as a turn. Raises BadRow."""
+def read_sharegpt_turn(fields: Fields) -> Turn:
+    """Return a message of {from, value} as a turn. Raises BadRow."""
     name = fields.take("from")
     if name is None:
         raise fields.bad("it has no from")

@@ -19,9 +19,10 @@ from gemtune.datasets.formats.sharegpt import SHAREGPT
 from gemtune.datasets.formats.text import TEXT
 from gemtune.datasets.formats.vertex import VERTEX
 from gemtune.datasets.reading import pictures
-from gemtune.datasets.reading.fields import Fields, Reading, names_in, shown
+from gemtune.datasets.reading.fields import HARMLESS, Fields, Reading, names_in, shown
+from gemtune.datasets.reading.tagged_calls import read_tagged_calls
 from gemtune.datasets.refusal import BadRow, Refused
-from gemtune.datasets.row_options import ReadOptions
+from gemtune.datasets.row_options import ReadOptions, StatedFormat
 
 FORMATS: tuple[Format, ...] = (
     OPENAI,
@@ -33,7 +34,7 @@ FORMATS: tuple[Format, ...] = (
     ALPACA,
     TEXT,
 )
-BY_NAME: Mapping[str, Format] = {each.name: each for each in FORMATS}
+BY_NAME: Mapping[StatedFormat, Format] = {each.name: each for each in FORMATS}
 # Fields that `dataset_columns` can give other names.
 FIELDS = frozenset((*pictures.COLUMNS, *(name for each in FORMATS for name in each.fields)))
 # Fields that belong together, each pair in both orders: a row with the first needs the second.
@@ -66,7 +67,8 @@ def read(row: Mapping[str, Any], options: ReadOptions | None = None) -> ReadRow 
         fields = Fields(named, reading)
         content = chosen.read(fields)
         if isinstance(content, Conversation):
-            content = pictures.place_pictures(content, fields)
+            turns = read_tagged_calls(content.turns, fields, has_tools=bool(content.tools))
+            content = pictures.place_pictures(content.with_turns(turns), fields)
             content = turn_order.checked(content, same_role=options.same_role)
             if not any(turn.role == "assistant" for turn in content.turns):
                 raise BadRow("no message of the assistant")
@@ -97,6 +99,8 @@ def format_of(row: Row, options: ReadOptions) -> Format:
     It is the stated one, else the only one whose shape the row has. Raises BadRow.
     """
     if options.format is not None:
+        if options.format not in BY_NAME:
+            raise BadRow(f"dataset_format {options.format} is one of rows of RL; this training is supervised")
         return BY_NAME[options.format]
     ignored = options.ignored
     visible = {name: value for name, value in row.items() if name not in ignored}
@@ -117,8 +121,12 @@ def _no_format(row: Row) -> str:
         return "this is a row for RL; supervised training needs messages, or prompt and completion"
     if not row:
         return "an empty row"
-    near = {name: match for name in row if (match := difflib.get_close_matches(name, sorted(FIELDS), n=1, cutoff=0.8))}
-    other = ", ".join(f"{match[0]}: {shown(name)}" for name, match in near.items() if match[0] != name)
+    near: dict[str, str] = {}  # by a format's name of a field, the row's own
+    for name in row:
+        match = difflib.get_close_matches(name, sorted(FIELDS), n=1, cutoff=0.8)
+        if match and match[0] not in row and name not in HARMLESS:
+            near.setdefault(match[0], name)
+    other = ", ".join(f"{match}: {shown(name)}" for match, name in near.items())
     alone = next((pair for pair in PAIRS if pair[0] in row and not other), None)
     if alone is not None:
         own_fields = {

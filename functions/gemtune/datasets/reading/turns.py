@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,16 +13,24 @@ from gemtune.datasets.reading.flags import read_flag
 from gemtune.datasets.reading.tools import from_json, read_calls
 from gemtune.datasets.refusal import BadRow
 
-# Names of roles in OpenAI's shape. `model` is the assistant's name in Gemma's turn format.
+# Names of roles in OpenAI's shape, in lower case. `model` is the assistant's name in Gemma's turn format, `chatbot` in
+# Cohere's rows; ShareGPT's names are common in this shape, too.
 ROLES: Mapping[str, Role] = {
     "system": "system",
     "developer": "system",
     "user": "user",
+    "human": "user",
     "assistant": "assistant",
     "model": "assistant",
+    "chatbot": "assistant",
+    "gpt": "assistant",
+    "bot": "assistant",
     "tool": "tool",
     "function": "tool",
 }
+# Keys of messages, and the beginning of a list of these as JSON or as Python writes it.
+_KEYS = ("role", "content", "tool_calls", "from", "value")
+_FIRST_MESSAGE = re.compile(r"""\s*\[\s*\{\s*["'](?:role|content|from|value|weight|name)["']\s*:""")
 # Columns with a system message beside the others.
 SYSTEM = ("system", "system_prompt")
 # Fields with what the assistant thinks before it answers.
@@ -31,12 +40,25 @@ THINKING = ("reasoning_content", "reasoning", "thinking")
 def column_turns(fields: Fields, column: str, role: Role) -> list[Turn]:
     """Return the turns in a column. Raises BadRow.
 
-    It is a list of messages, or a text, which is one message of the role.
+    It is a list of messages, also as JSON text, or another text, which is one message of the role.
     """
     value = fields.take(column)
-    if isinstance(value, str):
+    if is_text(value):
         return [Turn(role, read_content(value, role, fields))]
+    if value is not None and not isinstance(value, str | list):
+        raise fields.bad(f"{column} is neither a text nor a list of messages")
     return read_turns(value, fields, column)
+
+
+def is_text(value: Any) -> bool:
+    """Return whether a value is a text that is not a list of messages.
+
+    Files without lists, such as CSV, have messages as JSON text, or by mistake as Python writes lists.
+    """
+    if not isinstance(value, str) or not _FIRST_MESSAGE.match(value):
+        return isinstance(value, str)
+    named = {name for name in _KEYS if f'"{name}"' in value or f"'{name}'" in value}
+    return not ({"role", "content"} <= named or {"role", "tool_calls"} <= named or {"from", "value"} <= named)
 
 
 def read_turns(value: Any, fields: Fields, column: str) -> list[Turn]:
@@ -50,6 +72,8 @@ def read_turns(value: Any, fields: Fields, column: str) -> list[Turn]:
 
 def message_list(value: Any, fields: Fields, column: str) -> Sequence[Any]:
     """Return the messages of a column, undecoded. Raises BadRow."""
+    if isinstance(value, str) and re.match(r"\s*\[\s*\{\s*'", value):
+        raise fields.bad(f"{column} is a list as Python prints it, not JSON: write it with json.dumps")
     messages = from_json(value, fields, column) if isinstance(value, str) and value.lstrip().startswith("[") else value
     if messages is None:
         raise fields.bad(f"the row has no {column}")
@@ -79,14 +103,17 @@ def read_turn(fields: Fields) -> Turn:
 
 
 def role_of(role: Any, roles: Mapping[str, Role], fields: Fields) -> Role:
-    """Return the role that a format calls by this name. Raises BadRow."""
+    """Return the role that a format calls by this name.
+
+    roles: by name in lower case. Raises BadRow.
+    """
     if role is None:
-        raise BadRow("a message needs role and content")
+        raise fields.bad("a message needs role and content")
     if not isinstance(role, str):
-        raise BadRow("a role is not a text")
-    if role not in roles:
-        raise BadRow(f"unknown role {role[:40]!r}")
-    return roles[role]
+        raise fields.bad("a role is not a text")
+    if role.casefold() not in roles:
+        raise fields.bad(f"unknown role {role[:40]!r}; known ones are {', '.join(roles)}")
+    return roles[role.casefold()]
 
 
 def thinking_of(fields: Fields) -> str:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from gemtune.datasets import turn_order
 from gemtune.datasets.conversation import Conversation, Turn
+from gemtune.datasets.formats.alpaca import instruction_turns
+from gemtune.datasets.formats.shape import first_turn
+from gemtune.datasets.formats.sharegpt import read_sharegpt_turn
 from gemtune.datasets.reading.fields import Fields
 from gemtune.datasets.reading.pictures import place_pictures
+from gemtune.datasets.reading.tagged_calls import read_tagged_calls
 from gemtune.datasets.reading.tools import read_tools, template_options
-from gemtune.datasets.reading.turns import column_turns, system_turns
+from gemtune.datasets.reading.turns import column_turns, is_text, message_list, read_turn, system_turns
 from gemtune.datasets.refusal import BadRow
 from gemtune.datasets.row_options import SameRole
 
-# Columns that a prompt can be in.
-PROMPTS = ("prompt", "messages", "question")
+# Columns that a prompt can be in. An instruction is Alpaca's, with the input beside it.
+PROMPTS = ("prompt", "messages", "question", "conversations", "instruction")
 NO_PROMPT = "both answers"
 
 
@@ -26,13 +31,33 @@ def read_prompt(row: Fields) -> Conversation:
     columns = [name for name in PROMPTS if name in row]
     if len(columns) > 1:
         raise row.bad(f"both {columns[0]} and {columns[1]} are given: keep one")
-    turns = [turn for column in columns for turn in column_turns(row, column, "user")]
+    turns = [turn for column in columns for turn in _prompt_turns(row, column)]
     system = system_turns(row)
     if system and turns and turns[0].role == "system":
         raise row.bad("the prompt and a column of its own both have a system message: keep one")
-    turns = [*system, *turns]
-    prompt = Conversation(tuple(turns), read_tools(row.take("tools"), row), template_options(row))
+    tools = read_tools(row.take("tools"), row)
+    turns = read_tagged_calls([*system, *turns], row, has_tools=bool(tools))
+    prompt = Conversation(tuple(turns), tools, template_options(row))
     return place_pictures(prompt, row) if columns else prompt
+
+
+def _prompt_turns(row: Fields, column: str) -> list[Turn]:
+    """Return the turns in a column for prompts. Raises BadRow."""
+    if column == "instruction":
+        return instruction_turns(row)
+    if column in ("prompt", "question") and is_text(row.peek(column)):
+        return column_turns(row, column, "user")
+    return read_any_turns(row.take(column), row, column)
+
+
+def read_any_turns(value: Any, row: Fields, column: str) -> list[Turn]:
+    """Return the turns of messages of {role, content}, or of {from, value}.
+
+    Raises BadRow.
+    """
+    messages = message_list(value, row, column)
+    read = read_sharegpt_turn if "from" in first_turn(messages) else read_turn
+    return [read(row.within(each, column, f"turn {number}")) for number, each in enumerate(messages, 1)]
 
 
 def checked_prompt(prompt: Conversation, same_role: SameRole) -> Conversation:
@@ -45,13 +70,17 @@ def checked_prompt(prompt: Conversation, same_role: SameRole) -> Conversation:
 
 
 def split_answers(
-    prompt: Conversation, answers: Mapping[str, Sequence[Turn]], same_role: SameRole
+    prompt: Conversation, answers: Mapping[str, Sequence[Turn]], row: Fields
 ) -> tuple[Conversation, list[tuple[Turn, ...]]]:
     """Return the prompt that all answers have in common, and what follows it.
 
     answers: by column, each the turns that follow the prompt, or a whole conversation that begins with it. Turns with
-    which two answers begin belong to the prompt, up to the last one that the assistant can answer. Raises BadRow.
+    which two answers begin belong to the prompt, up to the last one that the assistant can answer. Calls in tags are
+    read as in supervised rows. Raises BadRow.
     """
+    same_role, has_tools = row.reading.options.same_role, bool(prompt.tools)
+    has_tools = has_tools or any(turn.calls for turns in (prompt.turns, *answers.values()) for turn in turns)
+    answers = {column: read_tagged_calls(turns, row, has_tools=has_tools) for column, turns in answers.items()}
     heads, rests = zip(*(_without_prompt(prompt.turns, *answer) for answer in answers.items()), strict=True)
     if any(head != heads[0] for head in heads):
         raise BadRow(f"{' and '.join(answers)} begin with different prompts")

@@ -10,21 +10,29 @@ from typing import Any, Generic, TypeVar
 from gemtune.datasets.conversation import Conversation, Turn
 from gemtune.datasets.reading.content import read_content
 from gemtune.datasets.reading.fields import HARMLESS, Fields
+from gemtune.datasets.reading.tagged_calls import read_tagged_calls
 from gemtune.datasets.reading.tools import read_tools
-from gemtune.datasets.reading.turns import read_turns
+from gemtune.datasets.reading.turns import is_text, read_turns
 from gemtune.datasets.refusal import BadRow
 from gemtune.datasets.rl.answers import (
     PROMPTS,
     before_last_answer,
+    read_any_turns,
     read_prompt,
     split_answers,
 )
 from gemtune.datasets.rl.contents import Labelled, Pair
+from gemtune.datasets.row_options import RlFormatName
 
 Content = TypeVar("Content")
 Row = Mapping[str, Any]
 # Fields that can stand beside a prompt, in every format but OpenAI's.
-_BESIDE_PROMPT = (*PROMPTS, "system", "system_prompt", "tools", "chat_template_kwargs")
+BESIDE_PROMPT = (
+    *(*PROMPTS, "input", "context", "history", "system", "system_prompt"),
+    *("tools", "chat_template_kwargs", "enable_thinking"),
+)
+# Columns that an answer with a label can be in.
+_LABELLED_ANSWERS = ("completion", "response", "answer", "output")
 # Columns with measurements of the two answers. DPO learns which answer is better, and not by how much.
 _MEASURES = HARMLESS | {
     *("score_chosen", "score_rejected", "chosen_score", "rejected_score"),
@@ -37,12 +45,12 @@ _MEASURES = HARMLESS | {
 class RlFormat(Generic[Content]):
     """A shape of rows of one algorithm.
 
-    name: for messages and the docs. title: its fields, for the docs. fields: their names, to which
+    name: its value in `dataset_format`. title: its fields, for the docs. fields: their names, to which
     `dataset_columns` can give other names. fits: whether a row without nulls has this shape. read: return the content
     of a row; raises BadRow. harmless: names of fields that may be there, and are not read.
     """
 
-    name: str
+    name: RlFormatName
     title: str
     fields: tuple[str, ...]
     fits: Callable[[Row], bool]
@@ -72,14 +80,9 @@ def _answer(row: Fields, column: str, value: Any) -> list[Turn]:
 
     Raises BadRow.
     """
-    if _is_text(value):
+    if is_text(value):
         return [Turn("assistant", read_content(value, "assistant", row))]
-    return read_turns([value] if isinstance(value, Mapping) else value, row, column)
-
-
-def _is_text(value: Any) -> bool:
-    """Return whether a value is a text, and not messages as JSON text."""
-    return isinstance(value, str) and not value.lstrip().startswith("[{")
+    return read_any_turns([value] if isinstance(value, Mapping) else value, row, column)
 
 
 def _read_pair(row: Fields) -> Pair:
@@ -91,37 +94,38 @@ def _read_pair(row: Fields) -> Pair:
     for column in ("chosen", "rejected"):
         value = row.take(column)
         turns = None if prompt.turns else _transcript(value)
-        if turns is None and _is_text(value) and not prompt.turns:
+        if turns is None and is_text(value) and not prompt.turns:
             raise BadRow(
                 f"{column} is a text, and there is no prompt: add a column prompt, or write {column} as messages, or "
                 "as a transcript of Human: and Assistant:"
             )
         answers[column] = turns or _answer(row, column, value)
-    whole, (chosen, rejected) = split_answers(prompt, answers, row.reading.options.same_role)
+    whole, (chosen, rejected) = split_answers(prompt, answers, row)
     return Pair(whole, chosen, rejected)
 
 
 def _read_openai_pair(row: Fields) -> Pair:
     source = row.within(row.take("input"), "input")
     turns = read_turns(source.take("messages"), source, "messages")
-    prompt = Conversation(tuple(turns), read_tools(source.take("tools"), source))
+    tools = read_tools(source.take("tools"), source)
+    prompt = Conversation(tuple(read_tagged_calls(turns, row, has_tools=bool(tools))), tools)
     source.close()
     answers = {name: _answer(row, name, row.take(name)) for name in ("preferred_output", "non_preferred_output")}
-    whole, (chosen, rejected) = split_answers(prompt, answers, row.reading.options.same_role)
+    whole, (chosen, rejected) = split_answers(prompt, answers, row)
     return Pair(whole, chosen, rejected)
 
 
 def _read_labelled(row: Fields) -> Labelled:
-    label, same_role = _label(row), row.reading.options.same_role
+    label = _label(row)
     prompt = read_prompt(row)
-    column = next((name for name in ("completion", "response", "answer") if name in row), None)
+    column = next((name for name in _LABELLED_ANSWERS if name in row), None)
     if column is not None:
-        whole, (completion,) = split_answers(prompt, {column: _answer(row, column, row.take(column))}, same_role)
+        whole, (completion,) = split_answers(prompt, {column: _answer(row, column, row.take(column))}, row)
         return Labelled(whole, completion, label)
     count = before_last_answer(prompt.turns)
     if count in (0, len(prompt.turns)):
         raise BadRow("there is no answer: neither a column completion, nor a last message of the assistant")
-    whole, (completion,) = split_answers(prompt.first(count), {"messages": prompt.turns[count:]}, same_role)
+    whole, (completion,) = split_answers(prompt.first(count), {"messages": prompt.turns[count:]}, row)
     return Labelled(whole, completion, label)
 
 
@@ -132,6 +136,8 @@ _LABELS = {"true": True, "false": False, "1": True, "0": False}
 def _label(row: Fields) -> bool:
     """Return whether the answer is desirable. Raises BadRow."""
     value = row.take("label")
+    if value is None:
+        raise row.bad("the row has no label")
     label = _LABELS.get(value.strip().casefold()) if isinstance(value, str) else value
     if not isinstance(label, bool | int | float) or label not in (0, 1):
         raise row.bad(f"label is {str(value)[:20]!r}, and neither true nor false")
@@ -140,9 +146,9 @@ def _label(row: Fields) -> bool:
 
 PAIR = RlFormat(
     "preference",
-    "`prompt` (or `question`, `messages`) with `chosen` and `rejected`; without a prompt, two conversations or "
-    "transcripts of `Human:` and `Assistant:` that begin alike",
-    (*_BESIDE_PROMPT, "chosen", "rejected"),
+    "a prompt with `chosen` and `rejected`; without a prompt, two conversations or transcripts of `Human:` and "
+    "`Assistant:` that begin alike",
+    (*BESIDE_PROMPT, "chosen", "rejected"),
     lambda row: "chosen" in row or "rejected" in row,
     _read_pair,
     _MEASURES,
@@ -156,11 +162,14 @@ OPENAI_PAIR = RlFormat(
 )
 LABELLED = RlFormat(
     "labelled",
-    "`prompt` with `completion`, or `messages`, and `label`: true for a good answer, false for a bad one",
-    (*_BESIDE_PROMPT, "completion", "response", "answer", "label"),
+    "a prompt with `completion`, or `messages` or `conversations` that end with the answer, and `label`: true for a "
+    "good answer, false for a bad one",
+    (*BESIDE_PROMPT, *_LABELLED_ANSWERS, "label"),
     lambda row: "label" in row,
     _read_labelled,
 )
+# The rows of GRPO, for the docs; `read.read_question` reads them.
+QUESTION_TITLE = "a prompt that ends with a message of the user, and the columns that rewards compare with, as `answer`"
 PAIRS: tuple[RlFormat[Pair], ...] = (PAIR, OPENAI_PAIR)
 LABELLED_ROWS: tuple[RlFormat[Labelled], ...] = (LABELLED,)
 # Fields to which `dataset_columns` can give other names.

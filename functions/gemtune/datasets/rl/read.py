@@ -14,7 +14,7 @@ from gemtune.datasets.refusal import BadRow, Refused
 from gemtune.datasets.rl.answers import checked_prompt, read_prompt
 from gemtune.datasets.rl.contents import Labelled, Pair, Question
 from gemtune.datasets.rl.formats import FIELDS, LABELLED_ROWS, PAIRS, RlFormat
-from gemtune.datasets.row_options import ReadOptions
+from gemtune.datasets.row_options import RL_FORMATS, ReadOptions
 
 Content = TypeVar("Content")
 # Fields of rows of other methods, which no reward can be about.
@@ -61,11 +61,23 @@ def _read(
 def _format_of(
     row: Mapping[str, Any], options: ReadOptions, formats: Sequence[RlFormat[Content]], needs: str
 ) -> RlFormat[Content]:
-    """Return the only format that fits a row. Raises BadRow."""
+    """Return the format of a row.
+
+    It is the stated one, else the only one that fits. Raises BadRow.
+    """
+    if options.format is not None:
+        stated = next((each for each in formats if each.name == options.format), None)
+        if stated is None:
+            raise BadRow(f"dataset_format {options.format} is one of other rows; {needs}")
+        return stated
     visible = {name: value for name, value in row.items() if name not in options.ignored}
     fitting = [each for each in formats if each.fits(visible)]
     if len(fitting) > 1:
-        raise BadRow(f"the row fits the formats {' and '.join(each.name for each in fitting)}: keep one")
+        names = " and ".join(each.name for each in fitting)
+        raise BadRow(
+            f"the row fits the formats {names}: set dataset_format to one of them, and in dataset_columns the fields "
+            "of the others to null"
+        )
     if not fitting:
         raise BadRow(f"{_method_of(visible)}{needs}; the row has {names_in(visible)}")
     return fitting[0]
@@ -95,12 +107,14 @@ def read_question(row: Mapping[str, Any], options: ReadOptions, answers: Collect
     """
     reading = Reading(options)
     try:
+        if options.format not in (None, *RL_FORMATS["grpo"]):
+            raise BadRow(f"dataset_format {options.format} is one of other rows than GRPO's")
         fields = Fields(table.renamed(row, options), reading)
         _refuse_other_methods(fields, row, answers)
         prompt = read_prompt(fields)
         if not prompt.turns:
             raise BadRow(f"{_method_of(row)}GRPO needs prompt (and answer); the row has {names_in(row)}")
-        if "messages" in row and prompt.turns[-1].role == "assistant":
+        if {"messages", "conversations"} & set(row) and prompt.turns[-1].role == "assistant":
             raise BadRow(f"{_method_of(row)}GRPO needs a prompt that ends with a message of the user")
         prompt = checked_prompt(prompt, options.same_role)
         content = Question(prompt, {name: _answer(fields, name, row) for name in sorted(answers)})

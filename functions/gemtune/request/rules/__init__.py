@@ -56,7 +56,7 @@ RULES: tuple[Rule, ...] = (
     Rule((_BASE_MODEL, *_training("method", "target_modules", "use_dora")), adapter.target_modules),
     Rule((("training_config",), _MODALITY), training.machine),
     Rule((_DATASET, *_training("method", "rl_config")), reinforcement.rl_config),
-    Rule((("dataset_format",), *_training("method")), reinforcement.dataset_format),
+    Rule((("dataset_format",), *_training("method", "rl_config")), reinforcement.dataset_format),
     Rule(_training("method", "packing"), reinforcement.packing),
     Rule(
         _training("method", "rl_config", "lora_dropout", "evaluation_metrics", "train_on"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 
 from gemtune.errors import Problem
 from gemtune.redaction import redact
@@ -17,20 +18,28 @@ _RL: Loc = (*_TRAINING, "rl_config")
 
 
 def infer_rl_algorithm(request: TrainRequest, facts: Facts) -> TrainRequest:
-    """Return the request with the rl_config that its rows imply.
+    """Return the request with the rl_config that its format or its rows imply.
 
-    It stays as it is if it has an rl_config, or if the columns of its dataset are not known.
+    It stays as it is if it has an rl_config, or if it states no format and the columns of its dataset are not known.
     """
     columns = None if facts.dataset is None else facts.dataset.columns
-    if columns is None or not request.infers_rl_algorithm:
+    if not request.infers_rl_algorithm or (columns is None and request.dataset_format is None):
         return request
     config = request.training_config
     rl_config = rl_spec.infer_rl_config(
-        columns,
+        _as_formats_call_them(columns or (), request),
+        stated=request.dataset_format,
         completions=config.batch_size * config.gradient_accumulation_steps,
         max_seq_length=config.max_seq_length or DEFAULT_SEQ_LENGTH,
     )
     return request.model_copy(update={"training_config": config.model_copy(update={"rl_config": rl_config})})
+
+
+def _as_formats_call_them(columns: Collection[str], request: TrainRequest) -> set[str]:
+    """Return a dataset's columns by the names that dataset_columns gives."""
+    names = {column: name for name, column in request.dataset_columns.items() if column is not None}
+    ignored = {name for name, column in request.dataset_columns.items() if column is None}
+    return {names.get(column, column) for column in columns} - ignored
 
 
 def rl_config(request: TrainRequest, facts: Facts) -> list[Problem]:
@@ -45,11 +54,17 @@ def rl_config(request: TrainRequest, facts: Facts) -> list[Problem]:
 
 
 def dataset_format(request: TrainRequest, facts: Facts) -> list[Problem]:
-    """Refuse dataset_format with method RL, whose rows have one shape each."""
-    if request.training_config.method != "RL" or request.dataset_format is None:
+    """Refuse a dataset_format whose rows are for another method."""
+    config, stated = request.training_config, request.dataset_format
+    if stated is None:
         return []
-    message = "the formats are those of supervised rows; rows of RL are told apart by their fields"
-    return [Problem(("dataset_format",), message, "field_without_use", "leave it out")]
+    allowed = rl_spec.row_formats(config.method, config.rl_config)
+    if stated in allowed:
+        return []
+    whose = f"method {config.method}" if config.rl_config is None else config.rl_config.algorithm.upper()
+    message = f"{stated} is a format of other rows than those of {whose}"
+    hint = f"use one of {', '.join(allowed)}, or leave it out"
+    return [Problem(("dataset_format",), message, "format_of_other_method", hint)]
 
 
 def _no_algorithm(facts: Facts) -> list[Problem]:
