@@ -22,7 +22,8 @@ _HARMLESS = """
     annotator annotators date time timestamp created created_at updated_at create_time language lang locale category
     categories subcategory subtopic topic topics subject domain subdomain task tasks task_name task_type tag tags
     keywords difficulty level quality score scores rating ratings reward rewards num_turns num_tokens n_tokens
-    token_count tokens length text_length word_count usage finish_reason stop_reason model model_name engine generator temperature top_p
+    token_count tokens length text_length word_count usage finish_reason stop_reason model model_name engine generator
+    temperature top_p
     max_tokens parallel_tool_calls object avg_rating toxicity redacted moderation openai_moderation detoxify hashed_ip
     header country state turn completion_tokens prompt_tokens logprobs system_fingerprint __index_level_0__
     skip_prompt_formatting full_topic views avatarUrl avatar_url
