@@ -33,8 +33,11 @@ def page() -> Page:
         "rows fit two of them, and decides the algorithm if there is no `rl_config`."
     )
     of_questions = ("prompt", rl_formats.QUESTION_TITLE, (*rl_formats.BESIDE_PROMPT, "answer"))
-    formats = (*rl_formats.PAIRS, *rl_formats.LABELLED_ROWS)
-    rows = [*((each.name, each.title, each.fields) for each in formats), of_questions]
+    rows = [
+        *((each.name, each.title, each.fields) for each in rl_formats.PAIRS),
+        *((each.name, each.title, each.fields) for each in rl_formats.LABELLED_ROWS),
+        of_questions,
+    ]
     algorithms = {name: algorithm.upper() for algorithm, names in RL_FORMATS.items() for name in names}
     page.table(
         ("`dataset_format`", "algorithm", "rows", "fields that `dataset_columns` can name"),
