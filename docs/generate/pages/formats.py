@@ -38,7 +38,7 @@ def page() -> Page:
         *((each.name, each.title, each.fields) for each in rl_formats.LABELLED_ROWS),
         of_questions,
     ]
-    algorithms = {name: algorithm.upper() for algorithm, names in RL_FORMATS.items() for name in names}
+    algorithms: dict[str, str] = {name: algorithm.upper() for algorithm, names in RL_FORMATS.items() for name in names}
     page.table(
         ("`dataset_format`", "algorithm", "rows", "fields that `dataset_columns` can name"),
         [(code(name), algorithms[name], title, codes(names)) for name, title, names in rows],
