@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -228,6 +229,7 @@ def _gemma4(*, hears: bool, **more: Any) -> Callable[[Any, int], Any]:
 
 
 def _gemma4_unified(tokenizer: Any, head_dim: int) -> Any:
+    import torch
     from transformers import Gemma4UnifiedConfig, Gemma4UnifiedForConditionalGeneration
 
     settings = _gemma4_text_settings(tokenizer, head_dim, **_LARGE)
@@ -235,11 +237,20 @@ def _gemma4_unified(tokenizer: Any, head_dim: int) -> Any:
         del settings[name]
     config = Gemma4UnifiedConfig(
         text_config=settings,
-        vision_config={"patch_size": 4, "pooling_kernel_size": 3, "position_embedding_size": 64},
+        vision_config={
+            "patch_size": 4,
+            "pooling_kernel_size": 3,
+            "mm_embed_dim": 32,
+            "output_proj_dims": 32,
+            "mm_posemb_size": 70,
+        },
         audio_config={"audio_embed_dim": 64},
         **_gemma4_media_ids(tokenizer),
     )
-    return _scaled(Gemma4UnifiedForConditionalGeneration(config))
+    model = _scaled(Gemma4UnifiedForConditionalGeneration(config))
+    # Its table of positions begins as zeros: until it is trained, the places of patches would have no effect.
+    torch.nn.init.normal_(model.model.embed_vision.pos_embedding)
+    return model
 
 
 def _gemma4_media_ids(tokenizer: Any) -> dict[str, Any]:
@@ -279,23 +290,26 @@ def _gemma3n_text(tokenizer: Any, head_dim: int) -> Any:
     return _scaled(Gemma3nForCausalLM(Gemma3nTextConfig(**settings)))
 
 
-def _gemma4_shape(build: Callable[[Any, int], Any], *, media: bool) -> Shape:
+def _gemma4_shape(build: Callable[[Any, int], Any], *, media: bool, kind: str = "Gemma4") -> Shape:
     return Shape(
         build,
         "gemma4_chat_template.jinja",
         _GEMMA_4_TURNS,
         ("<turn|>", "<|tool_response>"),
         _GEMMA_4_MEDIA if media else {},
-        _gemma4_processor if media else None,
+        partial(_gemma4_processor, kind) if media else None,
     )
 
 
-def _gemma4_processor(tokenizer: Any, folder: Path) -> None:
-    """Write processor_config.json as in Google's repositories."""
+def _gemma4_processor(kind: str, tokenizer: Any, folder: Path) -> None:
+    """Write processor_config.json as in Google's repositories.
+
+    kind: how the names of transformers' classes begin.
+    """
     import json
 
     pictures = {
-        "image_processor_type": "Gemma4ImageProcessor",
+        "image_processor_type": f"{kind}ImageProcessor",
         "patch_size": 4,
         "pooling_kernel_size": 3,
         "max_soft_tokens": 70,
@@ -308,7 +322,7 @@ def _gemma4_processor(tokenizer: Any, folder: Path) -> None:
         "resample": 3,
         "rescale_factor": 1 / 255,
     }
-    processor = {"processor_class": "Gemma4Processor", "image_processor": pictures, "image_seq_length": 70}
+    processor = {"processor_class": f"{kind}Processor", "image_processor": pictures, "image_seq_length": 70}
     (folder / "processor_config.json").write_text(json.dumps(processor, indent=2))
 
 
@@ -324,5 +338,5 @@ SHAPES: Mapping[str, Shape] = {
     "gemma4-e": _gemma4_shape(_gemma4(hears=True, **_E), media=True),
     "gemma4-dense": _gemma4_shape(_gemma4(hears=False, **_LARGE), media=True),
     "gemma4-moe": _gemma4_shape(_gemma4(hears=False, **_LARGE, **_EXPERTS), media=True),
-    "gemma4-unified": _gemma4_shape(_gemma4_unified, media=True),
+    "gemma4-unified": _gemma4_shape(_gemma4_unified, media=True, kind="Gemma4Unified"),
 }

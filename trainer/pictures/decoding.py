@@ -101,7 +101,8 @@ def picture_to_store(content: bytes, grid: Grid) -> bytes:
 
     picture = rgb(content)
     size = grid.resized(picture.size)
-    if size is None or grid.resized(size) != size:  # else the processor would divide the resized picture differently
+    # The processor could divide a resized picture differently.
+    if size is None or grid.resample is None or grid.resized(size) != size:
         return content
     model_pixels = size[0] * size[1]
     large = picture.width * picture.height > MAX_PIXEL_RATIO * model_pixels

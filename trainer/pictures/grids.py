@@ -14,11 +14,12 @@ Size = tuple[int, int]  # (width, height) in pixels
 class Grid(Protocol):
     """Grid into which a processor divides pictures.
 
-    resample: the filter by which it resizes, as PIL.Image.Resampling numbers it.
+    resample: the filter by which it resizes, as PIL.Image.Resampling numbers it; None if it does not resize with
+    Pillow, whose pixels would differ.
     """
 
     @property
-    def resample(self) -> int: ...
+    def resample(self) -> int | None: ...
 
     def tokens(self, size: Size) -> int:
         """Return the number of soft tokens of a picture. Raises BadRow."""
@@ -27,7 +28,7 @@ class Grid(Protocol):
     def resized(self, size: Size) -> Size | None:
         """Return the size to which the processor resizes a picture.
 
-        None if that is not known. Raises BadRow.
+        None if that is not known, or if Pillow cannot do it as the processor does. Raises BadRow.
         """
         ...
 
@@ -62,27 +63,31 @@ class AspectRatioGrid:
     patch: int
     pooling: int
     most_tokens: int
-    resample: int
+    resample: int | None
 
     def tokens(self, size: Size) -> int:
-        width, height = self.resized(size)
-        return (width // self._side) * (height // self._side)
+        width, height = self.divisible(size)
+        return (width // self.side) * (height // self.side)
 
-    def resized(self, size: Size) -> Size:
+    def resized(self, size: Size) -> Size | None:
+        return None if self.resample is None else self.divisible(size)
+
+    def divisible(self, size: Size) -> Size:
+        """Return the size that can be divided into soft tokens. Raises BadRow."""
         width, height = size
-        pixels = self.most_tokens * self._side**2
+        pixels = self.most_tokens * self.side**2
         factor = math.sqrt(pixels / (height * width))
-        new_width, new_height = (math.floor(factor * length / self._side) * self._side for length in (width, height))
+        new_width, new_height = (math.floor(factor * length / self.side) * self.side for length in (width, height))
         if not new_width and not new_height:
             raise BadRow(f"a picture of {width} by {height} pixels is too small to be divided into patches")
-        longest = self.most_tokens * self._side
+        longest = self.most_tokens * self.side
         if not new_height:
-            new_height, new_width = self._side, min(width // height * self._side, longest)
+            new_height, new_width = self.side, min(width // height * self.side, longest)
         elif not new_width:
-            new_width, new_height = self._side, min(height // width * self._side, longest)
+            new_width, new_height = self.side, min(height // width * self.side, longest)
         return new_width, new_height
 
     @property
-    def _side(self) -> int:
-        """Pixels per side of the square that becomes one soft token."""
+    def side(self) -> int:
+        """Return the pixels per side of the square that becomes one soft token."""
         return self.patch * self.pooling

@@ -11,7 +11,7 @@ from typing import Any
 from gemtune import families
 from gemtune.datasets.refusal import BadRow
 from gemtune.errors import StepError
-from gemtune.families.generation import PictureFormat
+from gemtune.families.generation import ModelType, PictureFormat
 from gemtune.request import base_model
 from trainer.conversation.chat_template import json_object
 from trainer.pictures.grids import AspectRatioGrid, FixedGrid, Grid, Size
@@ -26,6 +26,8 @@ SUPPORTED_MOST_TOKENS = (70, 140, 280, 560, 1120)
 # A configuration that says more would make rows of any length: released models have 256 tokens per picture, fewer than
 # 300,000 tokens, and 896 pixels per side.
 MOST_TOKENS, MOST_IDS, MOST_PIXELS, MOST_POOLING = 8_192, 2**31 - 1, 8_192, 64
+# Factor from pixels of 8 bits to 0 to 1: the default of transformers' image processors.
+PIXEL_SCALE = 1 / 255
 # PIL.Image.Resampling, as preprocessor_config.json writes them.
 BILINEAR, BICUBIC = 2, 3
 
@@ -83,7 +85,7 @@ def picture_tokens(folder: Path, config: Mapping[str, Any]) -> PictureTokens:
 
     config: its config.json. Raises StepError `model_without_vision`, `bad_base_model`, `processor_not_supported`.
     """
-    picture_format = _format_of(config)
+    picture_format, kind = _format_of(config)
     tokenizer, processor = json_object(folder / "tokenizer_config.json"), json_object(folder / "processor_config.json")
     nested = processor.get("image_processor")
     pictures = nested if isinstance(nested, dict) else json_object(folder / "preprocessor_config.json")
@@ -100,23 +102,20 @@ def picture_tokens(folder: Path, config: Mapping[str, Any]) -> PictureTokens:
         soft=tokens["image_token"],
         soft_id=soft_id,
         end=tokens["eoi_token"],
-        grid=_aspect_ratio_grid(config, pictures)
+        grid=_aspect_ratio_grid(config, pictures, merges_patches=kind.merges_patches)
         if picture_format.by_aspect_ratio
         else _fixed_grid(config, processor, pictures),
     )
 
 
-def _format_of(config: Mapping[str, Any]) -> PictureFormat:
+def _format_of(config: Mapping[str, Any]) -> tuple[PictureFormat, ModelType]:
     reason = base_model.why_no_pictures(config)
     family_and_type = families.of_config(config)
     if reason is not None or family_and_type is None or family_and_type[0].pictures is None:
         message = f"the base model cannot be trained on pictures: {reason}"
-        raise StepError(
-            "model_without_vision",
-            message,
-            hint="use gemma-3-4b-it or larger, a Gemma 4 other than 12B, or modality text",
-        )
-    return family_and_type[0].pictures
+        hint = "use gemma-3-4b-it or larger, a Gemma 4, or modality text"
+        raise StepError("model_without_vision", message, hint=hint)
+    return family_and_type[0].pictures, family_and_type[1]
 
 
 def _token(tokenizer: Mapping[str, Any], name: str) -> str:
@@ -158,10 +157,13 @@ def _size(pictures: Mapping[str, Any]) -> Size | None:
     return _check_number("the width of a picture", width, MOST_PIXELS), _check_number("its height", height, MOST_PIXELS)
 
 
-def _aspect_ratio_grid(config: Mapping[str, Any], pictures: Mapping[str, Any]) -> AspectRatioGrid:
+def _aspect_ratio_grid(
+    config: Mapping[str, Any], pictures: Mapping[str, Any], *, merges_patches: bool
+) -> AspectRatioGrid:
     """Return the grid of a processor of Gemma 4.
 
-    Raises StepError `bad_base_model` where it does not divide pictures as the vision tower does.
+    merges_patches: see `ModelType`; such processors resize with torch. Raises StepError `bad_base_model` where it does
+    not divide pictures as the model does, and `processor_not_supported`.
     """
     numbers = {}
     for name, default, most in (
@@ -176,7 +178,18 @@ def _aspect_ratio_grid(config: Mapping[str, Any], pictures: Mapping[str, Any]) -
     if most_tokens not in SUPPORTED_MOST_TOKENS or type(most_tokens) is not int:
         message = f"max_soft_tokens is {most_tokens!r}: expected one of {', '.join(map(str, SUPPORTED_MOST_TOKENS))}"
         raise StepError("bad_base_model", message, hint="use the processor that came with the model")
+    hint = "use the processor that came with the model"
     if pictures.get("resample", BICUBIC) not in (BICUBIC, None) or not pictures.get("do_resize", True):
         message = "the base model's processor does not resize pictures as Gemma 4's does"
-        raise StepError("processor_not_supported", message, hint="use the processor that came with the model")
-    return AspectRatioGrid(numbers["patch_size"], numbers["pooling_kernel_size"], most_tokens, BICUBIC)
+        raise StepError("processor_not_supported", message, hint=hint)
+    if merges_patches and not _scales_only(pictures):
+        message = "the base model's processor does not scale pixels to 0 to 1, as Gemma 4's does"
+        raise StepError("processor_not_supported", message, hint=hint)
+    resample = None if merges_patches else BICUBIC
+    return AspectRatioGrid(numbers["patch_size"], numbers["pooling_kernel_size"], most_tokens, resample)
+
+
+def _scales_only(pictures: Mapping[str, Any]) -> bool:
+    """Return whether a processor divides pixels by 255 and does not normalize them."""
+    rescales = pictures.get("do_rescale", True) and pictures.get("rescale_factor", PIXEL_SCALE) == PIXEL_SCALE
+    return bool(rescales) and not pictures.get("do_normalize", False)

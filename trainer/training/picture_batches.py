@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,15 +10,19 @@ from typing import TYPE_CHECKING, NotRequired, TypedDict, cast
 
 import torch
 
-from gemtune.families import of_model_type
+from gemtune import families
 from gemtune.families.generation import PictureFormat
+from trainer.base_model import folder_contents
 from trainer.pictures.arrow_file import PictureFileReader
 from trainer.pictures.decoding import rgb
+from trainer.pictures.grids import AspectRatioGrid
+from trainer.pictures.merged_patches import merged_patches
+from trainer.pictures.tokens import picture_tokens
 from trainer.rows.prepared import PICTURES
 from trainer.training.batches import PaddedBatch, Row, pad_rows
 
 if TYPE_CHECKING:
-    from transformers import BaseImageProcessor
+    from PIL.Image import Image
 
 _DECODERS = ThreadPoolExecutor(thread_name_prefix="decoder")
 
@@ -30,7 +34,7 @@ class PictureInputs(TypedDict):
     which attend to all soft tokens of their picture, later ones too; in Gemma 4 only where the model says so.
     pixel_values: of the pictures of all rows in order, float32; absent if no row has a picture. Gemma 3: (pictures,
     channels, height, width). Gemma 4: (pictures, patches, values per patch), with image_position_ids (pictures,
-    patches, 2): column and row of each patch, -1 for padding.
+    patches, 2): column and row of each patch, -1 for padding. Its unified models have one patch per soft token.
     """
 
     token_type_ids: NotRequired[torch.Tensor]
@@ -43,12 +47,12 @@ class PictureInputs(TypedDict):
 class PictureCollator:
     """The data collator of vision jobs.
 
-    processor: the base model's image processor. soft_token: the id of the tokens that the model replaces by picture
-    embeddings. format: how the model's generation reads pictures.
+    read: returns the pixels of a picture, as `pixels` does for a row with one. soft_token: the id of the tokens that
+    the model replaces by picture embeddings. format: how the model's generation reads pictures.
     """
 
     picture_file: PictureFileReader | Sequence[bytes]
-    processor: BaseImageProcessor
+    read: Callable[[Image], torch.Tensor]
     soft_token: int
     format: PictureFormat
 
@@ -62,11 +66,12 @@ class PictureCollator:
         """Return the collator for a base model's folder and encoded pictures."""
         from transformers import AutoConfig
 
-        config = AutoConfig.from_pretrained(base)
-        family = of_model_type(config.model_type)
-        assert family is not None, "the step prepare refuses other models"
+        family_and_type = families.of_config(folder_contents.config_of(base))
+        assert family_and_type is not None, "the step prepare refuses other models"
+        family, kind = family_and_type
         assert family.pictures is not None, "the step prepare refuses other models"
-        return cls(pictures, _processor(base, family.pictures), config.image_token_id, family.pictures)
+        read = _read_merged(base) if kind.merges_patches else _read_processed(base, family.pictures)
+        return cls(pictures, read, AutoConfig.from_pretrained(base).image_token_id, family.pictures)
 
     def collate(self, items: Sequence[Sequence[Row]]) -> PaddedBatch:
         """Return a padded batch with its pictures."""
@@ -109,25 +114,44 @@ class PictureCollator:
 
     def _read(self, index: int) -> torch.Tensor:
         """Return the pixels of a picture, as those of a row with one."""
-        picture = [rgb(self.picture_file[index])]
-        if not self.format.by_aspect_ratio:
-            pixels: torch.Tensor = self.processor(picture, return_tensors="pt")["pixel_values"]
-            return pixels
-        # A picture of three pixels' width would pass for three channels.
-        outputs = self.processor(picture, return_tensors="pt", input_data_format="channels_last")
-        return torch.cat([outputs["pixel_values"], outputs["image_position_ids"].float()], dim=-1)
+        return self.read(rgb(self.picture_file[index]))
 
 
-def _processor(base: Path, picture_format: PictureFormat) -> BaseImageProcessor:
-    """Return a base model's image processor.
+def _read_merged(base: Path) -> Callable[[Image], torch.Tensor]:
+    """Return the function `read` of a collator, for one large patch per soft token."""
+    grid = picture_tokens(base, folder_contents.config_of(base)).grid
+    assert isinstance(grid, AspectRatioGrid), "unified models are of Gemma 4"
+
+    def read(picture: Image) -> torch.Tensor:
+        patches, positions = merged_patches(picture, grid)
+        return torch.cat([patches, positions.float()], dim=-1)[None]
+
+    return read
+
+
+def _read_processed(base: Path, picture_format: PictureFormat) -> Callable[[Image], torch.Tensor]:
+    """Return the function `read` of a collator, by the base model's image processor.
 
     AutoImageProcessor would take the one with torchvision where that is installed, which resizes slightly differently
     from Pillow in the prepare step.
     """
-    if picture_format.by_aspect_ratio:
-        from transformers.models.gemma4.image_processing_pil_gemma4 import Gemma4ImageProcessorPil
+    if not picture_format.by_aspect_ratio:
+        from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 
-        return Gemma4ImageProcessorPil.from_pretrained(base)
-    from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
+        of_gemma_3 = Gemma3ImageProcessorPil.from_pretrained(base)
 
-    return Gemma3ImageProcessorPil.from_pretrained(base)
+        def read_whole(picture: Image) -> torch.Tensor:
+            pixels: torch.Tensor = of_gemma_3([picture], return_tensors="pt")["pixel_values"]
+            return pixels
+
+        return read_whole
+    from transformers.models.gemma4.image_processing_pil_gemma4 import Gemma4ImageProcessorPil
+
+    of_gemma_4 = Gemma4ImageProcessorPil.from_pretrained(base)
+
+    def read_patches(picture: Image) -> torch.Tensor:
+        # A picture of three pixels' width would pass for three channels.
+        outputs = of_gemma_4([picture], return_tensors="pt", input_data_format="channels_last")
+        return torch.cat([outputs["pixel_values"], outputs["image_position_ids"].float()], dim=-1)
+
+    return read_patches

@@ -114,7 +114,7 @@ FAILURES: Mapping[str, ErrorCode] = {
     ),
     "model_without_vision": ErrorCode(
         "A vision job's base model has no vision tower that can be used.",
-        "Use gemma-3-4b-it or larger, a Gemma 4 other than 12B, or modality text.",
+        "Use gemma-3-4b-it or larger, a Gemma 4, or modality text.",
     ),
     "processor_not_supported": ErrorCode(
         "The base model's image processor cuts pictures into parts (pan and scan), or resizes them in an unknown way.",

@@ -168,7 +168,7 @@ REQUESTS: Mapping[str, ErrorCode] = {
     ),
     "model_without_vision": ErrorCode(
         "A vision job names a base model that cannot be trained on pictures.",
-        "Use gemma-3-4b-it or larger, a Gemma 4 other than 12B, or modality text.",
+        "Use gemma-3-4b-it or larger, a Gemma 4, or modality text.",
     ),
     "vision_tower_frozen": ErrorCode(
         "No job can train the vision tower of this family.",

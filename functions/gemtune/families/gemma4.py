@@ -5,7 +5,6 @@ from __future__ import annotations
 from gemtune.families.generation import Family, ModelType, PictureFormat, TurnFormat
 from gemtune.families.size import Experts, Layers, ModelSize
 
-_NO_PICTURES = "the processor of Gemma 4's unified models needs torchvision, which this trainer does without"
 _VOCABULARY = 262_144
 # Sliding and global layers, those with their own keys and values first. Global heads have 512 dimensions, others 256.
 _E2B = ModelSize(
@@ -35,11 +34,11 @@ GEMMA_4 = Family(
     model_types={
         "gemma4": ModelType(why_no_pictures=None),
         "gemma4_text": ModelType(),
-        "gemma4_unified": ModelType(why_no_pictures=_NO_PICTURES),
+        "gemma4_unified": ModelType(why_no_pictures=None, merges_patches=True),
         "gemma4_unified_text": ModelType(),
     },
     names=("gemma-4",),
-    names_without_pictures={"gemma-4-12b": _NO_PICTURES},
+    names_without_pictures={},
     sizes={"gemma-4-e2b": _E2B, "gemma-4-e4b": _E4B, "gemma-4-12b": _12B, "gemma-4-26b": _26B, "gemma-4-31b": _31B},
     turns=TurnFormat(
         "<|turn>", "<turn|>", "gemma4_chat_template.jinja",

@@ -25,14 +25,18 @@ class ModelType:
     """A `model_type` of config.json that belongs to a generation.
 
     Each attribute is None where the feature works, else the reason why it does not:
-    why_no_pictures: why training on pictures is not possible. None still requires a vision tower in the model itself.
+    why_no_pictures: why training on pictures is not possible. None still requires a `vision_config` in the model itself.
     why_no_gguf: why llama.cpp does not compute what was trained.
     why_no_vllm_adapter: why vLLM cannot serve a LoRA adapter of such a model.
+
+    merges_patches: whether its image processor gives the model one large patch per soft token, as a model without a
+    vision tower needs them.
     """
 
     why_no_pictures: str | None = NO_VISION_TOWER
     why_no_gguf: str | None = None
     why_no_vllm_adapter: str | None = None
+    merges_patches: bool = False
 
 
 @dataclass(frozen=True, slots=True)

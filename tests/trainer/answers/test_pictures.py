@@ -46,8 +46,9 @@ def test_a_picture_is_answered_token_by_token_as_by_plain_transformers(tiny_visi
     assert ask(runtime, BLUE, RED).prompt_tokens > answered.prompt_tokens
 
 
-def test_gemma_4_reads_pictures_without_torchvision(tmp_path: Path) -> None:
-    folder = tiny_gemma.build(tmp_path / "tiny", "gemma4-dense")
+@pytest.mark.parametrize("shape", ["gemma4-dense", "gemma4-unified"])
+def test_gemma_4_reads_pictures_without_torchvision(shape: str, tmp_path: Path) -> None:
+    folder = tiny_gemma.build(tmp_path / "tiny", shape)
     runtime = Transformers(TransformersFiles(folder, None, folder, sees=True))
     assert ask(runtime, RED).prompt_tokens > ask(runtime).prompt_tokens
     assert len(ask(runtime, RED, BLUE).tokens) > 0

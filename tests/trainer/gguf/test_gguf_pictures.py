@@ -19,7 +19,7 @@ from gemtune.llama_cpp import is_built
 from gemtune.settings import Settings
 from tests import rows, tiny_gemma
 from tests.trainer.conftest import Bench
-from tests.trainer.training.test_vision_gemma4 import LEARNING, SHAPES, BenchOf, bench_for, folders  # noqa: F401
+from tests.trainer.training.test_vision_gemma4 import LEARNING, WITH_TOWER, BenchOf, bench_for, folders  # noqa: F401
 from trainer.base_model import vision_parts
 from trainer.certificate.files import projector_weights, weights
 from trainer.export.merge import merge
@@ -92,7 +92,7 @@ def with_current_names(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tens
     }
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", WITH_TOWER)
 def test_the_projector_file_of_gemma_4_contains_the_base_models_vision_tower(
     shape: str,
     bench_for: BenchOf,  # noqa: F811

@@ -24,19 +24,21 @@ from gemtune.jobs.status import Step
 from tests import rows, tiny_gemma
 from tests.conversations import conversation_of
 from tests.trainer.conftest import Bench
+from tests.trainer.pictures import unified_processor
 from tests.trainer.steps.test_train import adapter, after_steps
 from tests.trainer.training.test_metrics import metrics_of_logits
 from tests.trainer.training.test_rl_vision import make_trainer
 from trainer.rows.prepared import read_tokens
 
 SIZES = ((48, 40), (96, 24), (20, 60))
-SHAPES = ("gemma4-e", "gemma4-dense", "gemma4-moe")
+WITH_TOWER = ("gemma4-e", "gemma4-dense", "gemma4-moe")
+SHAPES = (*WITH_TOWER, "gemma4-unified")
 COLOURS = tuple(rows.PICTURE_COLOURS)
 LEARNING = {"learning_rate": 1e-2, "max_steps": 24, "save_steps": 100, "batch_size": 8}
 # Factors of weights by the ends of their names.
 SCALES = {
     ".embed_tokens.weight": 8,
-    "embed_vision.embedding_projection.weight": 8,
+    "embedding_projection.weight": 8,
     "patch_embedder.input_proj.weight": 40,
     "patch_embedder.position_embedding_table": 0.1,
 }
@@ -114,15 +116,18 @@ def reference_inputs(base: Path, input_ids: list[int], numbers: tuple[int, ...])
     from transformers import AutoConfig
     from transformers.models.gemma4.image_processing_pil_gemma4 import Gemma4ImageProcessorPil
 
-    ids = torch.tensor([input_ids])
-    soft = AutoConfig.from_pretrained(base).image_token_id
-    inputs = {"input_ids": ids, "mm_token_type_ids": (ids == soft).long()}
-    if numbers:
-        processor = Gemma4ImageProcessorPil.from_pretrained(base)
-        outputs = processor([picture(number) for number in numbers], return_tensors="pt")
+    ids, config = torch.tensor([input_ids]), AutoConfig.from_pretrained(base)
+    inputs = {"input_ids": ids, "mm_token_type_ids": (ids == config.image_token_id).long()}
+    if not numbers:
+        return inputs
+    pictures = [picture(number) for number in numbers]
+    if config.model_type == "gemma4_unified":
+        outputs = unified_processor.processed(pictures, 4, 3, 70)
+        assert int(inputs["mm_token_type_ids"].sum()) == int((outputs["image_position_ids"][..., 0] >= 0).sum())
+    else:
+        outputs = Gemma4ImageProcessorPil.from_pretrained(base)(pictures, return_tensors="pt")
         assert int(inputs["mm_token_type_ids"].sum()) == sum(outputs["num_soft_tokens_per_image"])
-        inputs |= {name: outputs[name] for name in ("pixel_values", "image_position_ids")}
-    return inputs
+    return inputs | {name: outputs[name] for name in ("pixel_values", "image_position_ids")}
 
 
 def reference_metrics(bench: Bench, model: Any, pictures: list[tuple[int, ...]]) -> tuple[float, float, float]:
@@ -192,7 +197,7 @@ def mixed_rows() -> list[dict[str, Any]]:
 MIXED_PICTURES = [*((number,) for number in range(5)), (), (7, 8), (9, 9), (), *((number,) for number in range(10, 14))]
 
 
-@pytest.mark.parametrize("shape", ["gemma4-e", "gemma4-moe"])
+@pytest.mark.parametrize("shape", ["gemma4-e", "gemma4-moe", "gemma4-unified"])
 @pytest.mark.parametrize("size", [1, 5, 13])
 def test_metrics_of_mixed_rows_do_not_depend_on_the_batches(shape: str, size: int, bench_for: BenchOf) -> None:
     from transformers import AutoModelForImageTextToText
@@ -217,14 +222,15 @@ def test_metrics_of_mixed_rows_do_not_depend_on_the_batches(shape: str, size: in
     assert measured.accuracy == pytest.approx(accuracy, abs=1e-9)
 
 
-def test_pictures_of_large_models_are_one_block_of_attention(bench_for: BenchOf) -> None:
+@pytest.mark.parametrize("shape", ["gemma4-dense", "gemma4-unified"])
+def test_pictures_of_large_models_are_one_block_of_attention(shape: str, bench_for: BenchOf) -> None:
     """Leaving out the type ids changes logits.
 
     So the tests of losses notice when they are missing.
     """
     from transformers import AutoModelForImageTextToText
 
-    bench = bench_for("gemma4-dense")
+    bench = bench_for(shape)
     bench.run(Step.PREPARE)
     folder = Path(bench.services.buckets.export.uri(f"jobs/{bench.job_id}/prepared/1"))
     row = next(iter(read_tokens(folder / "eval.parquet")))
@@ -236,9 +242,10 @@ def test_pictures_of_large_models_are_one_block_of_attention(bench_for: BenchOf)
     assert float((with_blocks - without).abs().max()) > 0.05
 
 
-def test_full_fine_tuning_changes_the_language_model_and_nothing_else(bench_for: BenchOf) -> None:
+@pytest.mark.parametrize("shape", ["gemma4-e", "gemma4-unified"])
+def test_full_fine_tuning_changes_the_language_model_and_nothing_else(shape: str, bench_for: BenchOf) -> None:
     training = LEARNING | {"method": "Full", "learning_rate": 1e-3, "max_steps": 3}
-    bench = bench_for("gemma4-e", **training).to(Step.TRAIN)
+    bench = bench_for(shape, **training).to(Step.TRAIN)
     folder = Path(bench.services.buckets.export.uri(f"jobs/{bench.job_id}/model/1"))
     before, after = load_file(bench.base / "model.safetensors"), load_file(folder / "model.safetensors")
     assert set(after) == set(before)
@@ -247,10 +254,12 @@ def test_full_fine_tuning_changes_the_language_model_and_nothing_else(bench_for:
     assert all(".language_model." in name for name in changed)
 
 
-@pytest.mark.parametrize("method", ["LoRA", "QLoRA"])
-def test_a_resumed_training_ends_with_the_same_weights(method: str, bench_for: BenchOf) -> None:
+@pytest.mark.parametrize(
+    ("shape", "method"), [("gemma4-dense", "LoRA"), ("gemma4-dense", "QLoRA"), ("gemma4-unified", "LoRA")]
+)
+def test_a_resumed_training_ends_with_the_same_weights(shape: str, method: str, bench_for: BenchOf) -> None:
     training = {"lora_dropout": 0.1, "batch_size": 3, "max_steps": 8, "method": method}
-    uninterrupted, interrupted = bench_for("gemma4-dense", **training), bench_for("gemma4-dense", **training)
+    uninterrupted, interrupted = bench_for(shape, **training), bench_for(shape, **training)
     for bench in (uninterrupted, interrupted):
         bench.put("train", mixed_rows())
         bench.run(Step.PREPARE)
@@ -367,11 +376,18 @@ def test_grpo_samples_and_scores_with_the_pictures_of_each_prompt(
         assert ids[: sum(mask)] == alone.tolist()
 
 
-@pytest.mark.parametrize("export", [{"format": "merged"}, {"format": "merged", "quantization": "q4"}])
-def test_a_merged_export_answers_as_trained(export: dict[str, str], bench_for: BenchOf) -> None:
+@pytest.mark.parametrize(
+    ("shape", "export"),
+    [
+        ("gemma4-dense", {"format": "merged"}),
+        ("gemma4-dense", {"format": "merged", "quantization": "q4"}),
+        ("gemma4-unified", {"format": "merged"}),
+    ],
+)
+def test_a_merged_export_answers_as_trained(shape: str, export: dict[str, str], bench_for: BenchOf) -> None:
     from transformers import AutoModelForImageTextToText
 
-    bench = bench_for("gemma4-dense", **LEARNING)
+    bench = bench_for(shape, **LEARNING)
     bench.export = export
     bench.to(Step.EXPORT)
     folder = Path(bench.job.adapter_path or "")

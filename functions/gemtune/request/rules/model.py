@@ -81,7 +81,7 @@ def pictures(request: TrainRequest, facts: Facts) -> list[Problem]:
     if reason is None:
         return []
     message = f"this base model cannot be trained on pictures: {reason}"
-    hint = "use gemma-3-4b-it or larger, a Gemma 4 other than 12B, or modality text"
+    hint = "use gemma-3-4b-it or larger, a Gemma 4, or modality text"
     return [Problem(("modality",), message, "model_without_vision", hint)]
 
 
