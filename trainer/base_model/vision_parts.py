@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 NAMES = tuple(sorted({name for family in FAMILIES for name in family.multimodal_modules}))
+AUDIO_NAMES = frozenset(name for family in FAMILIES for name in family.audio_modules)
 
 
 def modules_of(model: PreTrainedModel) -> list[torch.nn.Module]:
@@ -23,3 +24,13 @@ def modules_of(model: PreTrainedModel) -> list[torch.nn.Module]:
     Empty for a model for text only.
     """
     return [part for name, part in model.get_submodule("model").named_children() if name in NAMES]
+
+
+def choose_trained(model: PreTrainedModel, *, vision: bool) -> None:
+    """Choose which of the parts a training of all weights changes.
+
+    vision: whether it changes those that see. Those that hear stay as they are, since no row has a sound.
+    """
+    for name, part in model.get_submodule("model").named_children():
+        if name in NAMES:
+            part.requires_grad_(vision and name not in AUDIO_NAMES)

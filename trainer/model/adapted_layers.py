@@ -39,9 +39,12 @@ def target_modules(
         return language
     from torch.nn import Linear
 
+    family = of_model_type(model.config.model_type)
+    assert family is not None, "the step prepare refuses other models"
+    tower = family.model_types[model.config.model_type].tower
     paths = [name.split(".") for name, layer in model.named_modules() if isinstance(layer, Linear)]
-    last_names = sorted({path[-1] for path in paths if "vision_tower" in path})
-    return rf"({language}|model\.vision_tower\..*\.({'|'.join(last_names)}))"
+    last_names = sorted({path[-1] for path in paths if tower in path})
+    return rf"({language}|model\.{tower}\.(.*\.)?({'|'.join(last_names)}))"
 
 
 def _linear(model: PreTrainedModel, requested: list[str]) -> list[str]:

@@ -33,6 +33,7 @@ GEMMA_3N = Family(
     turns=TurnFormat("<start_of_turn>", "<end_of_turn>", "gemma_chat_template.jinja"),
     licence="gemma",
     multimodal_modules=("vision_tower", "audio_tower", "embed_vision", "embed_audio"),
+    audio_modules=("audio_tower", "embed_audio"),
     unquantized=(
         "per_layer_input_gate", "per_layer_projection", "per_layer_model_projection", "altup_projections",
         "altup_unembed_projections", "laurel.linear_left", "laurel.linear_right", "altup.modality_router",

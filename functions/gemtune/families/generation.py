@@ -31,12 +31,14 @@ class ModelType:
 
     merges_patches: whether its image processor gives the model one large patch per soft token, as a model without a
     vision tower needs them.
+    tower: the child module whose linear layers an adapter is on if a job trains the vision tower.
     """
 
     why_no_pictures: str | None = NO_VISION_TOWER
     why_no_gguf: str | None = None
     why_no_vllm_adapter: str | None = None
     merges_patches: bool = False
+    tower: str = "vision_tower"
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +120,7 @@ class Family:
     licence: the Hub's name of the licence.
     pictures: how its models with a vision tower read pictures; None where no job can show them any.
     multimodal_modules: child modules of the model that are not its language model (vision, audio, projectors).
+    audio_modules: those of them that hear, which no job trains.
     experts: 3-D parameters of a mixture of experts, which an adapter reaches through PEFT's `target_parameters`.
     why_experts_need_peft: why only PEFT loads an adapter on them.
     unquantized: suffixes of the names of linear layers that QLoRA leaves in 16 bits.
@@ -133,6 +136,7 @@ class Family:
     licence: str
     pictures: PictureFormat | None = None
     multimodal_modules: tuple[str, ...] = ()
+    audio_modules: tuple[str, ...] = ()
     experts: tuple[str, ...] = ()
     why_experts_need_peft: str | None = None
     unquantized: tuple[str, ...] = ()

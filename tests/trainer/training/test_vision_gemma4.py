@@ -19,7 +19,6 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from gemtune.errors import RequestRefused
 from gemtune.jobs.status import Step
 from tests import rows, tiny_gemma
 from tests.conversations import conversation_of
@@ -396,8 +395,39 @@ def test_a_merged_export_answers_as_trained(shape: str, export: dict[str, str], 
     assert answers_of(model, bench.base, range(200, 206)) == [right_answer(number) for number in range(200, 206)]
 
 
-def test_a_training_of_the_vision_tower_is_refused(bench_for: BenchOf) -> None:
-    bench = bench_for("gemma4-e", train_vision_tower=True)
-    with pytest.raises(RequestRefused) as refused:
-        bench.begin(Step.PREPARE)
-    assert [problem.code for problem in refused.value.problems] == ["vision_tower_frozen"]
+# The module that adapters of a trained vision tower are on, besides the language model.
+TOWERS = {"gemma4-e": ".vision_tower.", "gemma4-moe": ".vision_tower.", "gemma4-unified": ".embed_vision."}
+
+
+@pytest.mark.parametrize("shape", TOWERS)
+def test_the_vision_tower_is_adapted_on_request(shape: str, bench_for: BenchOf) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForImageTextToText
+
+    bench = bench_for(shape, train_vision_tower=True, max_steps=3, learning_rate=1e-3).to(Step.TRAIN)
+    trained = {name for name, weight in adapter(bench).items() if ".lora_B." in name and weight.any()}
+    assert any(TOWERS[shape] in name for name in trained)
+    assert all(TOWERS[shape] in name or ".language_model.layers." in name for name in adapter(bench))
+    base = AutoModelForImageTextToText.from_pretrained(bench.base)
+    folder = bench.services.buckets.export.uri(f"jobs/{bench.job_id}/adapter/1")
+    model = PeftModel.from_pretrained(base, folder).eval()
+    metrics = bench.job.metrics
+    assert metrics is not None
+    loss, _, _ = reference_metrics(bench, model, [(number,) for number in range(100, 106)])
+    assert metrics.eval_loss == pytest.approx(loss, rel=1e-4)
+
+
+@pytest.mark.parametrize("shape", ["gemma4-e", "gemma4-unified"])
+def test_all_weights_but_those_that_hear_are_trained_on_request(shape: str, bench_for: BenchOf) -> None:
+    training = {"method": "Full", "train_vision_tower": True, "max_steps": 3, "learning_rate": 1e-3}
+    bench = bench_for(shape, **training).to(Step.TRAIN)
+    folder = Path(bench.services.buckets.export.uri(f"jobs/{bench.job_id}/model/1"))
+    before, after = load_file(bench.base / "model.safetensors"), load_file(folder / "model.safetensors")
+    assert set(after) == set(before)
+    unchanged = {name for name in before if torch.equal(before[name], after[name].to(before[name].dtype))}
+    bounds = (".input_min", ".input_max", ".output_min", ".output_max", ".layer_scalar")  # buffers
+    hearing = {name for name in before if "audio" in name}
+    assert hearing
+    assert {name for name in unchanged if not name.endswith(bounds)} == hearing - {
+        name for name in hearing if name.endswith(bounds)
+    }

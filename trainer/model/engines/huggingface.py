@@ -61,9 +61,8 @@ def load(folder: Path, spec: Spec, start: StartingPoint = BASE_MODEL) -> LoadedM
             from trainer.model.on_cpu.install import install
 
             install(model)
-    elif not config.train_vision_tower:
-        for part in vision_parts.modules_of(base):
-            part.requires_grad_(False)
+    else:
+        vision_parts.choose_trained(base, vision=config.train_vision_tower)
     if model.device.type == "cuda":
         liger.install(model)
     return LoadedModel(model, dtype)

@@ -92,8 +92,7 @@ def load(folder: Path, spec: Spec, start: StartingPoint = BASE_MODEL) -> LoadedM
         **_device_arguments(folder, full=full),
     )
     if full:
-        for part in vision_parts.modules_of(model):
-            part.requires_grad_(config.train_vision_tower)
+        vision_parts.choose_trained(model, vision=config.train_vision_tower)
         return LoadedModel(model, dtype)
     model = fast.get_peft_model(
         model,
