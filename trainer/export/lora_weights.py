@@ -28,6 +28,8 @@ UNSUPPORTED_OPTIONS = (
 _PARTS = re.compile(
     r"^base_model\.model\.(?P<module>.+?)\.(?P<part>lora_[AB](?=\.weight$)|lora_magnitude_vector(?=$|\.weight$))(\.weight)?$"
 )
+# Parts of names that some writers leave out.
+_OPTIONAL_PARTS = ("model", "language_model", "vision_model", "multimodal_embedder")
 _ROWS = re.compile(r"^base_model\.model\.(?P<module>.+)\.token_adapter\.trainable_tokens_delta$")
 
 
@@ -168,10 +170,12 @@ def canonical_name(name: str) -> str:
     """Return a weight's name without the parts that differ between writers.
 
     Checkpoints of multimodal models order `language_model` and `model` differently from the modules that they are
-    loaded into, and add a `vision_model`.
+    loaded into, and add a `vision_model`. Those of Gemma 4's unified models have `vision_embedder` for `embed_vision`,
+    and no `multimodal_embedder` in it.
     """
     *path, last = name.removesuffix(".weight").split(".")
-    return ".".join([part for part in path if part not in ("model", "language_model", "vision_model")] + [last])
+    kept = ["embed_vision" if part == "vision_embedder" else part for part in path if part not in _OPTIONAL_PARTS]
+    return ".".join([*kept, last])
 
 
 def _config_of(folder: Path) -> dict[str, Any]:

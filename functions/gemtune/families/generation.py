@@ -25,7 +25,7 @@ class ModelType:
     """A `model_type` of config.json that belongs to a generation.
 
     Each attribute is None where the feature works, else the reason why it does not:
-    why_no_pictures: why training on pictures is not possible. None still requires a `vision_config` in the model itself.
+    why_no_pictures: why training on pictures is not possible. None still requires a `vision_config` in the model.
     why_no_gguf: why llama.cpp does not compute what was trained.
     why_no_vllm_adapter: why vLLM cannot serve a LoRA adapter of such a model.
 

@@ -206,7 +206,9 @@ class TrainingConfig(Contract):
         description="keep the weights of the best evaluation, not the last ones; absent: only with early stopping",
     )
     train_vision_tower: bool = Field(
-        False, description="train the vision tower too; with method Full also the projector; only with modality vision"
+        False,
+        description="train the vision tower too, of Gemma 4 12B what it has instead; with method Full also the "
+        "projector; only with modality vision",
     )
     rl_config: RlConfig | None = Field(
         None,

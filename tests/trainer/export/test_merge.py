@@ -289,6 +289,10 @@ def test_tensors_are_aligned_after_ones_of_odd_length(tmp_path: Path) -> None:
         ("vision_tower.vision_model.post_layernorm.bias", "vision_tower.post_layernorm.bias"),
         ("model.vision_tower.post_layernorm.bias", "vision_tower.post_layernorm.bias"),
         ("language_model.lm_head.weight", "lm_head"),
+        ("model.vision_embedder.patch_dense.weight", "embed_vision.patch_dense"),
+        ("model.embed_vision.patch_dense.weight", "embed_vision.patch_dense"),
+        ("model.embed_vision.embedding_projection.weight", "embed_vision.embedding_projection"),
+        ("model.embed_vision.multimodal_embedder.embedding_projection.weight", "embed_vision.embedding_projection"),
     ],
 )
 def test_names_of_a_module_have_one_canonical_form(name: str, canonical: str) -> None:

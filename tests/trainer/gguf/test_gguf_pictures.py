@@ -119,6 +119,22 @@ def test_the_projector_file_of_gemma_4_contains_the_base_models_vision_tower(
     assert wrong[-1] == f"and {len(named) - len(wrong) + 1} more tensors", wrong
 
 
+def test_the_projector_file_of_a_unified_model_contains_what_was_trained_in_place_of_a_tower(
+    bench_for: BenchOf,  # noqa: F811
+) -> None:
+    if not is_built(Settings.from_environment().llama_cpp):
+        pytest.skip("llama.cpp is not built on this machine: run make llama (it needs cmake and g++)")
+    bench = bench_for("gemma4-unified", **LEARNING | {"max_steps": 4}, train_vision_tower=True)
+    bench.export = {"format": "gguf", "quantization": "f16"}
+    job = bench.to(Step.EXPORT).job
+    assert job.status == "completed"
+    adapter = Path(bench.services.buckets.export.uri(f"jobs/{bench.job_id}/adapter/1"))
+    written = Path(job.adapter_path or "") / PROJECTOR
+    assert projector_weights.problems(weights.TrainedModel(bench.base, adapter), bench.base, written) == []
+    untrained = projector_weights.problems(weights.TrainedModel(bench.base, None), bench.base, written)
+    assert len(untrained) == 2  # the products with pixels, and with their embedding
+
+
 class Spoiled(weights.TrainedModel):
     """The base model with weights that are all at least 2% larger."""
 

@@ -274,7 +274,6 @@ def test_a_rule_is_checked_beside_an_invalid_field_that_it_is_not_about(
 @pytest.mark.parametrize(
     ("config", "refusal"),
     [
-        ({"model_type": "gemma3n", "vision_config": {}}, "vision_tower_frozen"),
         ({"model_type": "gemma4", "vision_config": {}}, None),
         ({"model_type": "gemma4_unified", "vision_config": {}}, None),
         ({"model_type": "gemma3", "vision_config": {}}, None),
