@@ -16,10 +16,10 @@ from trainer.base_model import folder_contents
 from trainer.pictures.arrow_file import PictureFileReader
 from trainer.pictures.decoding import rgb
 from trainer.pictures.grids import AspectRatioGrid
-from trainer.pictures.merged_patches import merged_patches
 from trainer.pictures.tokens import picture_tokens
 from trainer.rows.prepared import PICTURES
 from trainer.training.batches import PaddedBatch, Row, pad_rows
+from trainer.training.merged_patches import merged_patches
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -23,8 +23,8 @@ from gemtune.jobs.status import Step
 from tests import rows, tiny_gemma
 from tests.conversations import conversation_of
 from tests.trainer.conftest import Bench
-from tests.trainer.pictures import unified_processor
 from tests.trainer.steps.test_train import adapter, after_steps
+from tests.trainer.training import unified_processor
 from tests.trainer.training.test_metrics import metrics_of_logits
 from tests.trainer.training.test_rl_vision import make_trainer
 from trainer.rows.prepared import read_tokens

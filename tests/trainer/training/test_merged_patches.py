@@ -10,9 +10,9 @@ import torch
 from PIL import Image as pillow
 from PIL.Image import Image
 
-from tests.trainer.pictures.unified_processor import processed
+from tests.trainer.training.unified_processor import processed
 from trainer.pictures.grids import AspectRatioGrid
-from trainer.pictures.merged_patches import merged_patches
+from trainer.training.merged_patches import merged_patches
 
 REAL = AspectRatioGrid(patch=16, pooling=3, most_tokens=280, resample=None)
 SMALL = AspectRatioGrid(patch=4, pooling=3, most_tokens=70, resample=None)
