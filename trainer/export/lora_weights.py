@@ -174,8 +174,8 @@ def canonical_name(name: str) -> str:
     and no `multimodal_embedder` in it.
     """
     *path, last = name.removesuffix(".weight").split(".")
-    kept = ["embed_vision" if part == "vision_embedder" else part for part in path if part not in _OPTIONAL_PARTS]
-    return ".".join([*kept, last])
+    parts = ["embed_vision" if part == "vision_embedder" else part for part in path if part not in _OPTIONAL_PARTS]
+    return ".".join([*parts, last])
 
 
 def _config_of(folder: Path) -> dict[str, Any]:

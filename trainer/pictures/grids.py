@@ -89,5 +89,5 @@ class AspectRatioGrid:
 
     @property
     def side(self) -> int:
-        """Return the pixels per side of the square that becomes one soft token."""
+        """Return the side, in pixels, of the square that becomes a soft token."""
         return self.patch * self.pooling

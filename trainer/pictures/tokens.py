@@ -190,6 +190,6 @@ def _aspect_ratio_grid(
 
 
 def _scales_only(pictures: Mapping[str, Any]) -> bool:
-    """Return whether a processor divides pixels by 255 and does not normalize them."""
+    """Return whether a processor only divides pixels by 255."""
     rescales = pictures.get("do_rescale", True) and pictures.get("rescale_factor", PIXEL_SCALE) == PIXEL_SCALE
     return bool(rescales) and not pictures.get("do_normalize", False)

@@ -118,7 +118,7 @@ class PictureCollator:
 
 
 def _read_merged(base: Path) -> Callable[[Image], torch.Tensor]:
-    """Return the function `read` of a collator, for one large patch per soft token."""
+    """Return a collator's `read`, for one large patch per soft token."""
     grid = picture_tokens(base, folder_contents.config_of(base)).grid
     assert isinstance(grid, AspectRatioGrid), "unified models are of Gemma 4"
 
@@ -130,7 +130,7 @@ def _read_merged(base: Path) -> Callable[[Image], torch.Tensor]:
 
 
 def _read_processed(base: Path, picture_format: PictureFormat) -> Callable[[Image], torch.Tensor]:
-    """Return the function `read` of a collator, by the base model's image processor.
+    """Return a collator's `read`, by the base model's image processor.
 
     AutoImageProcessor would take the one with torchvision where that is installed, which resizes slightly differently
     from Pillow in the prepare step.

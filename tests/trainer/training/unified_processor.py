@@ -31,7 +31,10 @@ def functions() -> dict[str, Any]:
 
 
 def processed(pictures: Sequence[Image], patch: int, pooling: int, most_tokens: int) -> dict[str, torch.Tensor]:
-    """Return `pixel_values` and `image_position_ids`, by the steps of `Gemma4UnifiedImageProcessor._preprocess`."""
+    """Return `pixel_values` and `image_position_ids` of pictures.
+
+    The steps are those of `Gemma4UnifiedImageProcessor._preprocess`.
+    """
     theirs = functions()
     outputs: list[tuple[torch.Tensor, torch.Tensor]] = []
     for picture in pictures:
