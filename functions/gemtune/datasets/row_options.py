@@ -10,11 +10,11 @@ SameRole = Literal["refuse", "merge"]
 FormatName = Literal[
     "openai", "anthropic", "vertex", "sharegpt", "prompt_completion", "question_answer", "alpaca", "text"
 ]
-RlFormatName = Literal["preference", "openai_preference", "labelled", "prompt"]
+RlFormatName = Literal["preference", "openai_preference", "vertex_preference", "labelled", "prompt"]
 StatedFormat = Literal[FormatName, RlFormatName]
 # Formats of the rows of each algorithm of RL.
 RL_FORMATS: Mapping[str, tuple[RlFormatName, ...]] = {
-    "dpo": ("preference", "openai_preference"),
+    "dpo": ("preference", "openai_preference", "vertex_preference"),
     "kto": ("labelled",),
     "grpo": ("prompt",),
 }

@@ -52,7 +52,10 @@ class AnswerReward(RewardBase):
         "row's answer; absent: the whole completion is the answer",
     )
     answer_column: str = Field(
-        "answer", min_length=1, max_length=100, description="column of the dataset with the answers to compare with"
+        "answer",
+        min_length=1,
+        max_length=100,
+        description="column of the dataset with the answers to compare with; `a.b` is the field b inside of column a",
     )
 
     def problems(self, loc: Loc, *, max_completion_length: int) -> Iterator[Problem]:

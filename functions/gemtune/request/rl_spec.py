@@ -85,6 +85,13 @@ RlConfig = Annotated[GrpoConfig | DpoConfig | KtoConfig, Field(discriminator="al
 DISCRIMINATORS: tuple[str, ...] = ("algorithm", "type")
 
 
+_PAIRS = (
+    frozenset({"chosen", "rejected"}),
+    frozenset({"preferred_output", "non_preferred_output"}),
+    frozenset({"contents", "completions"}),
+)
+
+
 def infer_rl_config(
     columns: Collection[str], *, completions: int, max_seq_length: int, stated: StatedFormat | None = None
 ) -> RlConfig | None:
@@ -98,7 +105,7 @@ def infer_rl_config(
     algorithms = [
         algorithm
         for algorithm, is_meant in (
-            ("dpo", {"chosen", "rejected"} <= names or {"preferred_output", "non_preferred_output"} <= names),
+            ("dpo", any(pair <= names for pair in _PAIRS)),
             (
                 "kto",
                 "label" in names and bool(names & {"completion", "response", "messages", "conversations", "output"}),

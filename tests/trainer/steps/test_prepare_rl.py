@@ -246,14 +246,17 @@ def test_an_answer_is_optional_if_no_reward_needs_it(bench_of: BenchOf) -> None:
 
 
 def test_rewards_read_the_answers_of_their_columns(bench_of: BenchOf) -> None:
-    rewards = [NUMERIC | {"answer_column": "total"}, NUMERIC | {"name": "again"}]
-    content = [{"question": f"{n}?", "answer": n, "total": f"#### {n + 1}", "level": "easy"} for n in range(20)]
+    rewards = [NUMERIC | {"answer_column": "sums.total"}, NUMERIC | {"name": "again"}]
+    content = [
+        {"question": f"{n}?", "answer": n, "sums": {"total": f"#### {n + 1}"}, "level": "easy"} for n in range(20)
+    ]
     bench = run_prepare(bench_of, grpo(*rewards), content)
-    assert [(row["answer"], row["answer total"]) for row in tokens(bench)[:2]] == [("0", "#### 1"), ("1", "#### 2")]
+    by_column = [(row["answer"], row["answer sums.total"]) for row in tokens(bench)[:2]]
+    assert by_column == [("0", "#### 1"), ("1", "#### 2")]
     assert [piece.get("part") for piece in bench.read("prepared/1/report.json")["samples"][0]] == [
         None,
         "answer",
-        "total",
+        "sums.total",
     ]
 
 

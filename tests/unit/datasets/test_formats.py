@@ -345,6 +345,10 @@ def test_pictures_are_put_where_the_row_says(row: dict[str, Any], content: tuple
 def test_marks_and_pictures_have_to_be_as_many() -> None:
     row = messages(USER | {"content": "<image> or <image>?"}, ASSISTANT) | {"images": ["a.png"]}
     assert "1 pictures, and 2 places for them" in reason(row, ReadOptions(with_pictures=True))
+    for images in ({}, {"images": None}, {"images": []}):
+        blind = messages(USER | {"content": "<image>\nWhat?"}, ASSISTANT) | images
+        assert "no pictures in a column images, and 1 places" in reason(blind, ReadOptions(with_pictures=True))
+        assert not isinstance(table.read(blind), Refused)  # in a text job the mark is a text
 
 
 def test_a_stated_format_names_the_field_that_a_row_lacks() -> None:

@@ -66,6 +66,16 @@ def question(row: dict[str, Any], *answers: str) -> RlRow[Question]:
             "preferred_output": messages(GOOD),
             "non_preferred_output": messages(BAD),
         },
+        {
+            "contents": [{"role": "user", "parts": [{"text": "Hi"}]}],
+            "completions": [
+                {"score": 0.0, "completion": {"role": "model", "parts": [{"text": "What?"}]}},
+                {"score": 1.0, "completion": {"role": "model", "parts": [{"text": "Hello!"}]}},
+            ],
+        },
+        # UltraFeedback's, whose messages are the chosen ones again.
+        {"prompt": "Hi", "chosen": messages(HI, GOOD), "rejected": messages(HI, BAD), "messages": messages(HI, GOOD)},
+        {"chosen": messages(HI, GOOD), "rejected": messages(HI, BAD), "messages": messages(HI, GOOD)},
         # LLaMA-Factory's, in the formats of Alpaca and of ShareGPT.
         {"instruction": "Hi", "input": "", "chosen": "Hello!", "rejected": "What?"},
         {"instruction": "", "input": "Hi", "chosen": "Hello!", "rejected": "What?"},
@@ -187,6 +197,16 @@ def test_tools_are_part_of_the_prompt_and_calls_of_the_answer() -> None:
         ({"prompt": "Hi", "answer": "a"}, "this is a row for GRPO; DPO needs"),
         ({"prompt": "Hi", "completion": "a", "label": True}, "this is a row for KTO; DPO needs"),
         ({"prompt": "Hi", "chosen": "a", "rejected": "b", "preferred_output": "c"}, "fits the formats"),
+        ({"contents": [], "completions": [{"score": 1}]}, "completions is not a list of two"),
+        (
+            {
+                "contents": [],
+                "completions": [{"score": 1, "completion": {"role": "model", "parts": [{"text": "a"}]}}] * 2,
+            },
+            "both completions have the score 1",
+        ),
+        ({"contents": [], "completions": [{"completion": {}}] * 2}, "completion 1: it has no score"),
+        ({"prompt": "Hi", "chosen": "a", "rejected": "b", "messages": messages(HI)}, "both prompt and messages"),
         ({"conversations": spoken(HI, GOOD), "chosen": "a", "rejected": "b"}, "ends with a message of the assistant"),
     ],
 )
@@ -255,6 +275,22 @@ def test_a_question_keeps_the_columns_that_rewards_compare_with() -> None:
         Conversation((Turn("user", "2+2?"),)), {"answer": "2+2=4\n#### 4", "ground_truth": "4"}
     )
     assert set(read.unread_fields) == {"solution", "level"}
+
+
+def test_rewards_compare_with_fields_inside_of_a_column() -> None:
+    row = {
+        "prompt": messages(HI),
+        "reward_model": {"style": "rule", "ground_truth": 4, "more": {"a": "5"}},
+        "ability": "x",
+    }
+    read = question(row, "reward_model.ground_truth", "reward_model.more.a")
+    assert read.content.answers == {"reward_model.ground_truth": "4", "reward_model.more.a": "5"}
+    assert set(read.unread_fields) == {"reward_model.style", "ability"}
+    assert question(row | {"a.b": "6"}, "a.b").content.answers == {"a.b": "6"}
+    for path in ("reward_model.none", "reward_model.ground_truth.more", "none.more"):
+        refused = read_question(row, OPTIONS, [path])
+        assert isinstance(refused, Refused)
+        assert f"no {path}, which a reward needs" in refused.reason
 
 
 @pytest.mark.parametrize(
@@ -353,6 +389,8 @@ MEANINGFUL: dict[str, Any] = {
     "conversations": spoken(SURE),
     "instruction": "Sure?",
     "output": "Yes.",
+    "completions": [{"score": 1.0}],
+    "contents": [{"role": "user", "parts": [{"text": "Sure?"}]}],
 }
 PAIR_ROW = {"prompt": "Hi", "chosen": "Hello!", "rejected": "What?"}
 LABELLED_ROW = {"prompt": "Hi", "completion": "Hello!", "label": False}

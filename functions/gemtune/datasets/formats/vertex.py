@@ -27,15 +27,19 @@ def _fits(row: Row) -> bool:
     return "contents" in row
 
 
-def _read(row: Fields) -> Conversation:
+def read_contents(row: Fields) -> Conversation:
+    """Return the conversation of contents, with its instruction and tools.
+
+    Raises BadRow.
+    """
     turns: list[Turn] = []
     instruction = row.take_first("systemInstruction", "system_instruction")
     if isinstance(instruction, str):
         turns.append(Turn("system", instruction))
     elif instruction is not None:
-        turns += _turns(row.within(instruction, "systemInstruction", "systemInstruction"), role="system")
+        turns += content_turns(row.within(instruction, "systemInstruction", "systemInstruction"), role="system")
     for number, each in enumerate(message_list(row.take("contents"), row, "contents"), 1):
-        turns += _turns(row.within(each, "contents", f"turn {number}"))
+        turns += content_turns(row.within(each, "contents", f"turn {number}"))
     return Conversation(tuple(turns), _tools(row))
 
 
@@ -51,7 +55,7 @@ def _tools(row: Fields) -> tuple[dict[str, Any], ...]:
     return tuple(tools)
 
 
-def _turns(fields: Fields, role: Role | None = None) -> list[Turn]:
+def content_turns(fields: Fields, role: Role | None = None) -> list[Turn]:
     """Return the turns of one content; each result of a function is one.
 
     role: of the content, if it need not say so. Raises BadRow.
@@ -126,5 +130,5 @@ VERTEX = Format(
     "`tools`",
     ("contents", "systemInstruction", "tools"),
     _fits,
-    _read,
+    read_contents,
 )

@@ -34,6 +34,7 @@ UNSUPPORTED: Mapping[str, str] = {
     "label": "it marks good and bad answers: use method RL with {algorithm: kto}, or remove the rows with false",
     "chosen": "this is a row for RL: use method RL with DPO",
     "rejected": "this is a row for RL: use method RL with DPO",
+    "completions": "these are answers with scores: use method RL with DPO",
     "answer": "it is what GRPO compares with: use method RL, or call it completion",
     "context": "write it into the prompt",
     "train_detail": "training on a part of a turn is not possible: split the turn",

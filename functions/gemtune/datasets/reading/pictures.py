@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from gemtune.datasets.conversation import Content, Conversation, Image, Text, Turn
+from gemtune.datasets.conversation import Content, Conversation, Image, Text, Turn, content_texts
 from gemtune.datasets.reading.content import NO_PICTURES
 from gemtune.datasets.reading.fields import Fields
 
@@ -24,6 +24,8 @@ def place_pictures(conversation: Conversation, row: Fields) -> Conversation:
     value = row.take_first(*COLUMNS)
     images = value if isinstance(value, list) else [] if value is None else [value]
     if not images:
+        if row.reading.options.with_pictures:
+            _check_no_marks(conversation, row)
         return conversation
     if not row.reading.options.with_pictures:
         raise row.bad(NO_PICTURES)
@@ -39,6 +41,19 @@ def place_pictures(conversation: Conversation, row: Fields) -> Conversation:
         raise row.bad(f"{len(images)} pictures, and {places} places for them ({MARK} in a text of the user)")
     ahead = iter(images)
     return conversation.with_turns([_filled(turn, ahead) for turn in turns])
+
+
+def _check_no_marks(conversation: Conversation, row: Fields) -> None:
+    """Raise BadRow for marks, where there are no pictures for them.
+
+    The model would learn to answer without having seen the picture.
+    """
+    texts = [text for turn in conversation.turns if turn.role == "user" for text in content_texts(turn.content)]
+    marks = sum(text.count(MARK) for text in texts)
+    if marks:
+        raise row.bad(
+            f"no pictures in a column {COLUMNS[0]}, and {marks} places for them ({MARK} in a text of the user)"
+        )
 
 
 def _with_places(turn: Turn) -> Turn:

@@ -35,10 +35,14 @@ def read_prompt(row: Fields) -> Conversation:
     system = system_turns(row)
     if system and turns and turns[0].role == "system":
         raise row.bad("the prompt and a column of its own both have a system message: keep one")
-    tools = read_tools(row.take("tools"), row)
-    turns = read_tagged_calls([*system, *turns], row, has_tools=bool(tools))
-    prompt = Conversation(tuple(turns), tools, template_options(row))
+    prompt = Conversation((*system, *turns), read_tools(row.take("tools"), row), template_options(row))
+    prompt = with_tags_read(prompt, row)
     return place_pictures(prompt, row) if columns else prompt
+
+
+def with_tags_read(prompt: Conversation, row: Fields) -> Conversation:
+    """Return a prompt whose calls in tags are read. Raises BadRow."""
+    return prompt.with_turns(read_tagged_calls(prompt.turns, row, has_tools=bool(prompt.tools)))
 
 
 def _prompt_turns(row: Fields, column: str) -> list[Turn]:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from gemtune.datasets.conversation import Conversation, Turn
+from gemtune.datasets.formats.vertex import content_turns, read_contents
 from gemtune.datasets.reading.content import read_content
 from gemtune.datasets.reading.fields import HARMLESS, Fields
-from gemtune.datasets.reading.tagged_calls import read_tagged_calls
 from gemtune.datasets.reading.tools import read_tools
 from gemtune.datasets.reading.turns import is_text, read_turns
 from gemtune.datasets.refusal import BadRow
@@ -20,6 +20,7 @@ from gemtune.datasets.rl.answers import (
     read_any_turns,
     read_prompt,
     split_answers,
+    with_tags_read,
 )
 from gemtune.datasets.rl.contents import Labelled, Pair
 from gemtune.datasets.row_options import RlFormatName
@@ -86,6 +87,8 @@ def _answer(row: Fields, column: str, value: Any) -> list[Turn]:
 
 
 def _read_pair(row: Fields) -> Pair:
+    if "messages" in row and row.peek("messages") == row.peek("chosen"):
+        row.leave("messages")  # UltraFeedback's rows repeat the chosen conversation in this column
     missing = [column for column in ("chosen", "rejected") if column not in row]
     if missing:
         raise BadRow(f"DPO needs prompt, chosen and rejected; the row has no {missing[0]}")
@@ -107,11 +110,32 @@ def _read_pair(row: Fields) -> Pair:
 def _read_openai_pair(row: Fields) -> Pair:
     source = row.within(row.take("input"), "input")
     turns = read_turns(source.take("messages"), source, "messages")
-    tools = read_tools(source.take("tools"), source)
-    prompt = Conversation(tuple(read_tagged_calls(turns, row, has_tools=bool(tools))), tools)
+    prompt = with_tags_read(Conversation(tuple(turns), read_tools(source.take("tools"), source)), row)
     source.close()
     answers = {name: _answer(row, name, row.take(name)) for name in ("preferred_output", "non_preferred_output")}
     whole, (chosen, rejected) = split_answers(prompt, answers, row)
+    return Pair(whole, chosen, rejected)
+
+
+def _read_vertex_pair(row: Fields) -> Pair:
+    scored = row.take("completions")
+    if not isinstance(scored, list) or len(scored) != 2:
+        raise row.bad("completions is not a list of two completions")
+    turns: dict[str, list[Turn]] = {}
+    scores: dict[str, float] = {}
+    for number, each in enumerate(scored, 1):
+        fields, name = row.within(each, "completions", f"completion {number}"), f"completion {number}"
+        score = fields.take("score")
+        if not isinstance(score, int | float) or isinstance(score, bool):
+            raise fields.bad("it has no score that is a number")
+        scores[name] = score
+        turns[name] = content_turns(fields.within(fields.take("completion"), "completion"))
+        fields.close()
+    better, worse = sorted(scores, key=scores.__getitem__, reverse=True)
+    if scores[better] == scores[worse]:
+        raise row.bad(f"both completions have the score {scores[better]}, so that none is preferred")
+    answers = {name: turns[name] for name in (better, worse)}
+    whole, (chosen, rejected) = split_answers(with_tags_read(read_contents(row), row), answers, row)
     return Pair(whole, chosen, rejected)
 
 
@@ -160,6 +184,13 @@ OPENAI_PAIR = RlFormat(
     lambda row: "preferred_output" in row or "non_preferred_output" in row,
     _read_openai_pair,
 )
+VERTEX_PAIR = RlFormat(
+    "vertex_preference",
+    "Vertex AI's preferences: `contents`, and two `completions` of {score, completion}; `systemInstruction`, `tools`",
+    ("contents", "completions", "systemInstruction", "tools"),
+    lambda row: "contents" in row and "completions" in row,
+    _read_vertex_pair,
+)
 LABELLED = RlFormat(
     "labelled",
     "a prompt with `completion`, or `messages` or `conversations` that end with the answer, and `label`: true for a "
@@ -170,7 +201,7 @@ LABELLED = RlFormat(
 )
 # The rows of GRPO, for the docs; `read.read_question` reads them.
 QUESTION_TITLE = "a prompt that ends with a message of the user, and the columns that rewards compare with, as `answer`"
-PAIRS: tuple[RlFormat[Pair], ...] = (PAIR, OPENAI_PAIR)
+PAIRS: tuple[RlFormat[Pair], ...] = (PAIR, OPENAI_PAIR, VERTEX_PAIR)
 LABELLED_ROWS: tuple[RlFormat[Labelled], ...] = (LABELLED,)
 # Fields to which `dataset_columns` can give other names.
-FIELDS = frozenset(name for fields in (PAIR.fields, OPENAI_PAIR.fields, LABELLED.fields) for name in fields)
+FIELDS = frozenset(name for each in (*PAIRS, *LABELLED_ROWS) for name in each.fields)

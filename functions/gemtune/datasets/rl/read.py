@@ -18,7 +18,16 @@ from gemtune.datasets.row_options import RL_FORMATS, ReadOptions
 
 Content = TypeVar("Content")
 # Fields of rows of other methods, which no reward can be about.
-OF_OTHERS = ("completion", "response", "chosen", "rejected", "preferred_output", "non_preferred_output", "label")
+OF_OTHERS = (
+    "completion",
+    "response",
+    "chosen",
+    "rejected",
+    "preferred_output",
+    "non_preferred_output",
+    "completions",
+    "label",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +100,7 @@ def _method_of(row: Mapping[str, Any]) -> str:
 
 def method_of(row: Mapping[str, Any]) -> str:
     """Return the name of the method that a row is for, or nothing."""
-    if {"chosen", "rejected", "preferred_output", "non_preferred_output"} & set(row):
+    if {"chosen", "rejected", "preferred_output", "non_preferred_output", "completions"} & set(row):
         return "DPO"
     if "label" in row:
         return "KTO"
@@ -118,6 +127,7 @@ def read_question(row: Mapping[str, Any], options: ReadOptions, answers: Collect
             raise BadRow(f"{_method_of(row)}GRPO needs a prompt that ends with a message of the user")
         prompt = checked_prompt(prompt, options.same_role)
         content = Question(prompt, {name: _answer(fields, name, row) for name in sorted(answers)})
+        _count_beside(fields, answers)
         fields.close(harmless=frozenset(row) - _with_a_meaning())
     except BadRow as bad:
         return Refused(str(bad))
@@ -144,7 +154,7 @@ def _with_a_meaning() -> frozenset[str]:
 
 def _answer(fields: Fields, column: str, row: Mapping[str, Any]) -> str:
     """Return what a reward compares with, as text. Raises BadRow."""
-    value = fields.take(column)
+    value = fields.take(column) if column in fields else _value_inside(fields, column)
     if value is None:
         raise BadRow(f"no {column}, which a reward needs to compare with; the row has {names_in(row)}")
     if isinstance(value, int | float | Decimal) and not isinstance(value, bool):
@@ -157,3 +167,21 @@ def _answer(fields: Fields, column: str, row: Mapping[str, Any]) -> str:
         return unicode_text(value)
     except BadRow as bad:
         raise BadRow(f"the {shown(column)} is {bad}") from None
+
+
+def _value_inside(fields: Fields, path: str) -> Any:
+    """Return the value at `column.field`, or None if there is none."""
+    column, *names = path.split(".")
+    value = fields.peek(column)
+    for name in names:
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value if names else None
+
+
+def _count_beside(fields: Fields, answers: Collection[str]) -> None:
+    """Count the fields beside those inside of columns that rewards compare."""
+    for column in {path.split(".")[0] for path in answers if "." in path} - set(answers):
+        value = fields.take(column)
+        for name in value if isinstance(value, Mapping) else ():
+            if not any(f"{path}.".startswith(f"{column}.{name}.") for path in answers):
+                fields.reading.unread[shown(f"{column}.{name}")] = None
