@@ -204,4 +204,5 @@ QUESTION_TITLE = "a prompt that ends with a message of the user, and the columns
 PAIRS: tuple[RlFormat[Pair], ...] = (PAIR, OPENAI_PAIR, VERTEX_PAIR)
 LABELLED_ROWS: tuple[RlFormat[Labelled], ...] = (LABELLED,)
 # Fields to which `dataset_columns` can give other names.
-FIELDS = frozenset(name for each in (*PAIRS, *LABELLED_ROWS) for name in each.fields)
+_COLUMNS = (*(each.fields for each in PAIRS), *(each.fields for each in LABELLED_ROWS))
+FIELDS = frozenset(name for fields in _COLUMNS for name in fields)
