@@ -14,13 +14,16 @@ NEW_OBJECTS = 10_000
 def only_new_objects_collected() -> Iterator[None]:
     """Collect, within the block, only what it creates, and less often.
 
-    A collection looks at all objects, and at those of modules and a tokenizer again and again in vain.
+    A collection looks at all objects, and at those of modules and a tokenizer again and again in vain. If the process
+    has frozen its imports already (`trainer.process.imports`), they stay frozen, and nothing else is.
     """
-    thresholds = gc.get_threshold()
-    gc.freeze()
+    thresholds, freezes = gc.get_threshold(), gc.get_freeze_count() == 0
+    if freezes:
+        gc.freeze()
     gc.set_threshold(NEW_OBJECTS, *thresholds[1:])
     try:
         yield
     finally:
         gc.set_threshold(*thresholds)
-        gc.unfreeze()
+        if freezes:
+            gc.unfreeze()

@@ -5,12 +5,20 @@ from __future__ import annotations
 import gc
 from contextlib import suppress
 
+import pytest
+
 from trainer.process.collection import only_new_objects_collected
 
 
 class Node:
     def __init__(self) -> None:
         self.itself = self
+
+
+@pytest.fixture(autouse=True)
+def nothing_frozen() -> None:
+    """Undo what other tests froze."""
+    gc.unfreeze()
 
 
 def test_garbage_of_the_block_is_collected_and_older_objects_are_not_looked_at() -> None:
@@ -32,3 +40,12 @@ def test_the_process_collects_as_before_after_an_error() -> None:
     assert within != [before]
     assert gc.get_threshold() == before
     assert gc.get_freeze_count() == 0
+
+
+def test_imports_that_were_frozen_stay_frozen() -> None:
+    gc.freeze()
+    frozen, newer = gc.get_freeze_count(), Node()
+    with only_new_objects_collected():
+        assert any(each is newer for each in gc.get_objects())
+    assert gc.get_freeze_count() == frozen
+    gc.unfreeze()
