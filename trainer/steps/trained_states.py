@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 # Models with up to this many bytes of weights are computed in float32, so that the reference has no rounding but that
 # of the weights.
 FLOAT32_UP_TO = 4 << 30
+# Rows are computed together up to this many tokens: each pass reads all weights, and takes as long for a few tokens.
+TOKENS_AT_ONCE = 512
 
 
 def record_base(model: LanguageModel, rows: Sequence[Row], dtype: torch.dtype) -> list[RowStates]:
@@ -31,7 +33,9 @@ def record_base(model: LanguageModel, rows: Sequence[Row], dtype: torch.dtype) -
     dtype: the type to compute in.
     """
     head = head_of(model)
-    return [_with_predictions(row, _hidden(model, row, dtype), None, head) for row in rows]
+    with _evaluating(model):
+        hidden_states = _hidden_states(model, rows, dtype)
+    return [_with_predictions(row, hidden, None, head) for row, hidden in zip(rows, hidden_states, strict=True)]
 
 
 def record(
@@ -45,20 +49,21 @@ def record(
     size = sum(weight.numel() * weight.element_size() for weight in model.parameters())
     if size <= FLOAT32_UP_TO:
         dtype = _use_float32(model)
-    head, states = head_of(model), []
-    base_head = head
+    base_head = head = head_of(model)
     if unwrap(model).get_output_embeddings().weight.requires_grad:
         with _without_adapter(model):
             base_head = head_of(model)
-    for index, row in enumerate(rows.rows):
-        hidden = _hidden(model, row, dtype)
+    with _evaluating(model):
+        hidden_states = _hidden_states(model, rows.rows, dtype)
+        answers = _answers(model, [prompt.tokens for prompt in rows.prompts[:ANSWERS]], dtype, head)
         if before is not None:
-            states.append(RowStates(hidden, None, before[index].base_loss, before[index].base_choice))
+            pairs = zip(hidden_states, before, strict=True)
+            states = [RowStates(hidden, None, base.base_loss, base.base_choice) for hidden, base in pairs]
         else:
             with _without_adapter(model):
-                base = _hidden(model, row, dtype)
-            states.append(_with_predictions(row, hidden, base, base_head))
-    answers = [_answer(model, prompt.tokens, dtype, head) for prompt in rows.prompts[:ANSWERS]]
+                base_states = _hidden_states(model, rows.rows, dtype)
+            columns = zip(rows.rows, hidden_states, base_states, strict=True)
+            states = [_with_predictions(row, hidden, base, base_head) for row, hidden, base in columns]
     return Reference(rows, states, answers, RECORDED)
 
 
@@ -88,20 +93,45 @@ def _without_adapter(model: LanguageModel) -> Iterator[None]:
         yield
 
 
-def _hidden(model: LanguageModel, row: Row, dtype: torch.dtype) -> torch.Tensor:
-    """Return the last hidden states at the compared positions of a row."""
-    is_flat = model.config._attn_implementation == row_attention.NAME
-    item = [cast(batches.Row, {"input_ids": row.input_ids, "labels": row.labels})]
-    batch = batches.flatten_rows([item]) if is_flat else batches.pad_rows([item])
-    moved = {
-        name: value.to(model.device) if isinstance(value, torch.Tensor) else value for name, value in batch.items()
-    }
+@contextmanager
+def _evaluating(model: LanguageModel) -> Iterator[None]:
+    """Compute without dropout and gradients."""
     was_training = model.training
     model.eval()
-    with torch.no_grad():
-        hidden = head_inputs(model, moved, dtype).hidden
-    model.train(was_training)
-    return hidden.cpu()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(was_training)
+
+
+def _hidden_states(model: LanguageModel, rows: Sequence[Row], dtype: torch.dtype) -> list[torch.Tensor]:
+    """Return the last hidden states at the compared positions of each row."""
+    states: list[torch.Tensor] = []
+    for batch_rows in _batches_of(rows):
+        hidden = head_inputs(model, _batch(model, batch_rows), dtype).hidden.cpu()
+        states += [part.clone() for part in hidden.split([len(row.positions) for row in batch_rows])]
+    return states
+
+
+def _batches_of(rows: Sequence[Row]) -> Iterator[list[Row]]:
+    """Yield consecutive rows that have at most TOKENS_AT_ONCE tokens when padded."""
+    batch: list[Row] = []
+    for row in rows:
+        if batch and (len(batch) + 1) * max(len(each.input_ids) for each in (*batch, row)) > TOKENS_AT_ONCE:
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch
+
+
+def _batch(model: LanguageModel, rows: Sequence[Row]) -> dict[str, Any]:
+    """Return rows as the model is trained with them, on its device."""
+    is_flat = model.config._attn_implementation == row_attention.NAME
+    items = [[cast(batches.Row, {"input_ids": row.input_ids, "labels": row.labels})] for row in rows]
+    batch = batches.flatten_rows(items) if is_flat else batches.pad_rows(items)
+    return {name: value.to(model.device) if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
 
 
 def _with_predictions(row: Row, hidden: torch.Tensor, base: torch.Tensor | None, head: OutputHead) -> RowStates:
@@ -110,16 +140,20 @@ def _with_predictions(row: Row, hidden: torch.Tensor, base: torch.Tensor | None,
     return RowStates(hidden, base, losses, choices)
 
 
-def _answer(model: LanguageModel, prompt: Sequence[int], dtype: torch.dtype, head: OutputHead) -> list[int]:
-    """Generate greedily, without a cache, until a token ends the answer."""
-    ends = unwrap(model).generation_config
-    ending = getattr(ends, "eos_token_id", None)
+def _answers(
+    model: LanguageModel, prompts: Sequence[Sequence[int]], dtype: torch.dtype, head: OutputHead
+) -> list[list[int]]:
+    """Generate greedily, without a cache, until a token ends each answer."""
+    ending = getattr(unwrap(model).generation_config, "eos_token_id", None)
     stops = {ending} if isinstance(ending, int) else set(ending or ())
-    tokens = list(prompt)
+    answers: list[list[int]] = [[] for _ in prompts]
+    unfinished = list(range(len(prompts)))
     for _ in range(ANSWER_TOKENS):
-        row = Row([*tokens, 0], [UNTRAINED] * len(tokens) + [0])
-        best = int(next(iter(head.blocks(_hidden(model, row, dtype)))).argmax())
-        if best in stops:
-            break
-        tokens.append(best)
-    return tokens[len(prompt) :]
+        so_far = [[*prompts[index], *answers[index]] for index in unfinished]
+        rows = [Row([*tokens, 0], [UNTRAINED] * len(tokens) + [0]) for tokens in so_far]
+        states = zip(unfinished, _hidden_states(model, rows, dtype), strict=True)
+        chosen = {index: int(head(hidden).argmax()) for index, hidden in states}
+        unfinished = [index for index in unfinished if chosen[index] not in stops]
+        for index in unfinished:
+            answers[index].append(chosen[index])
+    return answers
