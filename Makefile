@@ -40,10 +40,11 @@ demo: .venv/.demo ## fine-tune the real Gemma 3 270M on this machine, from start
 llama: .venv/.service ## build llama.cpp, which writes GGUF, and its programs into the cache: once, 4 to 7 minutes on 2 cores
 	@$(BIN)/python -m trainer.gguf.llama_cpp_build --programs
 
-# Without a compiler the tests of GGUF are skipped, with a message. Test files run in parallel, on at most four cores.
+# Without a compiler the tests of GGUF are skipped, with a message. Test files run in parallel, on at most four cores, and
+# in the order of their folders: a long file, such as those of e2e/, that came last would leave the other cores idle.
 test: .venv/.tests ## every test that this machine can run
 	@$(BIN)/python -m trainer.gguf.llama_cpp_build || echo "continuing without llama.cpp: tests of GGUF will be skipped"
-	@$(BIN)/python -m pytest -m "not gpu" -rs -q --numprocesses logical --maxprocesses 4 --dist loadfile
+	@$(BIN)/python -m pytest -m "not gpu" -rs -q --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 check: .venv/.tests ## format, lint, types, fast tests: before every commit
 	@$(BIN)/ruff format --check $(CODE)
