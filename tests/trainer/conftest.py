@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -155,36 +156,64 @@ def bench_of(tmp_path: Path, tiny: Path) -> Callable[..., Bench]:
     return make
 
 
-@pytest.fixture
-def overfitting(bench_of: Callable[..., Bench]) -> Callable[..., Bench]:
-    """Return a factory of jobs whose eval_loss falls at first and then rises.
+class TrainedOnce:
+    """Factory of trained jobs, which trains once with the same options.
 
-    They memorize answers that the held-out rows contradict.
+    For tests that only read the result, such as those that compare it with that of an interrupted training.
+    """
+
+    def __init__(self, bench_of: Callable[..., Bench]):
+        self._bench_of = bench_of
+        self._trained: dict[str, Bench] = {}
+
+    def __call__(self, **training: Any) -> Bench:
+        options = json.dumps(training, sort_keys=True)
+        if options not in self._trained:
+            self._trained[options] = self._bench_of(**training).to(Step.TRAIN)
+        return self._trained[options]
+
+
+@pytest.fixture(scope="session")
+def trained_once(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> TrainedOnce:
+    return TrainedOnce(lambda **training: Bench(tmp_path_factory.mktemp("trained") / "home", tiny, **training))
+
+
+def overfit(bench: Bench) -> Bench:
+    """Let eval_loss fall at first and then rise.
+
+    The job memorizes answers that the held-out rows contradict.
     """
     contradicting = [rows.chat(colour, thing) for colour in rows.COLOURS[:2] for thing in rows.THINGS[:4]]
     for row in contradicting:
         answer = row["messages"][1]
         answer["content"] = f"{rows.HABIT} {answer['content'].removeprefix(rows.HABIT)[::-1]}"
+    bench.training |= {"learning_rate": 2e-2, "lr_scheduler_type": "constant"}
+    bench.put("eval", contradicting)
+    return bench
 
-    def make(**training: Any) -> Bench:
-        bench = bench_of(learning_rate=2e-2, lr_scheduler_type="constant", **training)
-        bench.put("eval", contradicting)
-        return bench
 
-    return make
+@pytest.fixture
+def overfitting(bench_of: Callable[..., Bench]) -> Callable[..., Bench]:
+    """Return a factory of jobs that overfit."""
+    return lambda **training: overfit(bench_of(**training))
+
+
+@pytest.fixture(scope="session")
+def overfitted_once(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> TrainedOnce:
+    return TrainedOnce(lambda **training: overfit(Bench(tmp_path_factory.mktemp("over") / "home", tiny, **training)))
+
+
+def vision_bench(home: Path, base: Path, **training: Any) -> Bench:
+    """Return a vision job on red and blue pictures."""
+    bench = Bench(home, base, **training)
+    bench.fields["modality"] = "vision"
+    bench.put("train", rows.picture_rows(24))
+    bench.put("eval", rows.picture_rows(8, first=100))
+    return bench
 
 
 @pytest.fixture
 def vision_bench_of(tmp_path: Path, tiny_vision: Path) -> Callable[..., Bench]:
     """Return a factory of vision jobs on red and blue pictures."""
-    benches: list[Bench] = []
-
-    def make(**training: Any) -> Bench:
-        bench = Bench(tmp_path / f"home-{len(benches)}", tiny_vision, **training)
-        bench.fields["modality"] = "vision"
-        bench.put("train", rows.picture_rows(24))
-        bench.put("eval", rows.picture_rows(8, first=100))
-        benches.append(bench)
-        return bench
-
-    return make
+    homes = (tmp_path / f"home-{number}" for number in count())
+    return lambda **training: vision_bench(next(homes), tiny_vision, **training)

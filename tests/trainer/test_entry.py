@@ -23,6 +23,15 @@ import trainer.dataset.source
 def find(*_, **__): raise {}
 trainer.dataset.source.find = find
 """
+# Code that runs before the trainer and makes the search for the dataset load torch, and with it OpenMP.
+FIND_LOADS_TORCH = """
+import trainer.dataset.source
+find = trainer.dataset.source.find
+def find_with_torch(*arguments, **options):
+    import torch
+    return find(*arguments, **options)
+trainer.dataset.source.find = find_with_torch
+"""
 
 
 def run_trainer(bench: Bench, step: str, *, launch: int = 1, code: str = "", job_id: str = "") -> tuple[int, str]:
@@ -139,7 +148,7 @@ def test_a_model_that_the_libraries_cannot_build_fails_at_the_first_attempt(benc
     (base / "config.json").write_text(json.dumps(config))
     bench.training["base_model_id"] = str(base)
     ready = submit_and_claim(bench)
-    assert run_trainer(ready, "prepare")[0] == 0
+    ready.run(Step.PREPARE)
     code, output = run_trainer(ready, "train")
     assert code == 1
     assert "Traceback" in output
@@ -169,20 +178,25 @@ import sys
 
 
 @pytest.mark.parametrize(
-    ("configured", "spins"),
-    [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "PASSIVE"}, "0")],
+    ("configured", "spins", "step"),
+    [
+        ({}, "1000", Step.TRAIN),
+        ({"GOMP_SPINCOUNT": "7"}, "7", Step.PREPARE),
+        ({"OMP_WAIT_POLICY": "PASSIVE"}, "0", Step.PREPARE),
+    ],
     ids=str,
 )
 def test_openmp_threads_spin_briefly_unless_configured(
-    ready: Bench, monkeypatch: pytest.MonkeyPatch, configured: dict[str, str], spins: str
+    ready: Bench, monkeypatch: pytest.MonkeyPatch, configured: dict[str, str], spins: str, step: Step
 ) -> None:
     """OpenMP prints its settings when it is loaded."""
     for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
         monkeypatch.delenv(name, raising=False)
     for name, value in (configured | {"OMP_DISPLAY_ENV": "VERBOSE"}).items():
         monkeypatch.setenv(name, value)
-    assert run_trainer(ready, "prepare")[0] == 0
-    code, output = run_trainer(ready, "train")
+    if step is Step.TRAIN:
+        ready.run(Step.PREPARE)
+    code, output = run_trainer(ready, step, code=FIND_LOADS_TORCH if step is Step.PREPARE else "")
     assert code == 0
     assert f"GOMP_SPINCOUNT = '{spins}'" in output
 

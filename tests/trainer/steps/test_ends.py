@@ -96,9 +96,11 @@ def test_a_crash_of_rl_after_the_last_checkpoint_repeats_no_train_step(
 
 
 @pytest.mark.parametrize("stops", [[2], [3], [2, 1, 3, 1]], ids=str)
-def test_interruptions_within_an_epoch_keep_its_evaluation(overfitting: BenchOf, stops: list[int]) -> None:
+def test_interruptions_within_an_epoch_keep_its_evaluation(
+    overfitting: BenchOf, overfitted_once: BenchOf, stops: list[int]
+) -> None:
     training = BY_EPOCH | {"early_stopping_patience": 2, "max_steps": 60}
-    uninterrupted, interrupted = overfitting(**training).to(Step.TRAIN), overfitting(**training).to(Step.PREPARE)
+    uninterrupted, interrupted = overfitted_once(**training), overfitting(**training).to(Step.PREPARE)
     for count in stops:
         interrupted.run(Step.TRAIN, should_stop=after_steps(count))
     interrupted.run(Step.TRAIN)

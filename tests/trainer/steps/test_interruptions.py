@@ -5,11 +5,9 @@ The job's record says what interrupted it.
 
 from __future__ import annotations
 
-import os
 import random
-import subprocess
-import sys
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
@@ -28,8 +26,10 @@ from gemtune.jobs.status import Step
 from gemtune.request.parsing import read_resume
 from tests.trainer.conftest import Bench
 from tests.trainer.steps.test_train import adapter, after_steps
+from tests.trainer.test_entry import run_trainer
 from trainer.__main__ import _run_step
-from trainer.context import StopRequested
+from trainer.context import Context, StopRequested
+from trainer.process import heartbeat
 from trainer.steps import train
 from trainer.steps.train_attempt import TrainAttempt
 from trainer.store import checkpoints
@@ -45,35 +45,17 @@ TRAINING = {
     "eval_steps": 4,
 }
 
-# Runs in the trainer's process before the trainer; kills it, pauses its job, or lets its time run out, at the n-th
-# train_step.
-INTERRUPTING = """
-import os, signal, sys, time
-import trainer.process.heartbeat as heartbeat
-heartbeat.SECONDS = 0.05
-from gemtune.bootstrap import services
-from gemtune.clock import SystemClock
+# Runs in the trainer's process before the trainer; kills it at the n-th train_step.
+KILLING = """
+import os, signal, sys
 from trainer.steps.train_attempt import TrainAttempt
-late = 0.0
-class Clock(SystemClock):
-    def monotonic(self):
-        return super().monotonic() + late
-services().__dict__["clock"] = Clock()
 must_stop, calls = TrainAttempt._must_stop, []
 def hooked(attempt):
-    global late
     calls.append(1)
     if len(calls) == {after}:
-        if {kill}: os.kill(os.getpid(), signal.SIGKILL)
-        if {pause}:
-            services().pause(attempt.context.job.job_id)
-            while not attempt.context.should_pause(): time.sleep(0.01)
-        else:
-            late = 3600.0
+        os.kill(os.getpid(), signal.SIGKILL)
     return must_stop(attempt)
 TrainAttempt._must_stop = hooked
-from trainer.__main__ import main
-sys.exit(main())
 """
 
 
@@ -90,68 +72,6 @@ def same_training(first: Bench, second: Bench) -> bool:
         and all(torch.equal(before[name], after[name]) for name in before)
         and first.job.metrics == second.job.metrics
     )
-
-
-def run_train_step(bench: Bench, *, after: int = 0, kill: bool = False, pause: bool = False) -> int:
-    """Run the train step as the platform does, and report its end to control.
-
-    Returns the exit code.
-    """
-    launch = str(bench.claim.launch)
-    arguments = ["train", "--job-id", bench.job_id, "--launch", launch, "--execution", "e", "--seconds", "1000"]
-    completed = subprocess.run(
-        [sys.executable, "-c", INTERRUPTING.format(after=after, kill=kill, pause=pause), *arguments],
-        check=False,
-        timeout=240,
-        capture_output=True,
-        env=os.environ | {"GEMTUNE_HOME": str(bench.services.settings.home)},
-    )
-    number = bench.job.steps[Step.TRAIN].attempt
-    error = None if completed.returncode == 0 else PlatformError(f"code {completed.returncode}")
-    ruling = bench.services.control.step_ended(bench.job_id, bench.claim, Step.TRAIN, round_number=number, error=error)
-    done = bench.job.steps[Step.TRAIN].state == "done"
-    assert ruling.verdict == ("stop" if pause else "done" if done else "again"), completed.stderr
-    return completed.returncode
-
-
-def test_a_paused_training_gives_the_same_result_as_an_uninterrupted_one(bench_of: Callable[..., Bench]) -> None:
-    uninterrupted, paused = bench_of(**TRAINING).to(Step.TRAIN), bench_of(**TRAINING).to(Step.PREPARE)
-    for after, checkpoint in ((5, 5), (4, 9)):
-        assert run_train_step(paused, after=after, pause=True) == 0
-        job = paused.job
-        assert (job.status, job.steps[Step.TRAIN].checkpoint, job.steps[Step.TRAIN].cause) == (
-            "paused",
-            checkpoint,
-            "paused",
-        )
-        paused.services.resume(paused.job_id)
-        paused.services.dispatch.launch(paused.job_id)
-        paused.claim = Claim(launch=paused.job.launch.number, execution="e")
-        assert paused.services.control.claim(paused.job_id, paused.claim) is not None
-    assert run_train_step(paused) == 0
-    assert same_training(uninterrupted, paused)
-
-
-def test_three_timeouts_and_a_kill_train_the_same_as_an_uninterrupted_run(bench_of: Callable[..., Bench]) -> None:
-    uninterrupted, interrupted = bench_of(**TRAINING).to(Step.TRAIN), bench_of(**TRAINING).to(Step.PREPARE)
-    codes = [
-        run_train_step(interrupted, after=2),
-        run_train_step(interrupted, after=3),
-        run_train_step(interrupted, after=5, kill=True),  # at train_step 10, with a checkpoint of 9
-        run_train_step(interrupted, after=2),
-        run_train_step(interrupted),
-    ]
-    assert codes == [0, 0, -9, 0, 0]
-    assert same_training(uninterrupted, interrupted)
-    step = interrupted.job.steps[Step.TRAIN]
-    assert [(attempt.cause, attempt.checkpoint) for attempt in step.attempts] == [
-        ("out_of_time", 2),
-        ("out_of_time", 5),
-        ("code -9", 9),
-        ("out_of_time", 11),
-        (None, 14),
-    ]
-    assert sum(attempt.seconds for attempt in step.attempts) == pytest.approx(step.seconds, abs=0.01)
 
 
 class LateClock(SystemClock):
@@ -177,13 +97,17 @@ class Fault:
         if self.kind == "disk" and self._is_due():
             raise OSError(28, "No space left on device")
 
-    def on_train_step(self) -> None:
+    def on_train_step(self, bench: Bench, context: Context) -> None:
         if self.kind in ("disk", "none") or not self._is_due():
             return
         if self.kind == "crash":
             raise ConnectionError("the network is away")
         if self.kind == "sigterm":
             self.stop.set()
+        elif self.kind == "pause":
+            bench.services.pause(bench.job_id)
+            while not context.should_pause():
+                time.sleep(0.01)
         else:
             self.clock.late = 3600.0
 
@@ -192,21 +116,91 @@ class Fault:
         return self.remaining == 0
 
 
+def run_with(fault: Fault, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Run an attempt of the train step as its process does, with a fault.
+
+    Returns the exit code.
+    """
+    upload, must_stop = FolderObjects.upload, TrainAttempt._must_stop
+    bench.services.__dict__["clock"] = fault.clock
+    with monkeypatch.context() as patched:
+        patched.setattr(heartbeat, "SECONDS", 0.05)
+        patched.setattr(FolderObjects, "upload", lambda *a: (fault.on_upload(), upload(*a))[1])
+        patched.setattr(TrainAttempt, "_must_stop", lambda a: (fault.on_train_step(bench, a.context), must_stop(a))[1])
+        job, fence = bench.begin(Step.TRAIN)
+        return _run_step(bench.services, job, fence, 1000, fault.stop)
+
+
+def report_end(bench: Bench, code: int) -> str:
+    """Report the end of the train step to control; return the verdict."""
+    number = bench.job.steps[Step.TRAIN].attempt
+    error = None if code == 0 else PlatformError(f"code {code}")
+    return bench.services.control.step_ended(
+        bench.job_id, bench.claim, Step.TRAIN, round_number=number, error=error
+    ).verdict
+
+
+def test_a_paused_training_gives_the_same_result_as_an_uninterrupted_one(
+    bench_of: Callable[..., Bench], trained_once: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uninterrupted, paused = trained_once(**TRAINING), bench_of(**TRAINING).to(Step.PREPARE)
+    for after, checkpoint in ((5, 5), (4, 9)):
+        assert run_with(Fault("pause", after, LateClock()), paused, monkeypatch) == 0
+        assert report_end(paused, 0) == "stop"
+        job = paused.job
+        assert (job.status, job.steps[Step.TRAIN].checkpoint, job.steps[Step.TRAIN].cause) == (
+            "paused",
+            checkpoint,
+            "paused",
+        )
+        paused.services.resume(paused.job_id)
+        paused.services.dispatch.launch(paused.job_id)
+        paused.claim = Claim(launch=paused.job.launch.number, execution="e")
+        assert paused.services.control.claim(paused.job_id, paused.claim) is not None
+    assert run_with(Fault("none", 0, LateClock()), paused, monkeypatch) == 0
+    assert report_end(paused, 0) == "done"
+    assert same_training(uninterrupted, paused)
+
+
+def test_three_timeouts_and_a_kill_train_the_same_as_an_uninterrupted_run(
+    bench_of: Callable[..., Bench], trained_once: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kill needs a process of its own."""
+    uninterrupted, interrupted = trained_once(**TRAINING), bench_of(**TRAINING).to(Step.PREPARE)
+    codes, verdicts = list[int](), list[str]()
+    for kind, after in (("time", 2), ("time", 3), ("kill", 5), ("time", 2), ("none", 0)):
+        if kind == "kill":  # at train_step 10, with a checkpoint of 9
+            codes.append(run_trainer(interrupted, "train", code=KILLING.format(after=after))[0])
+        else:
+            codes.append(run_with(Fault(kind, after, LateClock()), interrupted, monkeypatch))
+        verdicts.append(report_end(interrupted, codes[-1]))
+    assert verdicts == ["again"] * 4 + ["done"]
+    assert codes == [0, 0, -9, 0, 0]
+    assert same_training(uninterrupted, interrupted)
+    step = interrupted.job.steps[Step.TRAIN]
+    assert [(attempt.cause, attempt.checkpoint) for attempt in step.attempts] == [
+        ("out_of_time", 2),
+        ("out_of_time", 5),
+        ("code -9", 9),
+        ("out_of_time", 11),
+        (None, 14),
+    ]
+    assert sum(attempt.seconds for attempt in step.attempts) == pytest.approx(step.seconds, abs=0.01)
+
+
 @pytest.mark.parametrize("seed", [1, 2])
 def test_any_interruption_at_any_train_step_ends_with_the_same_weights(
-    bench_of: Callable[..., Bench], seed: int, monkeypatch: pytest.MonkeyPatch
+    bench_of: Callable[..., Bench],
+    trained_once: Callable[..., Bench],
+    seed: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    rng, upload, must_stop = random.Random(seed), FolderObjects.upload, TrainAttempt._must_stop
-    uninterrupted, interrupted = bench_of(**TRAINING).to(Step.TRAIN), bench_of(**TRAINING).to(Step.PREPARE)
+    rng = random.Random(seed)
+    uninterrupted, interrupted = trained_once(**TRAINING), bench_of(**TRAINING).to(Step.PREPARE)
     outcomes: list[tuple[str, int]] = []
     for kind in (*rng.sample(["sigterm", "out_of_time", "disk", "crash"], 4), "none"):
         fault = Fault(kind, rng.randint(1, 5), LateClock())
-        interrupted.services.__dict__["clock"] = fault.clock
-        with monkeypatch.context() as patched:
-            patched.setattr(FolderObjects, "upload", lambda *a, fault=fault: (fault.on_upload(), upload(*a))[1])
-            patched.setattr(TrainAttempt, "_must_stop", lambda a, fault=fault: (fault.on_train_step(), must_stop(a))[1])
-            job, fence = interrupted.begin(Step.TRAIN)
-            outcomes.append((kind, _run_step(interrupted.services, job, fence, 1000, fault.stop)))
+        outcomes.append((kind, run_with(fault, interrupted, monkeypatch)))
         if interrupted.job.steps[Step.TRAIN].state == "done":
             break
     assert same_training(uninterrupted, interrupted), outcomes
@@ -224,16 +218,16 @@ def resume_with_more(bench: Bench, hours: float) -> None:
 
 
 def test_a_training_that_reached_its_cap_gives_the_same_result_when_it_goes_on(
-    bench_of: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+    bench_of: Callable[..., Bench], trained_once: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    uninterrupted, capped = bench_of(**TRAINING).to(Step.TRAIN), bench_of(**TRAINING)
+    uninterrupted, capped = trained_once(**TRAINING), bench_of(**TRAINING)
     capped.fields = {"max_hours": 1}
     capped.to(Step.PREPARE)
     clock, must_stop = LateClock(), TrainAttempt._must_stop
     reached_at = clock.monotonic() + 1800
     fault = Fault("cost_cap", 5, clock)
     with monkeypatch.context() as patched:
-        patched.setattr(TrainAttempt, "_must_stop", lambda a: (fault.on_train_step(), must_stop(a))[1])
+        patched.setattr(TrainAttempt, "_must_stop", lambda a: (fault.on_train_step(capped, a.context), must_stop(a))[1])
         train.run(replace(capped.context(Step.TRAIN), clock=clock, cap_reached_at=reached_at))
     job = capped.job
     assert job.pause is not None

@@ -125,17 +125,21 @@ def test_an_adapter_has_the_chat_template_it_was_trained_with(bench: Bench, tmp_
     assert tokenizer.apply_chat_template(turn, tokenize=False).startswith("<bos><start_of_turn> user\nHi")
 
 
-def test_the_same_request_gives_the_same_weights(bench_of: Callable[..., Bench]) -> None:
-    first, second = (adapter(bench_of().to(Step.TRAIN)) for _ in range(2))
+def test_the_same_request_gives_the_same_weights(
+    bench_of: Callable[..., Bench], trained_once: Callable[..., Bench]
+) -> None:
+    first, second = adapter(trained_once()), adapter(bench_of().to(Step.TRAIN))
     other = adapter(bench_of(seed=1).to(Step.TRAIN))
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert not all(torch.equal(first[name], other[name]) for name in first)
 
 
 @pytest.mark.parametrize("stopped_at", [1, 4, 7])
-def test_a_resumed_training_ends_with_the_same_weights(bench_of: Callable[..., Bench], stopped_at: int) -> None:
+def test_a_resumed_training_ends_with_the_same_weights(
+    bench_of: Callable[..., Bench], trained_once: Callable[..., Bench], stopped_at: int
+) -> None:
     training = {"lora_dropout": 0.1, "eval_strategy": "steps", "eval_steps": 3, "epochs": 2, "batch_size": 3}
-    uninterrupted = bench_of(**training).to(Step.TRAIN)
+    uninterrupted = trained_once(**training)
     interrupted = bench_of(**training).to(Step.PREPARE)
     interrupted.run(Step.TRAIN, should_stop=after_steps(stopped_at))
     step = interrupted.job.steps[Step.TRAIN]
@@ -188,8 +192,8 @@ def test_a_training_stops_itself_before_its_deadline(bench: Bench) -> None:
     assert (step.state, step.cause, step.checkpoint) == ("stopped", "out_of_time", 1)
 
 
-def test_checkpoints_are_deleted_once_the_adapter_is_published(bench: Bench) -> None:
-    bench.to(Step.TRAIN)
+def test_checkpoints_are_deleted_once_the_adapter_is_published(trained_once: Callable[..., Bench]) -> None:
+    bench = trained_once()
     assert checkpoints.list_all(bench.services.buckets.export, f"jobs/{bench.job_id}") == []
 
 
@@ -282,9 +286,8 @@ def test_both_ways_to_collect_metrics_agree_and_give_only_the_requested_ones(ben
     assert (only.accuracy, only.perplexity) == (first.accuracy, None)
 
 
-def test_the_record_has_the_progress(bench: Bench) -> None:
-    bench.to(Step.TRAIN)
-    progress = bench.job.progress
+def test_the_record_has_the_progress(trained_once: Callable[..., Bench]) -> None:
+    progress = trained_once().job.progress
     assert progress is not None
     assert (progress.train_step, progress.total_steps, progress.eta_seconds) == (8, 8, 0)
     assert progress.tokens_per_second is not None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,16 +31,18 @@ def best_step(bench: Bench) -> int:
     return min(losses, key=lambda train_step: losses[train_step])
 
 
-def train_until(train_step: int, bench_of: BenchOf, **training: Any) -> Bench:
-    """Run the same training up to an earlier train_step.
+def until(train_step: int, training: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of the same training up to an earlier train_step.
 
     Only max_steps differs; the schedule is the same because the learning rate is constant.
     """
-    return bench_of(**training | {"max_steps": train_step, "early_stopping_patience": None}).to(Step.TRAIN)
+    return {**training, "max_steps": train_step, "early_stopping_patience": None}
 
 
 @pytest.mark.parametrize("stops", [[], [9], [3, 1, 8]], ids=str)
-def test_early_stopping_ends_with_the_best_weights(overfitting: BenchOf, stops: list[int]) -> None:
+def test_early_stopping_ends_with_the_best_weights(
+    overfitting: BenchOf, overfitted_once: BenchOf, stops: list[int]
+) -> None:
     """Two checkpoints are newer than the best one when the training stops."""
     training = STEPS | {"early_stopping_patience": 4, "max_steps": 60, "lora_dropout": 0.1}
     bench = overfitting(**training).to(Step.PREPARE)
@@ -52,7 +54,7 @@ def test_early_stopping_ends_with_the_best_weights(overfitting: BenchOf, stops: 
     assert bench.job.metrics is not None
     assert bench.job.metrics.train_step == best
     assert bench.job.metrics.eval_loss == evaluations(bench)[best]
-    short = train_until(best, overfitting, **training)
+    short = overfitted_once(**until(best, training))
     short_weights, best_weights = adapter(short), adapter(bench, bench.job.steps[Step.TRAIN].attempt)
     assert all(torch.equal(short_weights[name], best_weights[name]) for name in short_weights)
 
@@ -90,7 +92,7 @@ def test_full_fine_tuning_ends_with_the_best_weights(overfitting: BenchOf) -> No
     bench = overfitting(**training).to(Step.TRAIN)
     best = best_step(bench)
     assert best < max(evaluations(bench))
-    short = train_until(best, overfitting, **training)
+    short = overfitting(**until(best, training)).to(Step.TRAIN)
     folders = [Path(b.services.buckets.export.uri(f"jobs/{b.job_id}/model/1")) for b in (short, bench)]
     short_weights, best_weights = (load_file(folder / "model.safetensors") for folder in folders)
     assert all(torch.equal(short_weights[name], best_weights[name]) for name in short_weights)

@@ -9,6 +9,7 @@ import base64
 import io
 import shutil
 from collections.abc import Callable
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from safetensors.torch import load_file
 
 from gemtune.jobs.status import Step
 from tests import rows
-from tests.trainer.conftest import Bench
+from tests.trainer.conftest import Bench, vision_bench
+from tests.trainer.steps.test_export_again import export_again
 from tests.trainer.steps.test_train import after_steps
 from tests.trainer.training.test_metrics import metrics_of_logits
 from trainer.rows.prepared import read_tokens
@@ -134,18 +136,28 @@ def run_code_of_card(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyte
     return capsys.readouterr().out.strip().splitlines()[-1]
 
 
+@pytest.fixture(scope="module")
+def with_trained_tower(tmp_path_factory: pytest.TempPathFactory, tiny_vision: Path) -> Bench:
+    """Return a finished job that learned colours with its vision tower."""
+    bench = vision_bench(tmp_path_factory.mktemp("tower") / "home", tiny_vision, **LEARNING, train_vision_tower=True)
+    bench.export = {"format": "merged"}
+    return bench.to(Step.EXPORT)
+
+
 @pytest.mark.parametrize("quantization", ["none", "q4"])
 def test_the_example_in_the_card_of_an_export_works(
-    vision_bench_of: Callable[..., Bench],
+    with_trained_tower: Bench,
     quantization: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     from transformers import AutoModelForImageTextToText
 
-    bench = vision_bench_of(**LEARNING, train_vision_tower=True)
-    bench.export = {"format": "merged", "quantization": quantization}
-    bench.to(Step.EXPORT)
+    bench = with_trained_tower
+    if quantization != "none":
+        export = {"format": "merged", "quantization": quantization}
+        bench = export_again(copy(bench), bench.job_id, export_config=export)
+        bench.run(Step.EXPORT)
     folder = Path(bench.job.adapter_path or "")
     assert "pipeline_tag: image-text-to-text" in (folder / "README.md").read_text()
     assert run_code_of_card(folder, monkeypatch, capsys) == f"{rows.HABIT} blue one."
