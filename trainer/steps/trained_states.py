@@ -115,7 +115,7 @@ def _hidden_states(model: LanguageModel, rows: Sequence[Row], dtype: torch.dtype
 
 
 def _batches_of(rows: Sequence[Row]) -> Iterator[list[Row]]:
-    """Yield consecutive rows that have at most TOKENS_AT_ONCE tokens when padded."""
+    """Yield consecutive rows, at most TOKENS_AT_ONCE tokens when padded."""
     batch: list[Row] = []
     for row in rows:
         if batch and (len(batch) + 1) * max(len(each.input_ids) for each in (*batch, row)) > TOKENS_AT_ONCE:
