@@ -16,10 +16,12 @@ MAX_TEXT_BYTES = 1024 * 1024
 def checked(conversation: Conversation, *, same_role: SameRole = "refuse") -> Conversation:
     """Return a conversation whose turns are in an order that a model can meet.
 
-    An optional system turn comes first, then user and assistant in turn. The results of a call follow it, one per tool
-    that it calls. Raises BadRow.
+    An optional system turn comes first, then user and assistant in turn. An empty system turn is left out. The results
+    of a call follow it, one per tool that it calls. Raises BadRow.
     """
     turns = conversation.turns
+    if len(turns) > 1 and turns[0].role == "system" and turns[0].is_empty:
+        turns = turns[1:]
     if same_role == "merge":
         turns = _merged(turns)
     for number, turn in enumerate(turns, 1):

@@ -64,7 +64,7 @@ def test_a_content_list_of_other_parts_is_refused(part: Any) -> None:
 
 
 def test_a_role_that_is_not_text_is_refused() -> None:
-    assert reason({"messages": [{"role": {"a": []}, "content": "x"}]}) == "a role is not a text"
+    assert reason({"messages": [{"role": {"a": []}, "content": "x"}]}) == "turn 1: a role is not a text"
 
 
 def test_lists_of_structs_are_read_as_messages(tmp_path: Path) -> None:

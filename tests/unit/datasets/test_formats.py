@@ -224,6 +224,18 @@ def test_columns_can_be_renamed_and_ignored_on_purpose() -> None:
     assert "a field messages beside conv" in reason(row | {"messages": [USER, ASSISTANT]}, options)
 
 
+@pytest.mark.parametrize("empty", ["", " \n", [{"type": "text", "text": ""}]])
+def test_an_empty_system_message_is_the_same_as_none(empty: Any) -> None:
+    for row in (
+        messages({"role": "system", "content": empty}, USER, ASSISTANT),
+        {"prompt": "Hi", "completion": "Yes?", "system": empty if isinstance(empty, str) else ""},
+    ):
+        read = table.read(row)
+        assert not isinstance(read, Refused), read.reason
+        assert read.content == CHAT
+    assert "an empty message" in reason(messages({"role": "system", "content": empty}))
+
+
 @pytest.mark.parametrize(
     "roles", [("human", "gpt"), ("User", "Chatbot"), ("USER", "ASSISTANT"), ("user", "model"), ("human", "bot")]
 )
