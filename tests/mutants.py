@@ -100,7 +100,9 @@ NEAREST: Mapping[str, str] = {
     "trainer.training.grpo": "trainer/training/test_grpo",
     "trainer.training.preference.kto": "trainer/training/test_kto",
     "trainer.training.preference.scores": "trainer/training/test_dpo trainer/training/test_kto",
-    "trainer.training.reinforcement": "trainer/training/test_dpo trainer/training/test_grpo",
+    "trainer.training.preference.scoring": "trainer/training/test_dpo trainer/training/test_kto",
+    "trainer.training.reinforcement": "trainer/training/test_dpo trainer/training/test_grpo "
+    "trainer/new_tokens/test_training",
     "trainer.training.picture_batches": "trainer/training/test_vision",
     "trainer.training.tracking": "trainer/training/test_tracking",
 }

@@ -68,8 +68,13 @@ def test_the_same_files_are_sent_once_and_keep_their_id(api: flask.testing.Flask
     dataset_id = begin(api, ("train.jsonl", ROWS))["dataset_id"]
     send_missing(api, dataset_id, ROWS)
     api.post(f"/datasets/{dataset_id}/complete")
-    again = begin(api, ("train.jsonl", ROWS), name="renamed")
-    assert (again["dataset_id"], again["status"], again["name"]) == (dataset_id, "ready", "renamed")
+    again = begin(api, ("train.jsonl", ROWS), name="renamed", tags=["v2"])
+    assert (again["dataset_id"], again["status"], again["name"], again["tags"]) == (
+        dataset_id,
+        "ready",
+        "renamed",
+        ["v2"],
+    )
     assert begin(api, ("train.jsonl", ROWS + b" "))["dataset_id"] != dataset_id
     assert begin(api, ("eval.jsonl", ROWS))["dataset_id"] != dataset_id
 

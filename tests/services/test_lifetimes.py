@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from gemtune.checks.record import RECORDS
+from gemtune.datasets.uploads.record import UPLOADING
 from gemtune.embedded.folder_objects import FolderObjects
 from gemtune.errors import JobWasDeleted, SecretNotFound
 from gemtune.jobs.page_tokens import PagePosition
@@ -239,6 +241,18 @@ def test_a_half_written_object_is_removed_after_an_hour(world: World, hours: flo
     os.utime(unfinished, (written, written))
     world.services.sweep()
     assert unfinished.exists() is stays
+
+
+@pytest.mark.parametrize("name", [f"{UPLOADING}dataset_x/begun", f"{RECORDS}dataset_x/check_y.json"])
+def test_an_upload_and_a_check_are_removed_a_week_after_their_last_write(world: World, name: str) -> None:
+    data = world.services.buckets.data
+    data.write(name, b"{}")
+    stat = data.stat(name)
+    assert stat is not None
+    for age, stays in ((timedelta(days=7), True), (timedelta(days=7) + SECOND, False)):
+        world.clock.time = stat.updated_at + age
+        world.services.sweep()
+        assert (data.stat(name) is not None) is stays
 
 
 @pytest.mark.parametrize(("timeout", "seconds"), [(3600, 3480), (240, 120), (200, 100), (60, 30)])

@@ -10,6 +10,7 @@ from gemtune.errors import BadPageToken, JobNotFound
 from gemtune.gcp.cloud_logs import CloudLogs
 from gemtune.jobs.record import Claim
 from gemtune.jobs.status import Step
+from gemtune.services.logs import read as read_module
 from gemtune.services.logs.read import PAGE_BYTES, LogPage, StepLine
 from tests.fakes import World
 
@@ -51,6 +52,17 @@ def write(world: World, job_id: str, execution: str, text: str) -> None:
 
 def read(world: World, job_id: str, after: str | None = None, *, limit: int = 100, step: Step | None = None) -> LogPage:
     return world.services.read_logs(job_id, step=step, after=after, limit=limit)
+
+
+@pytest.mark.parametrize("room", [-1, 0, 1, 2])
+def test_only_a_full_page_is_followed_by_another(
+    world: World, job_id: str, room: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Give a page of all lines so many bytes of room."""
+    size = sum(len(line.text) for line in read(world, job_id).lines)
+    monkeypatch.setattr(read_module, "PAGE_BYTES", size + room)
+    page = read(world, job_id)
+    assert (len(page.lines), page.more) == (10, room <= 0)
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 4, 100])

@@ -240,6 +240,7 @@ def test_an_execution_that_ended_before_its_job_is_replaced_three_times(running:
     running.world.launcher.states[claim.execution] = state
     running.services.sweep()
     assert (running.status, running.job.error.code) == ("failed", "execution_lost")
+    assert "was lost 4 times" in running.job.error.message
 
 
 def test_a_step_without_a_heartbeat_for_its_timeout_is_replaced(running: Running) -> None:
