@@ -68,7 +68,7 @@ def _phase(job_id: str, export_format: str, quantization: str, phase: str, work:
 
     note: of the written export, for its certificate.
     """
-    from trainer.certificate import held_out_rows, parity_check
+    from trainer.certificate import parity_check
     from trainer.export import trained_weights
     from trainer.steps import export
 
@@ -79,20 +79,7 @@ def _phase(job_id: str, export_format: str, quantization: str, phase: str, work:
         note = export.write(context, trained, folder)
         result: dict[str, Any] = {"bytes": sum(path.stat().st_size for path in folder.iterdir()), "note": note}
     else:
-        rows = held_out_rows.collect(trained.prepared, trained.folder)
-        certificate = parity_check.Certificate(
-            context.spec,
-            trained,
-            rows,
-            folder,
-            Path(work),
-            context.llama_cpp,
-            lambda: None,
-            note,
-            write_base=None if trained.adapter is None else lambda: export.write_base(context, trained),
-        )
-        parity = parity_check.issue(certificate)
-        result = parity.model_dump()
+        result = parity_check.issue(export.certificate_of(context, trained, folder, note)).model_dump()
     seconds = time.perf_counter() - began
     peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     print(json.dumps(result), json.dumps({"seconds": seconds, "peak": peak / 1e3}), sep="\n")

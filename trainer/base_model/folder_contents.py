@@ -132,8 +132,13 @@ def check_header(name: str, beginning: bytes, size: int) -> None:
 
 def indexed_files(folder: Path) -> set[str]:
     """Return the names of the files that the weights are split into."""
-    weight_map = _json_object(folder / INDEX).get("weight_map")
-    return {str(file) for file in weight_map.values()} if isinstance(weight_map, dict) else set()
+    return set(weight_map(folder).values())
+
+
+def weight_map(folder: Path) -> dict[str, str]:
+    """Return the file of each tensor by the index of the weights."""
+    stated = _json_object(folder / INDEX).get("weight_map")
+    return {str(name): str(file) for name, file in stated.items()} if isinstance(stated, dict) else {}
 
 
 def weight_files(folder: Path) -> set[Path]:

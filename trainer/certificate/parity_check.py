@@ -43,7 +43,8 @@ class Certificate:
 
     rows: to compare on, if training recorded no reference. work: a folder for temporary files. tools: the folder of
     llama.cpp. note: a sentence on how the export was made. write_base: writes the base model as the export was written,
-    for the noise floor, and returns the file or folder; None if all weights were trained.
+    for the noise floor, and returns the file or folder; None if all weights were trained. compare: does what
+    `comparison_process` does with a case; None is that process.
     """
 
     spec: Spec
@@ -55,6 +56,7 @@ class Certificate:
     check_stop: Callable[[], None]
     note: str = ""
     write_base: Callable[[], Path] | None = None
+    compare: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
 
 
 def issue(certificate: Certificate, monotonic: Callable[[], float] = time.monotonic) -> Parity:
@@ -137,11 +139,10 @@ def _measure_floor(certificate: Certificate, write_base: Callable[[], Path]) -> 
 
 
 def _run(certificate: Certificate, more: Mapping[str, Any]) -> dict[str, Any]:
-    """Run `comparison_process` and return its result.
+    """Compare in another process, unless the certificate says how.
 
     If the export crashes it, the result is `cannot_load`.
     """
-    case_file, result_file = certificate.work / "case.json", certificate.work / "result.json"
     spec, trained = certificate.spec, certificate.trained
     case = {
         "base": str(trained.base),
@@ -153,8 +154,11 @@ def _run(certificate: Certificate, more: Mapping[str, Any]) -> dict[str, Any]:
         "tools": str(certificate.tools),
         "reference": None if trained.reference is None else str(trained.reference),
         "rows": None if trained.reference is not None else certificate.rows.to_json(),
-    }
-    case_file.write_text(json.dumps(case | dict(more)))
+    } | dict(more)
+    if certificate.compare is not None:
+        return certificate.compare(case)
+    case_file, result_file = certificate.work / "case.json", certificate.work / "result.json"
+    case_file.write_text(json.dumps(case))
     arguments = ["-P", "-m", "trainer.certificate.comparison_process", str(case_file), str(result_file)]
     ended = child.run(arguments, certificate.check_stop)
     if ended.code == 0:

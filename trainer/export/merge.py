@@ -91,7 +91,7 @@ def merge(
         tokenizer_files.copy_companion_files(source, folder)
     tokenizer_files.write_generation_config(base, folder)
     config = with_vocabulary(config, rows_of_embedding(base, new_tokens))
-    described = _config_for(config, merged_export(quantization))
+    described = config_for(config, merged_export(quantization))
     (folder / "config.json").write_text(json.dumps(described, indent=2) + "\n")
 
 
@@ -265,17 +265,17 @@ def with_vocabulary(config: Mapping[str, Any], rows: int | None) -> dict[str, An
     return dict(config) | dict.fromkeys(names, rows)
 
 
-def _config_for(config: Mapping[str, Any], export: MergedExport) -> dict[str, Any]:
+def config_for(config: Mapping[str, Any], export: MergedExport) -> dict[str, Any]:
     """Return config.json with the dtype and quantization of the export."""
     parts = {key: _config_of_part(value, export.dtype) for key, value in config.items() if key in PARTS}
     written = dict(config) | parts
     written.pop("torch_dtype", None)
     written["dtype"] = export.dtype
-    quantized = quantization_config(config, export)
+    quantized = _quantization_config(config, export)
     return written if quantized is None else written | {"quantization_config": quantized}
 
 
-def quantization_config(config: Mapping[str, Any], export: MergedExport) -> dict[str, Any] | None:
+def _quantization_config(config: Mapping[str, Any], export: MergedExport) -> dict[str, Any] | None:
     """Return config.json's section about quantized weights, or None."""
     if export.quantization != "q4":
         return None

@@ -51,11 +51,13 @@ class Contents:
     """Metadata and entries of the GGUF file `path`.
 
     metadata: numbers, strings, and arrays of numbers with at most SHORT items; of the others those that were asked for.
+    keys: of all metadata, also of that which was not read.
     """
 
     path: Path
     metadata: dict[str, Any]
     entries: list[Entry]
+    keys: frozenset[str]
 
 
 def contents(path: Path, arrays: Collection[str] = ()) -> Contents:
@@ -76,22 +78,24 @@ class _Cursor:
     def __init__(self, data: mmap.mmap):
         self._data, self._at = data, 0
 
-    def contents(self, arrays: Collection[str]) -> tuple[dict[str, Any], list[Entry]]:
-        """Read metadata and entries."""
+    def contents(self, arrays: Collection[str]) -> tuple[dict[str, Any], list[Entry], frozenset[str]]:
+        """Read metadata, entries, and the keys of all metadata."""
         if self._data[:4] != b"GGUF":
             raise InvalidGguf("the file does not begin with GGUF")
         self._at = 8  # behind the version: versions 2 and 3 have the same layout
-        tensors, keys = self._number("Q"), self._number("Q")
-        metadata = {}
-        for _ in range(keys):
+        tensors, count = self._number("Q"), self._number("Q")
+        metadata, keys = {}, set()
+        for _ in range(count):
             key = self._string()
+            keys.add(key)
             value = self._value(self._number("I"), whole=key in arrays)
             if value is not None:
                 metadata[key] = value
         entries = [self._entry() for _ in range(tensors)]
         alignment = metadata.get("general.alignment", ALIGNMENT)
         start = -(-self._at // alignment) * alignment
-        return metadata, [Entry(each.name, each.kind, each.shape, start + each.offset) for each in entries]
+        placed = [Entry(each.name, each.kind, each.shape, start + each.offset) for each in entries]
+        return metadata, placed, frozenset(keys)
 
     def _entry(self) -> Entry:
         name = self._string()

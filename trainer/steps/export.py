@@ -182,19 +182,24 @@ def _write_certified(
     """
     note = write(context, trained, folder, written=written)
     context.enter("comparing the export with the trained model")
-    return parity_check.issue(
-        parity_check.Certificate(
-            context.spec,
-            trained,
-            held_out_rows.collect(trained.prepared, trained.folder),
-            folder,
-            context.work,
-            context.llama_cpp,
-            context.check_stop,
-            note,
-            None if trained.adapter is None else lambda: write_base(context, trained),
-        ),
-        context.clock.monotonic,
+    return parity_check.issue(certificate_of(context, trained, folder, note), context.clock.monotonic)
+
+
+def certificate_of(context: Context, trained: TrainedWeights, folder: Path, note: str) -> parity_check.Certificate:
+    """Return the certificate of an export, not issued yet.
+
+    folder: with the export. note: of `write`.
+    """
+    return parity_check.Certificate(
+        context.spec,
+        trained,
+        held_out_rows.collect(trained.prepared, trained.folder),
+        folder,
+        context.work,
+        context.llama_cpp,
+        context.check_stop,
+        note,
+        None if trained.adapter is None else lambda: write_base(context, trained),
     )
 
 

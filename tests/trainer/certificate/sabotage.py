@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 from bitsandbytes.functional import QuantState, dequantize_4bit, quantize_4bit
-from gguf import GGMLQuantizationType, GGUFReader, quants
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFReader, quants
 from safetensors.torch import load_file, save_file
 
 from trainer.export.merge import NF4_PARTS
 
-Sabotage = Callable[[Path], None]
+Sabotage = Callable[[Path], object]
 
 
 def tensors(change: Callable[[dict[str, torch.Tensor]], object], name: str = "model.safetensors") -> Sabotage:
@@ -247,3 +248,169 @@ def gguf_tensor(file: str, name: str, change: Callable[[Any], Any]) -> Sabotage:
 def gaussian(share: float) -> Callable[[Any], Any]:
     """Return a change that adds noise, as a share of standard deviation."""
     return lambda values: values + share * values.std() * np.random.default_rng(3).standard_normal(values.shape)
+
+
+def in_section(file: str, *path: str, value: Any) -> Sabotage:
+    """Return a sabotage that sets a field in a section of a JSON file.
+
+    path: the names of sections, or indices of lists, down to the field.
+    """
+
+    def spoil(folder: Path) -> None:
+        content = json.loads((folder / file).read_text())
+        section = content
+        for name in path[:-1]:
+            section = section[int(name) if isinstance(section, list) else name]
+        section[path[-1]] = value
+        (folder / file).write_text(json.dumps(content))
+
+    return spoil
+
+
+def swap_layers(first: int, second: int) -> Sabotage:
+    """Return a sabotage that exchanges all tensors of two layers."""
+
+    def change(weights: dict[str, torch.Tensor]) -> None:
+        for name in [name for name in weights if f".layers.{first}." in name]:
+            other = name.replace(f".layers.{first}.", f".layers.{second}.")
+            weights[name], weights[other] = weights[other].clone(), weights[name].clone()
+
+    return tensors(change)
+
+
+def without_tensors(part: str, file: str) -> Sabotage:
+    def change(weights: dict[str, torch.Tensor]) -> None:
+        for name in [name for name in weights if part in name]:
+            del weights[name]
+
+    return tensors(change, file)
+
+
+def in_two_files(name: str) -> Sabotage:
+    """Return a sabotage that adds a second file of weights.
+
+    It has a tensor that the first one has too. The index names both.
+    """
+
+    def spoil(folder: Path) -> None:
+        weights = load_file(folder / "model.safetensors")
+        (folder / "model.safetensors").unlink()
+        first, second = (f"model-0000{number}-of-00002.safetensors" for number in (1, 2))
+        save_file(weights, folder / first, metadata={"format": "pt"})
+        save_file({name: weights[name] * 2}, folder / second, metadata={"format": "pt"})
+        index = {"metadata": {}, "weight_map": dict.fromkeys(weights, first) | {name: second}}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+    return spoil
+
+
+def misplaced_in_index(name: str) -> Sabotage:
+    """Return a sabotage that adds an index, which does not list a tensor."""
+
+    def spoil(folder: Path) -> None:
+        names = [each for each in load_file(folder / "model.safetensors") if each != name]
+        index = {"metadata": {}, "weight_map": dict.fromkeys(names, "model.safetensors")}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+    return spoil
+
+
+def smallest_nf4_scale(name: str, block: int) -> Sabotage:
+    """Return a sabotage that makes the scale of one block in 4 bits too small.
+
+    Scales are in 8 bits, of which 0 is the smallest.
+    """
+
+    def change(weights: dict[str, torch.Tensor]) -> None:
+        weights[f"{name}.absmax"][block] = 0
+
+    return tensors(change)
+
+
+def nf4_state(name: str, **values: Any) -> Sabotage:
+    """Return a sabotage that changes settings of a tensor in 4 bits."""
+
+    def change(weights: dict[str, torch.Tensor]) -> None:
+        key = f"{name}.quant_state.bitsandbytes__nf4"
+        state = json.loads(bytes(weights[key].tolist())) | values
+        weights[key] = torch.tensor(list(json.dumps(state).encode()), dtype=torch.uint8)
+
+    return tensors(change)
+
+
+def folder_of_templates(folder: Path) -> None:
+    """Add a folder in which transformers looks for further chat templates."""
+    (folder / "additional_chat_templates").mkdir()
+    (folder / "additional_chat_templates" / "tool_use.jinja").write_text("{{ messages[0].content }}")
+
+
+# Types of values in GGUF, as number and bytes.
+_GGUF_VALUES: dict[type, Callable[[Any], tuple[int, bytes]]] = {
+    int: lambda value: (4, struct.pack("<I", value)),
+    float: lambda value: (6, struct.pack("<f", value)),
+    bool: lambda value: (7, struct.pack("<?", value)),
+    str: lambda value: (8, struct.pack("<Q", len(value.encode())) + value.encode()),
+}
+
+
+def _gguf_setting(key: str, value: Any) -> bytes:
+    kind, content = _GGUF_VALUES[type(value)](value)
+    return struct.pack("<Q", len(key)) + key.encode() + struct.pack("<I", kind) + content
+
+
+def added_setting(file: str, key: str, value: Any) -> Sabotage:
+    """Return a sabotage that adds a setting to a GGUF file.
+
+    A description before it makes both as long as the alignment of tensors needs.
+    """
+
+    def spoil(folder: Path) -> None:
+        content, setting = (folder / file).read_bytes(), _gguf_setting(key, value)
+        short = len(setting) + len(_gguf_setting("general.url", ""))
+        setting += _gguf_setting("general.url", "-" * (-short % 32))
+        (count,) = struct.unpack_from("<Q", content, 16)
+        (folder / file).write_bytes(content[:16] + struct.pack("<Q", count + 2) + setting + content[24:])
+
+    return spoil
+
+
+def setting_text(file: str, key: str, value: str) -> Sabotage:
+    """Return a sabotage that replaces a text of a GGUF file by one as long."""
+
+    def spoil(folder: Path) -> None:
+        content = (folder / file).read_bytes()
+        at = content.index(key.encode()) + len(key) + 12  # behind the type and the length
+        (folder / file).write_bytes(content[:at] + value.encode() + content[at + len(value) :])
+
+    return spoil
+
+
+def swap_gguf(file: str, first: str, second: str) -> Sabotage:
+    """Return a sabotage that exchanges the data of two tensors of a GGUF file."""
+
+    def spoil(folder: Path) -> None:
+        named = {each.name: each.data for each in GGUFReader(folder / file, "r+").tensors}
+        data = named[first].copy()
+        named[first][...], named[second][...] = named[second], data
+
+    return spoil
+
+
+def scaled_block(file: str, name: str, factor: float) -> Sabotage:
+    """Return a sabotage that scales one block of a quantized tensor.
+
+    The types that gguf can write begin a block with its scale, a float16 number.
+    """
+
+    def spoil(folder: Path) -> None:
+        tensor = next(each for each in GGUFReader(folder / file, "r+").tensors if each.name == name)
+        _, size = GGML_QUANT_SIZES[tensor.tensor_type]
+        scales = tensor.data.reshape(-1, size)[:, :2].view(np.float16)
+        scales[len(scales) // 2] *= np.float16(factor)
+
+    return spoil
+
+
+def rounded_to(kind: GGMLQuantizationType) -> Callable[[Any], Any]:
+    """Return a change that rounds values as a type of fewer bits does."""
+    return lambda values: quants.dequantize(quants.quantize(values.astype(np.float32), kind), kind)

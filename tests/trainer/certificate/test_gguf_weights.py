@@ -12,7 +12,7 @@ import torch
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFWriter, quants
 
 from gemtune.request.exports import quantizations
-from trainer.certificate.files import gguf_settings, gguf_tensor, gguf_weights
+from trainer.certificate.files import gguf_keys, gguf_settings, gguf_tensor, gguf_weights
 from trainer.certificate.files.weights import Weight
 from trainer.gguf.dither import LOW_BITS
 from trainer.gguf.file_layout import Entry, contents
@@ -24,7 +24,13 @@ def write_metadata(path: Path, prefix: str, numbers: dict[str, Any]) -> Path:
     """Write a GGUF file with numbers, whose keys have a prefix."""
     writer = GGUFWriter(path, prefix.partition(".")[0])
     for key, value in numbers.items():
-        kinds: dict[type, Any] = {int: writer.add_uint32, float: writer.add_float32, list: writer.add_array}
+        kinds: dict[type, Any] = {
+            int: writer.add_uint32,
+            float: writer.add_float32,
+            list: writer.add_array,
+            bool: writer.add_bool,
+            str: writer.add_string,
+        }
         kinds[type(value)](f"{prefix}.{key}", value)
     writer.add_tensor("x", np.zeros(4, np.float32))
     writer.write_header_to_file()
@@ -123,6 +129,23 @@ def test_an_untrained_weight_beyond_the_range_of_float16_is_noticed(
     tensor = gguf_tensor.Tensor(tmp_path / "f16.bin", Entry("x", 1, (2, 2), 0), "F16", (1, 2))
     problem = gguf_tensor.problem(tensor, Weight("x", values, trained=False), 0.0, was_dithered=False)
     assert problem == (None if is_right else "differs from the trained weights by up to inf")
+
+
+@pytest.mark.parametrize(("kind", "factor"), [("Q8_0", 1.05), ("Q8_0", 0.95), ("Q5_0", 1.4), ("Q4_0", 0.6)])
+def test_a_single_block_that_is_scaled_is_noticed(tmp_path: Path, kind: str, factor: float) -> None:
+    """Scale 32 values of a row of 2048, which as a whole hardly differs."""
+    values = (torch.randn(64, 2048, generator=torch.Generator().manual_seed(1)) * 0.02).bfloat16()
+    exported = values.float()
+    type_of_tensor = GGMLQuantizationType[kind]
+    path = tmp_path / "quantized.bin"
+    entry = Entry("x", int(type_of_tensor), (64, 2048), 0)
+    tensor = gguf_tensor.Tensor(path, entry, kind, GGML_QUANT_SIZES[type_of_tensor])
+    for part, is_right in ((exported[:0], True), (exported[5, 64:96], False)):
+        part *= factor
+        quants.quantize(exported.numpy(), type_of_tensor).tofile(path)
+        problem = gguf_tensor.problem(tensor, Weight("x", values, trained=False), 0.0, was_dithered=False)
+        assert (problem is None) is is_right, problem
+        assert problem is None or "has a block scaled by" in problem
 
 
 @pytest.mark.parametrize("factor", [1.0, 1.1, 0.88])
@@ -238,22 +261,70 @@ def test_settings_that_change_no_shape_are_compared(
     ("changed", "problem"),
     [
         ({}, None),
-        ({"image_mean": [0.5, 0.5, 0.25]}, "image_mean of mmproj.gguf is [0.5, 0.5, 0.25], not [0.5, 0.5, 0.5]"),
-        ({"image_std": [0.25] * 3}, "image_std of mmproj.gguf is [0.25, 0.25, 0.25], not [0.5, 0.5, 0.5]"),
-        ({"image_size": 224}, "image_size of mmproj.gguf is 224, not 896"),
-        ({"projector.scale_factor": 2}, "projector.scale_factor of mmproj.gguf is 2, not 4"),
-        ({"patch_size": 16}, "patch_size of mmproj.gguf is 16, not 14"),
-        ({"attention.head_count": 4}, "attention.head_count of mmproj.gguf is 4, not 2"),
-        ({"attention.layer_norm_epsilon": 0.5}, "attention.layer_norm_epsilon of mmproj.gguf is 0.5, not 1e-06"),
+        ({"vision.image_mean": [0.5, 0.5, 0.25]}, "vision.image_mean of {} is [0.5, 0.5, 0.25], not [0.5, 0.5, 0.5]"),
+        ({"vision.image_std": [0.25] * 3}, "vision.image_std of {} is [0.25, 0.25, 0.25], not [0.5, 0.5, 0.5]"),
+        ({"vision.image_size": 224}, "vision.image_size of {} is 224, not 896"),
+        ({"vision.projector.scale_factor": 2}, "vision.projector.scale_factor of {} is 2, not 4"),
+        ({"vision.patch_size": 16}, "vision.patch_size of {} is 16, not 14"),
+        ({"vision.attention.head_count": 4}, "vision.attention.head_count of {} is 4, not 2"),
+        ({"vision.attention.layer_norm_epsilon": 0.5}, "vision.attention.layer_norm_epsilon of {} is 0.5, not 1e-06"),
+        ({"projector_type": "gemma3nv"}, "projector_type of {} is gemma3nv, not gemma3"),
+        ({"use_gelu": False}, "use_gelu of {} is False, not True"),
     ],
 )
 def test_settings_of_a_vision_tower_are_compared(tmp_path: Path, changed: dict[str, Any], problem: str | None) -> None:
     vision = {"patch_size": 14, "num_attention_heads": 2, "layer_norm_eps": 1e-6, "image_size": 896}
-    written = {"patch_size": 14, "attention.head_count": 2, "attention.layer_norm_epsilon": 1e-6, "image_size": 896}
-    written |= {"image_mean": [0.5] * 3, "image_std": [0.5] * 3} | changed
-    path = write_metadata(tmp_path / "mmproj.gguf", "clip.vision", written)
-    assert projector_problems(path, vision) == ([] if problem is None else [f"clip.vision.{problem}"])
-    assert projector_problems(path, None) == []
+    path = write_metadata(tmp_path / "mmproj.gguf", "clip", TOWER | changed)
+    assert projector_problems(path, vision) == ([] if problem is None else [f"clip.{problem.format(path.name)}"])
+
+
+@pytest.mark.parametrize(
+    ("stated", "written", "problem"),
+    [
+        ({"temperature": 0.5, "top_k": 64}, {"temp": 0.5, "top_k": 64}, None),
+        ({"temperature": 0.5}, {}, "temp is None, not 0.5"),
+        ({}, {"temp": 0.5}, "temp is 0.5, not None"),
+        ({"repetition_penalty": 1.5}, {"penalty_repeat": 1.25}, "penalty_repeat is 1.25, not 1.5"),
+    ],
+)
+def test_the_sampling_that_a_file_proposes_is_that_of_the_training(
+    tmp_path: Path, stated: dict[str, Any], written: dict[str, Any], problem: str | None
+) -> None:
+    (tmp_path / "generation_config.json").write_text(json.dumps(stated))
+    path = write_metadata(tmp_path / "model.gguf", "general.sampling", written)
+    wrong = gguf_keys.problems(contents(path), tmp_path, ())
+    assert wrong == ([] if problem is None else [f"general.sampling.{problem}"])
+
+
+def test_settings_that_a_config_does_not_state_are_compared_with_those_that_transformers_takes(tmp_path: Path) -> None:
+    """Real models omit most of them."""
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gemma3", "text_config": {"hidden_size": 64}}))
+    config = gguf_settings.with_defaults(json.loads((tmp_path / "config.json").read_text()), tmp_path)
+    path = write_metadata(tmp_path / "model.gguf", "gemma3", {"attention.layer_norm_rms_epsilon": 1e-5})
+    wrong = gguf_settings.problems(contents(path).metadata, config)
+    assert "gemma3.attention.layer_norm_rms_epsilon is 9.999999747378752e-06, not 1e-06" in wrong
+    assert "gemma3.embedding_length is None, not 64" in wrong
+
+
+TOWER: dict[str, Any] = {
+    "projector_type": "gemma3",
+    "use_gelu": True,
+    "has_vision_encoder": True,
+    "vision.patch_size": 14,
+    "vision.attention.head_count": 2,
+    "vision.attention.layer_norm_epsilon": 1e-6,
+    "vision.image_size": 896,
+    "vision.image_mean": [0.5] * 3,
+    "vision.image_std": [0.5] * 3,
+}
+
+
+def test_a_setting_of_a_vision_tower_that_the_model_does_not_have_is_noticed(tmp_path: Path) -> None:
+    path = write_metadata(tmp_path / "mmproj.gguf", "clip", TOWER | {"vision.window_size": 112})
+    vision = {"patch_size": 14, "num_attention_heads": 2, "layer_norm_eps": 1e-6, "image_size": 896}
+    assert projector_problems(path, vision) == [
+        "mmproj.gguf has the setting clip.vision.window_size, which the model does not"
+    ]
 
 
 def projector_problems(path: Path, vision: dict[str, Any] | None) -> list[str]:

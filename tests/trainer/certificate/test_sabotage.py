@@ -13,6 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
+from bench.certificate import sabotages
+from bench.certificate.sabotages import Spoilt
 from tests import tiny_gemma
 from tests.trainer import untrained_results
 from tests.trainer.certificate import sabotage
@@ -38,6 +40,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> TrainedWeights:
     folder = tmp_path_factory.mktemp("trained")
     base = sharpen_logits(tiny_gemma.build(folder / "base", head_dim=256))
     enlarge_row(base / "model.safetensors")
+    vary_norms(base / "model.safetensors")
     return TrainedWeights(base, untrained_results.write_adapter(base, folder / "adapter"), folder)
 
 
@@ -48,6 +51,15 @@ def enlarge_row(file: Path) -> None:
     """
     weights = load_file(file)
     weights[OUTLIERS][LARGE_ROW] *= 30
+    save_file(weights, file, metadata={"format": "pt"})
+
+
+def vary_norms(file: Path) -> None:
+    """Make each norm another one; those of a new model are all equal."""
+    weights, generator = load_file(file), torch.Generator().manual_seed(5)
+    for name, weight in weights.items():
+        if name.endswith("norm.weight"):
+            weight += 0.1 * torch.randn(weight.shape, generator=generator)
     save_file(weights, file, metadata={"format": "pt"})
 
 
@@ -223,6 +235,17 @@ ADAPTERS: dict[str, Sabotage] = {
 @pytest.mark.parametrize("name", ADAPTERS)
 def test_a_spoilt_adapter_is_noticed(case_of: CaseOf, tmp_path: Path, name: str) -> None:
     assert complaints(spoil(case_of("adapter", "none"), tmp_path / "spoilt", ADAPTERS[name])) != ""
+
+
+OF_GEMMA_3 = [each for each in sabotages.SPOILT if each.job == sabotages.DENSE]
+
+
+@pytest.mark.parametrize("spoilt", OF_GEMMA_3, ids=lambda each: f"{each.quantization}-{each.name}")
+def test_the_benchmarks_spoilt_exports_are_noticed_in_their_files(
+    case_of: CaseOf, tmp_path: Path, spoilt: Spoilt
+) -> None:
+    case = case_of(spoilt.format, spoilt.quantization)
+    assert complaints(spoil(case, tmp_path / "spoilt", spoilt.spoil)) != ""
 
 
 @pytest.mark.parametrize("quantization", ["f16", "q8_0", "q5_k_m", "q4_k_m", "q2_k"])

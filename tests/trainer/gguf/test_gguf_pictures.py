@@ -5,6 +5,7 @@ The projector file contains the trained vision tower.
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from gemtune.jobs.status import Step
 from gemtune.llama_cpp import is_built
 from gemtune.settings import Settings
 from tests import rows, tiny_gemma
+from tests.trainer.certificate import sabotage
 from tests.trainer.conftest import Bench
 from tests.trainer.training.test_vision_gemma4 import LEARNING, WITH_TOWER, BenchOf, bench_for, folders  # noqa: F401
 from trainer.base_model import vision_parts
@@ -96,6 +98,7 @@ def with_current_names(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tens
 def test_the_projector_file_of_gemma_4_contains_the_base_models_vision_tower(
     shape: str,
     bench_for: BenchOf,  # noqa: F811
+    tmp_path: Path,
 ) -> None:
     """The tower is not trained, so every weight equals that of the base model."""
     if not is_built(Settings.from_environment().llama_cpp):
@@ -117,6 +120,10 @@ def test_the_projector_file_of_gemma_4_contains_the_base_models_vision_tower(
     named = [name for name in tensors if set(name.split(".")) & set(vision_parts.NAMES)]
     wrong = projector_weights.problems(Spoiled(bench.base, None), bench.base, folder / PROJECTOR)
     assert wrong[-1] == f"and {len(named) - len(wrong) + 1} more tensors", wrong
+    reordered = Path(shutil.copytree(folder, tmp_path / "reordered"))
+    sabotage.gguf_tensor(PROJECTOR, "v.patch_embd.weight", lambda values: values[:, ::-1])(reordered)
+    (problem,) = projector_weights.problems(weights.TrainedModel(bench.base, None), bench.base, reordered / PROJECTOR)
+    assert problem.startswith(f"v.patch_embd.weight of {PROJECTOR} differs")
 
 
 def test_the_projector_file_of_a_unified_model_contains_what_was_trained_in_place_of_a_tower(

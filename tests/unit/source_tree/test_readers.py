@@ -61,6 +61,7 @@ ALLOWED: Mapping[tuple[str, str], str] = {
     ("trainer/certificate/parity_check.py", "json.loads"): PROCESS,
     ("trainer/certificate/reference.py", "json.loads"): OURS,
     ("trainer/certificate/files/settings.py", "json.loads"): OURS,
+    ("trainer/certificate/files/weights.py", "json.loads"): OURS,
     ("trainer/export/lora_weights.py", "json.loads"): OURS,
     ("trainer/export/lossy.py", "json.loads"): OURS,
     ("trainer/export/trained_weights.py", "json.loads"): OURS,

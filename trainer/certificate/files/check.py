@@ -6,7 +6,7 @@ import sys
 
 from gemtune.request.exports import AdapterExport, GgufExport, MergedExport
 from trainer.base_model import folder_contents
-from trainer.certificate.files import gguf_settings, settings, vocabulary, weights
+from trainer.certificate.files import gguf_keys, gguf_settings, settings, vocabulary, weights
 from trainer.certificate.files.case import Case
 from trainer.export.usage import PROJECTOR
 from trainer.gguf import projector
@@ -34,19 +34,21 @@ def _gguf_problems(case: Case, export: GgufExport) -> list[str]:
     from trainer.certificate.files import gguf_weights, projector_weights
     from trainer.gguf.llama_library import LlamaModel
 
-    path, config = case.folder / export.file_name, folder_contents.config_of(case.base)
+    path, stated = case.folder / export.file_name, folder_contents.config_of(case.base)
+    config = gguf_settings.with_defaults(stated, case.base)
     model, file = LlamaModel(case.tools, path), contents(path, vocabulary.ARRAYS)
     tokenizer = vocabulary.tokenizer_of(case.trained)
     tokens = vocabulary.token_count(tokenizer)
     differing = [
-        *settings.gguf_problems(model, case.trained, case.folder, export),
+        *settings.gguf_problems(model, case.trained, case.folder, export, has_projector="vision_config" in stated),
         *vocabulary.problems(model, file.metadata, case.trained, tokenizer),
         *gguf_settings.problems(file.metadata, config),
+        *gguf_keys.problems(file, case.trained, gguf_settings.keys(str(file.metadata.get("general.architecture")))),
     ]
     del tokenizer  # it takes hundreds of megabytes
     trained = weights.TrainedModel(case.base, case.adapter)
     differing += gguf_weights.problems(trained, config, file, export, tokens, was_dithered=case.was_dithered)
-    if "vision_config" in config:
+    if "vision_config" in stated:
         projector.check(case.folder / PROJECTOR, case.base)
         differing += gguf_settings.projector_problems(case.folder / PROJECTOR, case.base)
         differing += projector_weights.problems(trained, case.base, case.folder / PROJECTOR)

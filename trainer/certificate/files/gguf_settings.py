@@ -32,8 +32,16 @@ HYPERPARAMETERS: tuple[tuple[str, tuple[str, ...], float | None], ...] = (
     ("expert_used_count", ("num_experts_per_tok", "top_k_experts"), None),
     ("expert_feed_forward_length", ("moe_intermediate_size", "expert_intermediate_size"), None),
 )
-# Settings that a model has or lacks: without a value in config.json, the file has none either.
+# Settings that a model has or lacks: without a value in config.json, the file has none either. The second ones are of
+# rotary embeddings of the type "yarn", with their names in config.json.
 OPTIONAL = ("attn_logit_softcapping", "final_logit_softcapping")
+OF_YARN: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("original_context_length", ("original_max_position_embeddings",)),
+    ("yarn_ext_factor", ("extrapolation_factor",)),
+    ("yarn_attn_factor", ("attention_factor", "attn_factor")),
+    ("yarn_beta_fast", ("beta_fast",)),
+    ("yarn_beta_slow", ("beta_slow",)),
+)
 # Every so many layers one has no window, in the architectures for which a file does not say which.
 WINDOW_PERIODS = {"gemma2": 2, "gemma3": 6}
 # The base of rotary position embeddings of a file that states none.
@@ -50,27 +58,69 @@ OF_VISION = (
     ("embedding_length", "hidden_size"),
     ("feed_forward_length", "intermediate_size"),
 )
+# The same of an audio tower, with a number that the value in config.json is multiplied with, and the value if it states
+# none.
+OF_AUDIO: tuple[tuple[str, str, int, float | None], ...] = (
+    ("num_mel_bins", "input_feat_size", 1, 128),
+    ("attention.head_count", "num_attention_heads", 1, None),
+    ("attention.layer_norm_epsilon", "layer_norm_eps", 1, 1e-6),
+    ("block_count", "num_hidden_layers", 1, None),
+    ("embedding_length", "hidden_size", 1, None),
+    ("feed_forward_length", "hidden_size", 4, None),
+)
+# Settings of an mmproj file that follow from the type of the model, and those of models that hear.
+FIXED: Mapping[str, Mapping[str, Setting]] = {
+    "gemma3": {"clip.projector_type": "gemma3", "clip.use_gelu": True, "clip.has_vision_encoder": True},
+    "gemma4": {"clip.vision.projector_type": "gemma4v", "clip.has_vision_encoder": True},
+}
+HEARING: Mapping[str, Setting] = {"clip.audio.projector_type": "gemma4a", "clip.has_audio_encoder": True}
 # Files with the settings of the image processor, the later ones of higher precedence, as for llama.cpp's converter.
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")
-# The sides of a picture's patches that become one token, if an mmproj file does not say so.
-DEFAULT_POOLING = 4
+# The sides of a picture's patches that become one token, and their number if an mmproj file does not say it.
+POOLING, DEFAULT_POOLING = "clip.vision.projector.scale_factor", 4
+
+
+def with_defaults(config: Mapping[str, Any], base: Path) -> dict[str, Any]:
+    """Return a config.json with the defaults of transformers.
+
+    Those of real models omit what is as in other models of their size. base: the folder of the model.
+    """
+    from transformers import AutoConfig
+
+    return _completed(config, AutoConfig.from_pretrained(base).to_dict())
+
+
+def _completed(stated: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    completed = dict(defaults)
+    for key, value in stated.items():
+        default = defaults.get(key)
+        if isinstance(value, dict) and isinstance(default, dict):
+            completed[key] = _completed(value, default)
+        elif value is not None or key not in defaults:
+            completed[key] = value
+    return completed
+
+
+def keys(arch: str) -> set[str]:
+    """Return the keys of hyperparameters that `problems` compares."""
+    return {f"{arch}.{key}" for key in (*_expected({}, arch, {}), *_optional({}))}
 
 
 def problems(metadata: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
     """Return in sentences which hyperparameters of a file are wrong.
 
-    metadata: of a GGUF file. config: config.json of the model.
+    metadata: of a GGUF file. config: config.json of the model, with defaults.
     """
     text = folder_contents.text_config(config)
     arch = str(metadata.get("general.architecture"))
     wrong = []
     for key, (expected, default) in _expected(text, arch, metadata).items():
         actual = metadata.get(f"{arch}.{key}", default)
-        if expected is not None and not _is_same(expected, actual):
+        if expected is not None and not is_same(expected, actual):
             wrong.append(f"{arch}.{key} is {actual}, not {expected}")
-    for key in OPTIONAL:
-        value, actual = text.get(key), metadata.get(f"{arch}.{key}")
-        if not (actual is None if value is None else _is_same(value, actual)):
+    for key, value in _optional(text).items():
+        actual = metadata.get(f"{arch}.{key}")
+        if not (actual is None if value is None else is_same(value, actual)):
             wrong.append(f"{arch}.{key} is {actual}, not {value}")
     return wrong
 
@@ -91,6 +141,9 @@ def _expected(text: Mapping[str, Any], arch: str, metadata: Mapping[str, Any]) -
     for part in ("key", "value"):
         expected[f"attention.{part}_length"] = (whole, None)
         expected[f"attention.{part}_length_swa"] = (size, whole)
+    # All dimensions are rotated; those of which ROPE_FACTORS stops the rotation count as well.
+    expected["rope.dimension_count"] = (whole, whole)
+    expected["rope.dimension_count_swa"] = (size, whole)
     expected["attention.head_count_kv"] = (_heads_of_keys(text, is_window), None)
     expected["feed_forward_length"] = (_widths(text), None)
     period = WINDOW_PERIODS.get(arch)
@@ -102,6 +155,16 @@ def _expected(text: Mapping[str, Any], arch: str, metadata: Mapping[str, Any]) -
     expected["rope.scaling.factor"] = (factor, 1.0)
     expected["rope.scaling.type"] = (kind, kind if kind == "none" else "linear")
     return expected
+
+
+def _optional(text: Mapping[str, Any]) -> dict[str, Setting]:
+    """Return the settings that a file has only if config.json states them."""
+    parameters = _rope_parameters(text)
+    of_yarn = parameters if parameters.get("rope_type") == "yarn" else {}
+    return {key: text.get(key) for key in OPTIONAL} | {
+        f"rope.scaling.{key}": next((of_yarn[name] for name in names if of_yarn.get(name) is not None), None)
+        for key, names in OF_YARN
+    }
 
 
 def _of_whole_layers(text: Mapping[str, Any], name: str, name_by_layer: str) -> float | None:
@@ -149,10 +212,15 @@ def _rope_base(text: Mapping[str, Any], kind: str, older_key: str) -> float | No
 
 def _rope_scaling(text: Mapping[str, Any]) -> tuple[str, float]:
     """Return how layers without a window scale positions, and the divisor."""
-    stated = text.get("rope_parameters") or text.get("rope_scaling") or {}
-    parameters = stated.get("full_attention") or stated
+    parameters = _rope_parameters(text)
     kind, factor = parameters.get("rope_type", parameters.get("type", "default")), parameters.get("factor")
     return ("none", 1.0) if kind in UNSCALED or factor is None else (str(kind), float(factor))
+
+
+def _rope_parameters(text: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the settings of rotary embeddings of layers without a window."""
+    stated = text.get("rope_parameters") or text.get("rope_scaling") or {}
+    return stated.get("full_attention") or stated
 
 
 def projector_problems(path: Path, base: Path) -> list[str]:
@@ -165,29 +233,48 @@ def projector_problems(path: Path, base: Path) -> list[str]:
     vision = config.get("vision_config") or {}
     if config.get("model_type") == "gemma4_unified":
         return []
-    metadata = contents(path).metadata
-    expected: dict[str, Setting] = {key: vision.get(name) for key, name in OF_VISION}
+    file = contents(path)
+    expected = _of_projector(config, base)
+    wrong = [
+        f"{key} of {path.name} is {file.metadata.get(key)}, not {value}"
+        for key, value in expected.items()
+        if value is not None and not is_same(value, file.metadata.get(key))
+    ]
+    pooling = file.metadata.get(POOLING, DEFAULT_POOLING)
+    if config.get("model_type") == "gemma3" and (tokens := config.get("mm_tokens_per_image")) is not None:
+        sides = int(vision["image_size"]) // int(vision["patch_size"]) // math.isqrt(int(tokens))
+        if sides != pooling:
+            wrong.append(f"{POOLING} of {path.name} is {pooling}, not {sides}")
+    more = sorted(key for key in file.keys - {*expected, POOLING} if not key.startswith("general."))
+    return wrong + [f"{path.name} has the setting {key}, which the model does not" for key in more]
+
+
+def _of_projector(config: Mapping[str, Any], base: Path) -> dict[str, Setting]:
+    """Return the settings that an mmproj file has.
+
+    None stands for any value.
+    """
+    kind, vision, audio = str(config.get("model_type")), config.get("vision_config") or {}, config.get("audio_config")
+    width = folder_contents.text_config(config).get("hidden_size")
     processor: dict[str, Any] = {}
     for name in PROCESSORS:
         stated = json_object(base / name)
         processor |= stated | stated.get("image_processor", {})
-    expected |= {key: processor.get(key) for key in ("image_mean", "image_std")}
-    if config.get("model_type") == "gemma3":
-        expected["image_size"] = vision.get("image_size")
-    wrong = [
-        f"clip.vision.{key} of {path.name} is {metadata.get(f'clip.vision.{key}')}, not {value}"
-        for key, value in expected.items()
-        if value is not None and not _is_same(value, metadata.get(f"clip.vision.{key}"))
-    ]
-    pooling = metadata.get("clip.vision.projector.scale_factor", DEFAULT_POOLING)
-    if config.get("model_type") == "gemma3" and (tokens := config.get("mm_tokens_per_image")) is not None:
-        sides = int(vision["image_size"]) // int(vision["patch_size"]) // math.isqrt(int(tokens))
-        if sides != pooling:
-            wrong.append(f"clip.vision.projector.scale_factor of {path.name} is {pooling}, not {sides}")
-    return wrong
+    # The size of pictures of Gemma 4 is any number, which nothing reads.
+    expected: dict[str, Setting] = {"image_size": vision.get("image_size") if kind == "gemma3" else None}
+    expected |= {key: vision.get(name) for key, name in OF_VISION}
+    expected |= {key: processor.get(key) for key in ("image_mean", "image_std")} | {"projection_dim": width}
+    settings = {f"clip.vision.{key}": value for key, value in expected.items()} | dict(FIXED.get(kind, {}))
+    if audio is None:
+        return settings
+    of_audio: dict[str, Setting] = {"projection_dim": width}
+    for key, name, factor, default in OF_AUDIO:
+        stated = audio.get(name, default)
+        of_audio[key] = None if stated is None else factor * stated
+    return settings | {f"clip.audio.{key}": value for key, value in of_audio.items()} | dict(HEARING)
 
 
-def _is_same(expected: Setting, actual: Setting) -> bool:
+def is_same(expected: Setting, actual: Setting) -> bool:
     """Return whether a file holds a setting.
 
     It may hold one number for all layers or one for each.
@@ -195,7 +282,7 @@ def _is_same(expected: Setting, actual: Setting) -> bool:
     if isinstance(expected, list) or isinstance(actual, list):
         count = max(len(each) for each in (expected, actual) if isinstance(each, list))
         ours, theirs = (each if isinstance(each, list) else [each] * count for each in (expected, actual))
-        return len(ours) == len(theirs) and all(map(_is_same, ours, theirs))
+        return len(ours) == len(theirs) and all(map(is_same, ours, theirs))
     if isinstance(expected, int | float) and isinstance(actual, int | float):
         return struct.pack("<f", expected) == struct.pack("<f", actual)  # numbers of a file are of float32
     return expected == actual

@@ -7,7 +7,7 @@ all of them: a model that lost the token that ends its answers predicts the same
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +21,14 @@ from trainer.gguf.llama_library import LlamaModel
 from trainer.new_tokens import embedding
 from trainer.store import manifest
 
-# Keys of config.json that a merged export writes anew.
-REWRITTEN = frozenset({"dtype", "torch_dtype", "quantization_config"})
-
 
 def copied_problems(trained: Path, folder: Path) -> list[str]:
     """Return which files of an export differ from those of the training.
 
     For exports that are a copy of them: adapters, and whole models as they were trained.
     """
-    written = {manifest.NAME, versions.NAME}
-    expected = {path.name for path in trained.iterdir() if path.is_file()} - written
-    actual = {path.name for path in folder.iterdir() if path.is_file()} - written
+    expected = {path.name for path in trained.iterdir() if path.is_file()} - {manifest.NAME, versions.NAME}
+    actual = {path.name for path in folder.iterdir()}  # folders too, in which transformers looks for more templates
     problems = [f"{name} is missing" for name in sorted(expected - actual)]
     problems += [f"{name} was not written by the training" for name in sorted(actual - expected)]
     return problems + [
@@ -68,16 +64,8 @@ def merged_problems(base: Path, trained: Path, folder: Path, export: MergedExpor
         stated = tokenizer_files.generation_config(base)
         problems += _differing_values("generation_config.json", stated, json_object(folder / "generation_config.json"))
     rows = merge.rows_of_embedding(base, embedding.read(trained))
-    config = merge.with_vocabulary(folder_contents.config_of(base), rows)
-    written = folder_contents.config_of(folder)
-    problems += _differing_values("config.json", _without_dtypes(config), _without_dtypes(written))
-    if (dtype := written.get("dtype")) != export.dtype:
-        problems.append(f"dtype of config.json is {dtype!r}, not {export.dtype!r}")
-    quantized = merge.quantization_config(config, export) or {}
-    problems += _differing_values(
-        "quantization_config in config.json", quantized, written.get("quantization_config") or {}
-    )
-    return problems
+    config = merge.config_for(merge.with_vocabulary(folder_contents.config_of(base), rows), export)
+    return problems + _differing_values("config.json", config, folder_contents.config_of(folder))
 
 
 def _added_files(folder: Path, expected: Collection[str]) -> list[str]:
@@ -100,27 +88,37 @@ def _differing_fields(name: str, expected: Path, actual: Path) -> str:
 
 def _differing_values(name: str, expected: Mapping[str, Any], actual: Mapping[str, Any]) -> list[str]:
     absent = object()
+    ours, theirs = dict(_fields(expected)), dict(_fields(actual))
     return [
-        f"{key} of {name} is {_shown(actual.get(key))}, not {_shown(expected.get(key))}"
-        for key in sorted({*expected, *actual})
-        if expected.get(key, absent) != actual.get(key, absent)
+        f"{key} of {name} is {_shown(theirs, key)}, not {_shown(ours, key)}"
+        for key in sorted({*ours, *theirs})
+        if ours.get(key, absent) != theirs.get(key, absent)
     ]
 
 
-def _shown(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False, default=str)[:80]
+def _fields(section: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the fields of a JSON object, those of its sections too.
+
+    Their names are dotted.
+    """
+    for key, value in section.items():
+        if isinstance(value, dict) and value:
+            yield from _fields(value, f"{path}{key}.")
+        else:
+            yield f"{path}{key}", value
 
 
-def _without_dtypes(config: Any) -> Any:
-    if not isinstance(config, dict):
-        return config
-    return {key: _without_dtypes(value) for key, value in config.items() if key not in REWRITTEN}
+def _shown(fields: Mapping[str, Any], name: str) -> str:
+    return json.dumps(fields[name], ensure_ascii=False, default=str)[:80] if name in fields else "missing"
 
 
-def gguf_problems(model: LlamaModel, trained: Path, folder: Path, export: GgufExport) -> list[str]:
+def gguf_problems(
+    model: LlamaModel, trained: Path, folder: Path, export: GgufExport, *, has_projector: bool
+) -> list[str]:
     """Return which texts and files of a GGUF export are not the training's.
 
-    model: the file in llama.cpp. Raises StepError `template_not_for_gguf`.
+    model: the file in llama.cpp. has_projector: whether a second file has the vision tower. Raises StepError
+    `template_not_for_gguf`.
     """
     template = ChatTemplate(trained, json_object(trained / "tokenizer_config.json"))
     problems = []
@@ -128,4 +126,4 @@ def gguf_problems(model: LlamaModel, trained: Path, folder: Path, export: GgufEx
         problems.append("its chat template is not that of the training")
     if (folder / "Modelfile").read_text() != modelfile(turns_of(template), export.file_name):
         problems.append("the Modelfile is not the one that belongs to the chat template")
-    return problems + _added_files(folder, {export.file_name, "Modelfile", PROJECTOR})
+    return problems + _added_files(folder, {export.file_name, "Modelfile", *([PROJECTOR] if has_projector else [])})

@@ -29,11 +29,20 @@ LEAST = 2.0**-12
 KEPT = 0.5
 
 
-def scaled_row(exact: torch.Tensor, error: torch.Tensor, variance: torch.Tensor, smallest: float) -> str | None:
+def scaled_row(
+    exact: torch.Tensor,
+    error: torch.Tensor,
+    variance: torch.Tensor,
+    smallest: float,
+    *,
+    part: str = "row",
+    tolerance: float = SCALE_ERROR,
+) -> str | None:
     """Return by how much the worst row is scaled, or None.
 
     exact, error: (rows, width), the trained values, and those of the file less these. variance: (rows, width), that of
-    an honest error. smallest: values up to this may be rounded to 0.
+    an honest error. smallest: values up to this may be rounded to 0. part: what a row is, for the message.
+    tolerance: relative error that scales may have.
     """
     squared = exact.square()
     squares = squared.sum(1).clamp(min=1e-30)
@@ -41,11 +50,11 @@ def scaled_row(exact: torch.Tensor, error: torch.Tensor, variance: torch.Tensor,
     chance = DEVIATIONS * (variance * squared).sum(1).sqrt() / squares
     shrinkage = SHRINKAGE * variance.sum(1) / squares
     vanished = smallest * math.sqrt(exact.shape[1]) / squares.sqrt()
-    excess = scale.abs() - (chance + shrinkage + vanished + SCALE_ERROR)
+    excess = scale.abs() - (chance + shrinkage + vanished + tolerance)
     if bool((excess <= 0).all()):
         return None
     worst = int(torch.nan_to_num(excess, nan=torch.inf).argmax())
-    return f"has a row scaled by {1 + float(scale[worst]):.3f}"
+    return f"has a {part} scaled by {1 + float(scale[worst]):.3f}"
 
 
 @dataclass

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainer.conversation.chat_template import json_object, token_text
+from trainer.export.tokenizer_files import end_tokens
 from trainer.gguf.llama_library import LlamaModel
 
 if TYPE_CHECKING:
@@ -30,9 +31,23 @@ SPECIAL = (
     ("eos_token_id", "eos_token"),
     ("padding_token_id", "pad_token"),
     ("unknown_token_id", "unk_token"),
+    ("seperator_token_id", "sep_token"),
+    ("mask_token_id", "mask_token"),
+    ("cls_token_id", "cls_token"),
 )
+# Further tokens at which llama.cpp stops. Its converter writes the number of real Gemma's <end_of_turn> into the files
+# of every Gemma 1.
+ENDS, END_OF_TURN_OF_GEMMA_1 = ("eot_token_id", "eom_token_id"), 107
+# How llama.cpp splits texts before it looks for tokens, by kind of vocabulary. It has a default, and other names for
+# the vocabularies of other models.
+SPLITTING = {"llama": "default", "gemma4": None}
 # Settings that change tokens, and their values in every Gemma. Without one llama.cpp takes the default, the third.
-FLAGS = (("add_space_prefix", False, True), ("add_bos_token", True, True), ("add_eos_token", False, False))
+FLAGS = (
+    ("add_space_prefix", False, True),
+    ("add_bos_token", True, True),
+    ("add_eos_token", False, False),
+    ("add_sep_token", False, False),
+)
 
 
 def tokenizer_of(trained: Path) -> Tokenizer:
@@ -53,11 +68,23 @@ def problems(model: LlamaModel, metadata: Mapping[str, Any], trained: Path, toke
     model: the file in llama.cpp. metadata: of the file, with ARRAYS. trained: folder with the tokenizer of training.
     """
     return [
+        *_kind_of_vocabulary_problems(metadata, trained),
         *_text_problems(model.pieces(), tokenizer),
         *_kind_problems(metadata, trained, tokenizer),
         *_merge_problems(metadata, trained),
         *_special_problems(model, metadata, trained, tokenizer),
+        *_end_problems(metadata, trained),
     ]
+
+
+def _kind_of_vocabulary_problems(metadata: Mapping[str, Any], trained: Path) -> list[str]:
+    of_pieces = "llama" if (trained / "tokenizer.model").is_file() else "gpt2"
+    expected = "gemma4" if metadata.get("general.architecture") == "gemma4" else of_pieces
+    kind, splitting = (metadata.get(f"tokenizer.ggml.{name}") for name in ("model", "pre"))
+    wrong = [] if kind == expected else [f"its vocabulary is of the kind {kind!r}, not {expected!r}"]
+    if expected in SPLITTING and splitting != SPLITTING[expected]:
+        wrong.append(f"it splits texts as {splitting!r}, not as {SPLITTING[expected]!r}")
+    return wrong
 
 
 def _text_problems(pieces: Sequence[str], tokenizer: Tokenizer) -> list[str]:
@@ -153,3 +180,12 @@ def _special_problems(model: LlamaModel, metadata: Mapping[str, Any], trained: P
         if bool(metadata.get(f"tokenizer.ggml.{key}", default)) is not expected:
             differing.append(f"{key} is {not expected}")
     return differing
+
+
+def _end_problems(metadata: Mapping[str, Any], trained: Path) -> list[str]:
+    """Return which further tokens end answers that do not in training."""
+    ends = set(end_tokens(json_object(trained / "generation_config.json")))
+    if metadata.get("general.architecture") == "gemma":
+        ends.add(END_OF_TURN_OF_GEMMA_1)
+    tokens = {key: metadata.get(f"tokenizer.ggml.{key}") for key in ENDS}
+    return [f"{key} is {token}, which ends no answer" for key, token in tokens.items() if token not in {None, *ends}]

@@ -6,6 +6,7 @@ time, and temporary copies are of a chunk of it.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
@@ -17,7 +18,7 @@ import torch
 from gemtune.request.exports import MergedQuantization
 from trainer.base_model import folder_contents
 from trainer.base_model.four_bits import is_quantized
-from trainer.certificate.files.systematic import DEVIATIONS, Systematic
+from trainer.certificate.files.systematic import DEVIATIONS, Systematic, scaled_row
 from trainer.export.lora_weights import LoraWeights, canonical_name
 from trainer.export.merge import NF4_PARTS
 
@@ -28,9 +29,12 @@ FLOAT32_ERROR = 1e-5
 # Root mean square error of a 4-bit tensor, as a multiple of that of quantizing the trained weights afresh. Measured:
 # 1.00. Noise of 3% of the weights' standard deviation makes it 1.05.
 NF4_ERROR = 1.05
-# Scale of a row in 4 bits relative to that of quantizing afresh, apart from chance. Both round to bf16 first, one of
-# them by chance, so that some values fall on the other side of a step. Measured on Gemma 3 270M: up to 0.042.
+# Scale of a row in 4 bits relative to that of quantizing afresh, and of a block, apart from chance. Both round to bf16
+# first, one of them by chance, so that some values fall on the other side of a step. Measured on Gemma 3 270M: up to
+# 0.042 for rows, and 0.12 for blocks, where chance may make as much.
 NF4_SCALE = 0.1
+# Values that share a scale, and the relative step of bf16.
+NF4_BLOCK, BF16_STEP = 64, 2.0**-7
 # Bits of a float32 number's exponent.
 EXPONENT = 0x7F800000
 # Number of tensors that a message names.
@@ -84,9 +88,19 @@ def merged_problems(trained: TrainedModel, folder: Path, quantization: MergedQua
     from safetensors import safe_open
 
     stored: dict[str, Any] = {}
+    places: dict[str, str] = {}
     for path in sorted(folder_contents.weight_files(folder)):
         file = safe_open(path, framework="pt")
-        stored |= dict.fromkeys(sorted(file.keys()), file)
+        names = sorted(file.keys())
+        if twice := sorted(set(names) & set(stored)):
+            return [f"{twice[0]} is in two files, {places[twice[0]]} and {path.name}"]
+        stored |= dict.fromkeys(names, file)
+        places |= dict.fromkeys(names, path.name)
+    if (folder / folder_contents.INDEX).is_file():
+        stated = folder_contents.weight_map(folder)
+        if misplaced := sorted(name for name in {*places, *stated} if places.get(name) != stated.get(name)):
+            name = misplaced[0]
+            return [f"{folder_contents.INDEX} has {name} in {stated.get(name)}, and it is in {places.get(name)}"]
     four_bits = quantization == "q4"
     parts = {f"{name}.{part}" for name in trained.names if four_bits and is_quantized(name) for part in NF4_PARTS}
     if set(stored) != set(trained.names) | parts:
@@ -163,13 +177,16 @@ def _nf4_problem(weight: Weight, stored: torch.Tensor, parts: Mapping[str, torch
     from bitsandbytes.functional import QuantState, dequantize_4bit, quantize_4bit
 
     exact = weight.value.to(torch.bfloat16)
+    packed, state = quantize_4bit(exact.contiguous(), quant_type="nf4", compress_statistics=True)
+    if (setting := _differing_setting(state.as_dict(packed=True), parts)) is not None:
+        return f"has another {setting} of 4 bits than quantizing gives"
     try:
         values = dequantize_4bit(stored, QuantState.from_dict(dict(parts), device=torch.device("cpu")))
     except (ValueError, KeyError, RuntimeError, AssertionError) as error:
         return f"cannot be dequantized: {str(error)[:100]}"
     if values.shape != exact.shape:
         return f"has the shape {tuple(values.shape)}, not {tuple(exact.shape)}"
-    afresh = dequantize_4bit(*quantize_4bit(exact.contiguous(), quant_type="nf4", compress_statistics=True))
+    afresh = dequantize_4bit(packed, state)
     actual, honest = ((each.float() - weight.value.float()).reshape(len(exact), -1) for each in (values, afresh))
     whole = float(actual.square().mean().sqrt()), float(honest.square().mean().sqrt())
     rows = actual.square().mean(1).sqrt(), honest.square().mean(1).sqrt()
@@ -181,10 +198,39 @@ def _nf4_problem(weight: Weight, stored: torch.Tensor, parts: Mapping[str, torch
     scales, chance = difference.sum(1) / squares, DEVIATIONS * difference.square().sum(1).sqrt() / squares
     if not bool((scales.abs() <= NF4_SCALE + chance).all()):
         return f"has a row scaled by {1 + float(scales[scales.abs().argmax()]):.3f}"
+    if (block := _scaled_nf4_block(ours, actual, honest)) is not None:
+        return block
     systematic = Systematic()
     added = None if weight.before is None else ours - weight.before.float().reshape(ours.shape)
     systematic.add(ours, actual, honest.square(), added)
     return systematic.problem(in_blocks=True)
+
+
+def _differing_setting(afresh: Mapping[str, torch.Tensor], parts: Mapping[str, torch.Tensor]) -> str | None:
+    """Return which constant of a tensor in 4 bits is another one, or None.
+
+    These are the tables of levels, and the settings of bitsandbytes except the offset of scales. Both: the parts that
+    are stored beside a tensor, by their names in NF4_PARTS.
+    """
+    *_, state = NF4_PARTS
+    for name in ("quant_map", "nested_quant_map"):
+        if not torch.equal(afresh[name], parts[name]):
+            return name
+    ours, theirs = (json.loads(bytes(each[state].tolist())) | {"nested_offset": None} for each in (afresh, parts))
+    return next((str(key) for key in sorted({*ours, *theirs}) if ours.get(key) != theirs.get(key)), None)
+
+
+def _scaled_nf4_block(exact: torch.Tensor, actual: torch.Tensor, honest: torch.Tensor) -> str | None:
+    """Return by how much the worst block in 4 bits is scaled, or None.
+
+    actual, honest: errors of the file, and of quantizing afresh.
+    """
+    if exact.numel() % NF4_BLOCK:
+        return None
+    ours, theirs, errors = (each.reshape(-1, NF4_BLOCK) for each in (exact, actual, honest))
+    # A value that is rounded to bf16 by chance may fall on the other side of a step.
+    variance = errors.square().mean(1, keepdim=True) + (ours * BF16_STEP).square()
+    return scaled_row(ours, theirs, variance, 0.0, part="block", tolerance=NF4_SCALE)
 
 
 def _chunks(tensor: torch.Tensor) -> Iterator[torch.Tensor]:

@@ -1,0 +1,1 @@
+"""Trials of the parity certificate: spoilt, honest and noisy exports."""

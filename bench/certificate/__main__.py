@@ -1,0 +1,70 @@
+"""Trials of the parity certificate on tiny models that are really trained.
+
+`python -m bench.certificate [sabotages] [honest] [noise]`; without a name, all three. `sabotages`: spoilt exports, at
+least 29 of 30 of which have to be refused. `honest`: exports as gemtune writes them, none of which may be refused.
+`noise`: exports with as much Gaussian noise as just passes, which have to do their task all the same. Prints a table
+for each trial, and exits with 1 if one of them misses its aim. llama.cpp is needed (`make llama`).
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from bench.certificate import honest, jobs, noise, sabotages
+
+# Share of spoilt exports that has to be noticed, and right answers that noise may cost.
+NOTICED, FORGIVEN = 29 / 30, 2
+SHOWN = 100
+
+
+def main(chosen: Sequence[str]) -> bool:
+    """Run the chosen trials, or all; return whether all reached their aims."""
+    if unknown := set(chosen) - set(TRIALS):
+        sys.exit(f"there is no trial {', '.join(sorted(unknown))}: choose among {', '.join(TRIALS)}")
+    with tempfile.TemporaryDirectory(prefix="gemtune-certificate-") as folder:
+        work = Path(folder)
+        base = jobs.teach(work / "taught")
+        reached = [trial(work / name, base) for name, trial in TRIALS.items() if name in (chosen or TRIALS)]
+        return all(reached)
+
+
+def _sabotages(work: Path, base: Path) -> bool:
+    verdicts = sabotages.run(work, base)
+    _print(("sabotage", "noticed because"), [(each.name, each.refusal or "**not noticed**") for each in verdicts])
+    noticed = sum(each.refusal != "" for each in verdicts)
+    print(f"\n{noticed} of {len(verdicts)} spoilt exports were noticed.\n")
+    return noticed >= NOTICED * len(verdicts)
+
+
+def _honest(work: Path, base: Path) -> bool:
+    verdicts = honest.run(work, base)
+    _print(("honest export", "verdict"), [(each.name, each.refusal or "certified") for each in verdicts])
+    refused = sum(each.refusal != "" for each in verdicts)
+    print(f"\n{refused} of {len(verdicts)} honest exports were refused.\n")
+    return refused == 0
+
+
+def _noise(work: Path, base: Path) -> bool:
+    trials = noise.run(work, base)
+    heads = ("export", "strongest noise that passes", "without noise", "right", "trained model", "of")
+    _print(heads, [each.cells() for each in trials])
+    lost = sum(each.right < each.right_trained - FORGIVEN for each in trials)
+    print(f"\n{lost} of {len(trials)} exports with noise that just passes lost their task.\n")
+    return lost == 0
+
+
+def _print(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table in Markdown."""
+    print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
+    for row in rows:
+        print(f"| {' | '.join(cell.replace('|', '¦').replace(chr(10), ' ')[:SHOWN] for cell in row)} |", flush=True)
+
+
+TRIALS: Mapping[str, Callable[[Path, Path], bool]] = {"sabotages": _sabotages, "honest": _honest, "noise": _noise}
+
+
+if __name__ == "__main__":
+    sys.exit(0 if main(sys.argv[1:]) else 1)
