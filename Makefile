@@ -15,7 +15,7 @@ PYTHON_HERE = python=$$(setup/interpreter.sh) && exec "$$python"
 CODE := functions trainer tests examples bench deploy docs
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo llama test check types fast docs mutants e2e infra up cloud unsloth images plan deploy destroy output smoke format lock clean terraform-program
+.PHONY: help setup demo llama test check types fast docs mutants e2e infra up cloud unsloth timm images plan deploy destroy output smoke format lock clean terraform-program
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 14
@@ -77,6 +77,9 @@ up: .venv/.service ## serve on http://127.0.0.1:$(PORT), with all data in $(GEMT
 
 unsloth: .venv/.service ## create or repair the environment of provider unsloth (0.35 GB, outside the checkout), and print what to set
 	@$(BIN)/python -m trainer.unsloth_environment
+
+timm: .venv/.service ## install timm and torchvision (0.05 GB), which Gemma 3n needs
+	@setup/timm.sh
 
 # Checked before anything is installed.
 terraform-program:

@@ -15,8 +15,8 @@ from tempfile import TemporaryDirectory
 ROOT = Path(__file__).parent.parent
 CONSTRAINTS = ROOT / "constraints.txt"
 HEAD = "# Written by `make lock` from pyproject.toml."
-# Each build of torch is in an index of its own, with other hashes; the index is chosen at installation.
-WITHOUT_HASHES = "torch"
+# Each build of these is in an index of its own, with other hashes; the index is chosen at installation.
+WITHOUT_HASHES = ("torch", "torchvision")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +50,7 @@ LOCKS = (
     # The steps serve nothing and read no events, so of the functions' requirements they need only the request contract.
     Lock(ROOT / "trainer" / "requirements.txt", ("trainer", "gcp"), packages=("pydantic",)),
     Lock(ROOT / "trainer" / "gpu.txt", ("gpu",), packages=(), dependencies=False),
+    Lock(ROOT / "trainer" / "timm.txt", ("timm",), packages=(), dependencies=False),
     # A layer over the trainer's environment, which has what every training needs.
     Lock(ROOT / "trainer" / "unsloth.txt", ("unsloth",), packages=(), dependencies=False),
 )
@@ -75,7 +76,8 @@ def write_locks(uv: str, *, upgrade: bool) -> None:
     """
     _resolve(uv, Lock(CONSTRAINTS, TESTS), "--upgrade" if upgrade else "--no-upgrade")
     for lock in LOCKS:
-        options = ["--generate-hashes", "--no-emit-package", WITHOUT_HASHES, "--upgrade"]
+        options = ["--generate-hashes", "--upgrade"]
+        options += [option for name in WITHOUT_HASHES for option in ("--no-emit-package", name)]
         options += ["--constraints", str(CONSTRAINTS)] if lock.dependencies else ["--no-deps"]
         _resolve(uv, lock, *options)
 

@@ -181,6 +181,7 @@ class Services:
     @cached_property
     def submit(self) -> Submit:
         """Return the use case that validates and accepts requests."""
+        from gemtune.families import timm
         from gemtune.request.facts import Deployment
         from gemtune.services.acceptance.base_job import FindBaseJob
         from gemtune.services.acceptance.read_facts import ReadFacts
@@ -192,6 +193,7 @@ class Services:
             webhooks_to_loopback=self.settings.webhooks_to_loopback,
             has_hf_token=self.settings.service_hf_token is not None,
             has_unsloth=self.settings.unsloth_python is not None,
+            has_timm=self.settings.on_gcp or timm.is_installed(),  # the images have it
             wandb_needs_key=self.settings.service_wandb_key is None and not self.settings.wandb_offline,
             caps=self._cap_policy,
             prices=self.prices,

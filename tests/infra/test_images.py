@@ -12,6 +12,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -218,14 +219,20 @@ def installs() -> list[list[str]]:
 
 
 def test_packages_are_wheels_at_the_versions_of_the_lock() -> None:
-    torch, rest, cuda, on_gpu = installs()
+    torch, rest, cuda, timm, on_gpu = installs()
     assert torch[torch.index("--index-url") + 1] == "https://download.pytorch.org/whl/${TORCH}"
     assert "--no-deps" in torch
     assert rest[rest.index("--only-binary") + 1] == ":all:"
     assert cuda[cuda.index("--constraint") + 1] == "constraints.txt"
     assert "--only-binary" in cuda
-    assert "--extra-index-url" not in torch + rest + cuda + on_gpu
-    assert {"--no-deps", "--only-binary", "--require-hashes"} <= set(rest) & set(on_gpu)
+    assert "--extra-index-url" not in torch + rest + cuda + timm + on_gpu
+    assert {"--no-deps", "--only-binary", "--require-hashes"} <= set(rest) & set(timm) & set(on_gpu)
+
+
+def test_torchvision_is_the_one_of_the_project_and_of_torchs_own_index() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    (pin,) = [pin for pin in project["optional-dependencies"]["timm"] if pin.startswith("torchvision==")]
+    assert pin in installs()[0]
 
 
 def test_kernels_for_gpus_are_in_no_image_for_cpus() -> None:
@@ -235,7 +242,7 @@ def test_kernels_for_gpus_are_in_no_image_for_cpus() -> None:
 
 def test_pip_finds_the_install_step_satisfied_by_the_lock() -> None:
     """Run the line of the Dockerfile dry: all packages are installed already."""
-    _, rest, _, _ = installs()
+    rest = installs()[1]
     arguments = [part for part in rest if part != "--no-cache-dir"]
     arguments[arguments.index("requirements.txt")] = "trainer/requirements.txt"
     dry = ["--dry-run", "--no-index", "--no-deps", "--quiet", "--report", "-"]

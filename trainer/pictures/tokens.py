@@ -16,7 +16,7 @@ from gemtune.request import base_model
 from trainer.conversation.chat_template import json_object
 from trainer.pictures.grids import AspectRatioGrid, FixedGrid, Grid, Size
 
-# Soft tokens per picture: the default of Gemma3Processor's image_seq_length.
+# Soft tokens per picture: the default of image_seq_length of the processors of Gemma 3 and 3n.
 DEFAULT_COUNT = 256
 # Id of the soft token: the default of Gemma3Config's image_token_id.
 DEFAULT_SOFT_ID = 262_144
@@ -113,7 +113,7 @@ def _format_of(config: Mapping[str, Any]) -> tuple[PictureFormat, ModelType]:
     family_and_type = families.of_config(config)
     if reason is not None or family_and_type is None or family_and_type[0].pictures is None:
         message = f"the base model cannot be trained on pictures: {reason}"
-        hint = "use gemma-3-4b-it or larger, a Gemma 4, or modality text"
+        hint = "use gemma-3-4b-it or larger, a Gemma 3n or 4, or modality text"
         raise StepError("model_without_vision", message, hint=hint)
     return family_and_type[0].pictures, family_and_type[1]
 
@@ -138,7 +138,8 @@ def _fixed_grid(config: Mapping[str, Any], processor: Mapping[str, Any], picture
         hint = "set do_pan_and_scan to false in its preprocessor_config.json"
         raise StepError("processor_not_supported", "the base model cuts pictures into parts (pan and scan)", hint=hint)
     count = processor.get("image_seq_length", DEFAULT_COUNT)
-    count_of_model = config.get("mm_tokens_per_image", DEFAULT_COUNT)
+    of_gemma_3n = config.get("vision_soft_tokens_per_image", DEFAULT_COUNT)
+    count_of_model = config.get("mm_tokens_per_image", of_gemma_3n)
     if count != count_of_model:
         message = f"config.json has {count_of_model} tokens per picture, processor_config.json has {count}"
         raise StepError("bad_base_model", message, hint="use the processor that came with the model")

@@ -15,7 +15,7 @@ from typing import Any
 
 from gemtune import families
 from gemtune.errors import NeedsLargerMachine, StepError
-from gemtune.families import adapted_layers, embeddings
+from gemtune.families import adapted_layers, embeddings, timm
 from gemtune.jobs.record import JobWarning, StepResult
 from gemtune.machines import choice, model_size
 from gemtune.machines.memory import memory_for_export
@@ -112,6 +112,9 @@ def _open_base_model(context: Context) -> _BaseModel:
     config = folder_contents.config_of(folder)
     if context.spec.export_config.format == "gguf":
         conversion.check_family(config)
+    family, has_timm = families.of_model_type(config.get("model_type")), timm.is_installed()
+    if (problem := timm.problem_of(family, config, has_timm=has_timm)) is not None:
+        raise StepError(problem.code, problem.msg, hint=problem.hint)
     _check_layers(context.spec.training_config, config)
     return _BaseModel(provided, folder, config)
 

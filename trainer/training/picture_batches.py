@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, NotRequired, TypedDict, cast
 import torch
 
 from gemtune import families
-from gemtune.families.generation import PictureFormat
+from gemtune.families.generation import Family, PictureFormat
 from trainer.base_model import folder_contents
 from trainer.pictures.arrow_file import PictureFileReader
 from trainer.pictures.decoding import rgb
-from trainer.pictures.grids import AspectRatioGrid
+from trainer.pictures.grids import AspectRatioGrid, Grid
 from trainer.pictures.tokens import picture_tokens
 from trainer.rows.prepared import PICTURES
 from trainer.training.batches import PaddedBatch, Row, pad_rows
@@ -23,6 +23,7 @@ from trainer.training.merged_patches import merged_patches
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from transformers import BaseImageProcessor
 
 _DECODERS = ThreadPoolExecutor(thread_name_prefix="decoder")
 
@@ -30,10 +31,10 @@ _DECODERS = ThreadPoolExecutor(thread_name_prefix="decoder")
 class PictureInputs(TypedDict):
     """The inputs of a model with pictures, in addition to tokens.
 
-    token_type_ids (Gemma 3) or mm_token_type_ids (Gemma 4): (rows, positions), int64, 1 at the soft tokens of pictures,
-    which attend to all soft tokens of their picture, later ones too; in Gemma 4 only where the model says so.
-    pixel_values: of the pictures of all rows in order, float32; absent if no row has a picture. Gemma 3: (pictures,
-    channels, height, width). Gemma 4: (pictures, patches, values per patch), with image_position_ids (pictures,
+    token_type_ids (Gemma 3, 3n) or mm_token_type_ids (Gemma 4): (rows, positions), int64, 1 at the soft tokens of
+    pictures, which attend to all soft tokens of their picture, later ones too; in Gemma 4 only where the model says so,
+    in Gemma 3n never. pixel_values: of the pictures of all rows in order, float32; absent if no row has a picture.
+    Gemma 3, 3n: (pictures, channels, height, width). Gemma 4: (pictures, patches, values per patch), with image_position_ids (pictures,
     patches, 2): column and row of each patch, -1 for padding. Its unified models have one patch per soft token.
     """
 
@@ -64,14 +65,13 @@ class PictureCollator:
     @classmethod
     def of_pictures(cls, base: Path, pictures: PictureFileReader | Sequence[bytes]) -> PictureCollator:
         """Return the collator for a base model's folder and encoded pictures."""
-        from transformers import AutoConfig
-
-        family_and_type = families.of_config(folder_contents.config_of(base))
+        config = folder_contents.config_of(base)
+        family_and_type, tokens = families.of_config(config), picture_tokens(base, config)
         assert family_and_type is not None, "the step prepare refuses other models"
         family, kind = family_and_type
         assert family.pictures is not None, "the step prepare refuses other models"
-        read = _read_merged(base) if kind.merges_patches else _read_processed(base, family.pictures)
-        return cls(pictures, read, AutoConfig.from_pretrained(base).image_token_id, family.pictures)
+        read = _read_merged(tokens.grid) if kind.merges_patches else _read_processed(base, family)
+        return cls(pictures, read, tokens.soft_id, family.pictures)
 
     def collate(self, items: Sequence[Sequence[Row]]) -> PaddedBatch:
         """Return a padded batch with its pictures."""
@@ -117,9 +117,8 @@ class PictureCollator:
         return self.read(rgb(self.picture_file[index]))
 
 
-def _read_merged(base: Path) -> Callable[[Image], torch.Tensor]:
+def _read_merged(grid: Grid) -> Callable[[Image], torch.Tensor]:
     """Return a collator's `read`, for one large patch per soft token."""
-    grid = picture_tokens(base, folder_contents.config_of(base)).grid
     assert isinstance(grid, AspectRatioGrid), "unified models are of Gemma 4"
 
     def read(picture: Image) -> torch.Tensor:
@@ -129,29 +128,37 @@ def _read_merged(base: Path) -> Callable[[Image], torch.Tensor]:
     return read
 
 
-def _read_processed(base: Path, picture_format: PictureFormat) -> Callable[[Image], torch.Tensor]:
+def _read_processed(base: Path, family: Family) -> Callable[[Image], torch.Tensor]:
     """Return a collator's `read`, by the base model's image processor.
 
     AutoImageProcessor would take the one with torchvision where that is installed, which resizes slightly differently
     from Pillow in the prepare step.
     """
-    if not picture_format.by_aspect_ratio:
-        from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
+    processor = _processor(family).from_pretrained(base)
 
-        of_gemma_3 = Gemma3ImageProcessorPil.from_pretrained(base)
-
-        def read_whole(picture: Image) -> torch.Tensor:
-            pixels: torch.Tensor = of_gemma_3([picture], return_tensors="pt")["pixel_values"]
-            return pixels
-
-        return read_whole
-    from transformers.models.gemma4.image_processing_pil_gemma4 import Gemma4ImageProcessorPil
-
-    of_gemma_4 = Gemma4ImageProcessorPil.from_pretrained(base)
+    def read_whole(picture: Image) -> torch.Tensor:
+        pixels: torch.Tensor = processor([picture], return_tensors="pt")["pixel_values"]
+        return pixels
 
     def read_patches(picture: Image) -> torch.Tensor:
         # A picture of three pixels' width would pass for three channels.
-        outputs = of_gemma_4([picture], return_tensors="pt", input_data_format="channels_last")
+        outputs = processor([picture], return_tensors="pt", input_data_format="channels_last")
         return torch.cat([outputs["pixel_values"], outputs["image_position_ids"].float()], dim=-1)
 
-    return read_patches
+    assert family.pictures is not None, "the step prepare refuses other models"
+    return read_patches if family.pictures.by_aspect_ratio else read_whole
+
+
+def _processor(family: Family) -> type[BaseImageProcessor]:
+    """Return transformers' class of image processors for a family, that with Pillow."""
+    if "gemma4" in family.model_types:
+        from transformers.models.gemma4.image_processing_pil_gemma4 import Gemma4ImageProcessorPil
+
+        return Gemma4ImageProcessorPil
+    if "gemma3n" in family.model_types:
+        from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+
+        return SiglipImageProcessorPil
+    from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
+
+    return Gemma3ImageProcessorPil

@@ -114,7 +114,7 @@ FAILURES: Mapping[str, ErrorCode] = {
     ),
     "model_without_vision": ErrorCode(
         "A vision job's base model has no vision tower that can be used.",
-        "Use gemma-3-4b-it or larger, a Gemma 4, or modality text.",
+        "Use gemma-3-4b-it or larger, a Gemma 3n or 4, or modality text.",
     ),
     "processor_not_supported": ErrorCode(
         "The base model's image processor cuts pictures into parts (pan and scan), or resizes them in an unknown way.",
@@ -131,6 +131,10 @@ FAILURES: Mapping[str, ErrorCode] = {
     "template_not_supported": ErrorCode(
         "The chat template renders conversations so that answers cannot be told from prompts, or leaves out pictures.",
         "Use a base model with Gemma's template.",
+    ),
+    "timm_missing": ErrorCode(
+        "The trainer's environment lacks timm and torchvision, with which transformers builds Gemma 3n's vision tower.",
+        "Install them with `make timm`, or use another model.",
     ),
     "unsloth_missing": ErrorCode(
         "The trainer's environment lacks unsloth.",

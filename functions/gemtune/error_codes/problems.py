@@ -168,7 +168,7 @@ REQUESTS: Mapping[str, ErrorCode] = {
     ),
     "model_without_vision": ErrorCode(
         "A vision job names a base model that cannot be trained on pictures.",
-        "Use gemma-3-4b-it or larger, a Gemma 4, or modality text.",
+        "Use gemma-3-4b-it or larger, a Gemma 3n or 4, or modality text.",
     ),
     "vision_tower_frozen": ErrorCode(
         "No job can train the vision tower of this family.",
@@ -208,6 +208,10 @@ REQUESTS: Mapping[str, ErrorCode] = {
         "A cap in dollars cannot be kept, because the price of a machine is not known.",
         "Use `max_hours`, or a machine whose price is known, or state the price: "
         "`GEMTUNE_USD_PER_HOUR`, on Google Cloud [`usd_per_hour`](../deployment.md#what-it-costs) of the machine.",
+    ),
+    "timm_missing": ErrorCode(
+        "The service lacks timm and torchvision, with which transformers builds the vision tower of Gemma 3n.",
+        "Install them with `make timm`, or use another model.",
     ),
     "unsloth_missing": ErrorCode(
         "The service has no environment with unsloth.",

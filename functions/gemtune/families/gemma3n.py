@@ -6,10 +6,9 @@ towers.
 
 from __future__ import annotations
 
-from gemtune.families.generation import Family, ModelType, TurnFormat
+from gemtune.families.generation import Family, ModelType, PictureFormat, TurnFormat
 from gemtune.families.size import Layers, ModelSize
 
-_NO_PICTURES = "the vision tower of Gemma 3n needs timm, which this trainer does not include"
 _NO_GGUF = "llama.cpp and transformers compute different logits for Gemma 3n"
 _NO_ADAPTER = "vLLM does not support LoRA adapters of Gemma 3n: serve the merged model"
 
@@ -24,14 +23,19 @@ _E4B = ModelSize(
 GEMMA_3N = Family(
     name="Gemma 3n",
     model_types={
-        "gemma3n": ModelType(why_no_pictures=_NO_PICTURES, why_no_gguf=_NO_GGUF, why_no_vllm_adapter=_NO_ADAPTER),
+        "gemma3n": ModelType(
+            why_no_pictures=None, why_no_gguf=_NO_GGUF, why_no_vllm_adapter=_NO_ADAPTER, needs_timm=True
+        ),
         "gemma3n_text": ModelType(why_no_gguf=_NO_GGUF, why_no_vllm_adapter=_NO_ADAPTER),
     },
     names=("gemma-3n",),
     names_without_pictures={},
     sizes={"gemma-3n-e2b": _E2B, "gemma-3n-e4b": _E4B},
-    turns=TurnFormat("<start_of_turn>", "<end_of_turn>", "gemma_chat_template.jinja"),
+    turns=TurnFormat("<start_of_turn>", "<end_of_turn>", "gemma3n_chat_template.jinja"),
     licence="gemma",
+    pictures=PictureFormat(
+        "image_token", around="\n\n", by_aspect_ratio=False, type_ids="token_type_ids", trains_tower=False
+    ),
     multimodal_modules=("vision_tower", "audio_tower", "embed_vision", "embed_audio"),
     audio_modules=("audio_tower", "embed_audio"),
     unquantized=(

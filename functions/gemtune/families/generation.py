@@ -32,6 +32,7 @@ class ModelType:
     merges_patches: whether its image processor gives the model one large patch per soft token, as a model without a
     vision tower needs them.
     tower: the child module whose linear layers an adapter is on if a job trains the vision tower.
+    needs_timm: whether transformers builds such a model with the packages timm and torchvision.
     """
 
     why_no_pictures: str | None = NO_VISION_TOWER
@@ -39,6 +40,7 @@ class ModelType:
     why_no_vllm_adapter: str | None = None
     merges_patches: bool = False
     tower: str = "vision_tower"
+    needs_timm: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +120,7 @@ class Family:
     names_without_pictures: why models of these names, or parts of names, cannot be trained on pictures.
     sizes: model sizes by part of the repository's name; the longest matching part counts.
     licence: the Hub's name of the licence.
-    pictures: how its models with a vision tower read pictures; None where no job can show them any.
+    pictures: how its models read pictures; None where none of them sees.
     multimodal_modules: child modules of the model that are not its language model (vision, audio, projectors).
     audio_modules: those of them that hear, which no job trains.
     experts: 3-D parameters of a mixture of experts, which an adapter reaches through PEFT's `target_parameters`.
@@ -151,6 +153,16 @@ class Family:
         if self.pictures is None or self.pictures.trains_tower:
             return None
         return f"the vision tower of {self.name} cannot be trained here"
+
+    def needs_timm(self, config: Mapping[str, object] | None) -> bool:
+        """Return whether transformers builds a model with timm and torchvision.
+
+        config: its config.json. If that is not at hand, the answer is that of the generation's models on the Hub.
+        """
+        if config is None:
+            return any(kind.needs_timm for kind in self.model_types.values())
+        kind = self.model_types.get(str(config.get("model_type")))
+        return kind is not None and kind.needs_timm
 
     def adaptable_layers(self, size: ModelSize | None) -> tuple[str, ...]:
         """Return the layers of the language model that an adapter can be on.

@@ -23,6 +23,7 @@ BARE = Deployment(
     webhooks_to_loopback=False,
     has_hf_token=False,
     has_unsloth=False,
+    has_timm=False,
     wandb_needs_key=True,
 )
 CLOUD = replace(BARE, machines=("l4", "rtx-pro-6000"))

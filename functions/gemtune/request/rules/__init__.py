@@ -39,6 +39,7 @@ RULES: tuple[Rule, ...] = (
     Rule((("dataset_columns",),), training.dataset_columns),
     Rule((_BASE_MODEL, *_training("base_job_id")), model.base_model_id),
     Rule((_BASE_MODEL,), model.supported),
+    Rule((_BASE_MODEL,), model.packages),
     Rule((_MODALITY, _BASE_MODEL), model.pictures),
     Rule((_MODALITY, _BASE_MODEL, *_training("train_vision_tower")), training.vision_tower),
     Rule((_BASE_MODEL, *_training("lora_dropout", "method")), training.dropout_of_experts),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gemtune import families, llama_cpp
 from gemtune.errors import Problem
+from gemtune.families import timm
 from gemtune.families.generation import Family
 from gemtune.families.size import ModelSize
 from gemtune.machines import model_size
@@ -81,8 +82,16 @@ def pictures(request: TrainRequest, facts: Facts) -> list[Problem]:
     if reason is None:
         return []
     message = f"this base model cannot be trained on pictures: {reason}"
-    hint = "use gemma-3-4b-it or larger, a Gemma 4, or modality text"
+    hint = "use gemma-3-4b-it or larger, a Gemma 3n or 4, or modality text"
     return [Problem(("modality",), message, "model_without_vision", hint)]
+
+
+def packages(request: TrainRequest, facts: Facts) -> list[Problem]:
+    """Refuse a model that transformers cannot build with what is installed."""
+    files = facts.base_model
+    config = None if files is None or files.config is None else files.config
+    problem = timm.problem_of(family_of(request, facts), config, has_timm=facts.deployment.has_timm)
+    return [] if problem is None else [problem]
 
 
 def gguf_export(request: TrainRequest, facts: Facts) -> list[Problem]:

@@ -1,0 +1,26 @@
+#!/bin/sh
+# setup/timm.sh: installs timm and torchvision into .venv, with which transformers builds the vision tower of Gemma 3n.
+# torchvision comes from the index of torch. One that belongs to another build of torch cannot be imported, and
+# transformers would fail with it for every model: then both are removed again.
+set -eu
+cd "${0%/*}/.."
+python=.venv/bin/python
+
+pin() { # "torch==2.13.0" for torch
+    sed -n "s/^ *\"\($1==[^\"]*\)\",.*/\1/p" pyproject.toml
+}
+
+install() {
+    "$python" -m pip install --disable-pip-version-check --no-deps "$@"
+}
+
+index=$(setup/torch_index.sh "$python" "$(pin torch)")
+install ${index:+--index-url "$index"} "$(pin torchvision)"
+install --require-hashes --requirement trainer/timm.txt
+if ! problem=$("$python" -c 'import timm' 2>&1); then
+    "$python" -m pip uninstall --quiet --yes timm torchvision
+    echo "$problem" | tail -n 1 >&2
+    echo "torchvision was built for another torch than the one in .venv, and was removed again." >&2
+    echo "Install both from one index: make clean, then make setup and make timm with the same TORCH_INDEX" >&2
+    exit 1
+fi
