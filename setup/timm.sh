@@ -19,7 +19,8 @@ install ${index:+--index-url "$index"} "$(pin torchvision)"
 install --require-hashes --requirement trainer/timm.txt
 if ! problem=$("$python" -c 'import timm' 2>&1); then
     "$python" -m pip uninstall --quiet --yes timm torchvision
-    echo "$problem" | tail -n 1 >&2
+    echo "${problem##*
+}" >&2 # the last line
     echo "torchvision was built for another torch than the one in .venv, and was removed again." >&2
     echo "Install both from one index: make clean, then make setup and make timm with the same TORCH_INDEX" >&2
     exit 1

@@ -46,7 +46,7 @@ def _make(folder: Path, family: str, head_dim: int) -> None:
     from transformers import GenerationConfig
 
     shape = SHAPES[family]
-    tokenizer = _tokenizer(folder, shape)
+    tokenizer = write_tokenizer(folder, shape)
     tokenizer.save_pretrained(folder)
     torch.manual_seed(0)
     model = shape.build(tokenizer, head_dim)
@@ -57,7 +57,7 @@ def _make(folder: Path, family: str, head_dim: int) -> None:
         shape.add_processor(tokenizer, folder)
 
 
-def _tokenizer(folder: Path, shape: Shape) -> Any:
+def write_tokenizer(folder: Path, shape: Shape) -> Any:
     """Train a sentencepiece model and return the fast tokenizer of its merges.
 
     Writes tokenizer.model, as Gemma's repositories have it, to the folder.

@@ -5,6 +5,7 @@ Each keeps the ratios of the real models of its generation.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -36,6 +37,15 @@ _GEMMA_4_MEDIA = {
     "eoa_token": "<audio|>",
     "audio_token": "<|audio|>",
     "video_token": "<|video|>",
+}
+
+_GEMMA_3N_MEDIA = {
+    "boi_token": "<start_of_image>",
+    "boa_token": "<start_of_audio>",
+    "eoi_token": "<end_of_image>",
+    "image_token": "<image_soft_token>",
+    "eoa_token": "<end_of_audio>",
+    "audio_token": "<audio_soft_token>",
 }
 
 
@@ -276,7 +286,11 @@ def _scaled(model: Any) -> Any:
 def _gemma3n_text(tokenizer: Any, head_dim: int) -> Any:
     from transformers import Gemma3nForCausalLM, Gemma3nTextConfig
 
-    settings = _common(tokenizer, head_dim) | {
+    return _scaled(Gemma3nForCausalLM(Gemma3nTextConfig(**_gemma3n_settings(tokenizer, head_dim))))
+
+
+def _gemma3n_settings(tokenizer: Any, head_dim: int) -> dict[str, Any]:
+    return _common(tokenizer, head_dim) | {
         "num_hidden_layers": 6,
         "layer_types": list(_LAYER_TYPES),
         "sliding_window": 64,
@@ -287,7 +301,65 @@ def _gemma3n_text(tokenizer: Any, head_dim: int) -> Any:
         "activation_sparsity_pattern": [0.95] * 2 + [0.0] * 4,
         "intermediate_size": [128] * 6,
     }
-    return _scaled(Gemma3nForCausalLM(Gemma3nTextConfig(**settings)))
+
+
+def gemma3n_settings(tokenizer: Any, head_dim: int) -> dict[str, Any]:
+    """Return the settings of a Gemma 3n with towers.
+
+    Its tokens that end pictures or sounds, and their soft tokens, have embeddings of their own behind the text's. The
+    vision tower is the real one, with few channels inside.
+    """
+    ids = {name: tokenizer.convert_tokens_to_ids(token) for name, token in _GEMMA_3N_MEDIA.items()}
+    assert [ids[name] - ids["eoi_token"] for name in ("image_token", "eoa_token", "audio_token")] == [1, 2, 3]
+    audio = {
+        "vocab_size": 2,
+        "vocab_offset": ids["eoa_token"],
+        "hidden_size": 32,
+        "conf_num_attention_heads": 2,
+        "conf_num_hidden_layers": 1,
+        "sscp_conv_channel_size": [8, 8],
+    }
+    tower = {
+        "architecture": "mobilenetv5_300m_enc",
+        "model_args": {"channel_multiplier": 0.02, "msfa_output_resolution": math.isqrt(TOKENS_PER_PICTURE)},
+        "hidden_size": 2048,
+        "vocab_size": 2,
+        "vocab_offset": ids["eoi_token"],
+    }
+    return {
+        "text_config": _gemma3n_settings(tokenizer, head_dim),
+        "vision_config": tower,
+        "audio_config": audio,
+        "vision_soft_tokens_per_image": TOKENS_PER_PICTURE,
+    } | {f"{name}_id": number for name, number in ids.items()}
+
+
+def _gemma3n(tokenizer: Any, head_dim: int) -> Any:
+    from transformers import Gemma3nConfig, Gemma3nForConditionalGeneration
+
+    return _scaled(Gemma3nForConditionalGeneration(Gemma3nConfig(**gemma3n_settings(tokenizer, head_dim))))
+
+
+def gemma3n_processor(tokenizer: Any, folder: Path) -> None:
+    """Write the processor's files as in Google's repositories."""
+    import json
+
+    pictures = {
+        "image_processor_type": "SiglipImageProcessorFast",
+        "feature_extractor_type": "Gemma3nAudioFeatureExtractor",
+        "do_resize": True,
+        "do_rescale": True,
+        "do_normalize": False,
+        "do_convert_rgb": None,
+        "image_mean": [0.5] * 3,
+        "image_std": [0.5] * 3,
+        "resample": 2,
+        "rescale_factor": 1 / 255,
+        "size": {"height": 64, "width": 64},
+    }
+    processor = {"processor_class": "Gemma3nProcessor", "image_seq_length": TOKENS_PER_PICTURE}
+    (folder / "preprocessor_config.json").write_text(json.dumps(pictures, indent=2))
+    (folder / "processor_config.json").write_text(json.dumps(processor, indent=2))
 
 
 def _gemma4_shape(build: Callable[[Any, int], Any], *, media: bool, kind: str = "Gemma4") -> Shape:
@@ -331,7 +403,11 @@ SHAPES: Mapping[str, Shape] = {
     "gemma2": Shape(_gemma2),
     "gemma3": Shape(_gemma3_text),
     "gemma3-vision": Shape(_gemma3, media_tokens=OF_PICTURES, add_processor=_gemma3_processor),
-    "gemma3n-text": Shape(_gemma3n_text),
+    "gemma3n-text": Shape(_gemma3n_text, "gemma3n_chat_template.jinja"),
+    # Building it needs timm and torchvision.
+    "gemma3n": Shape(
+        _gemma3n, "gemma3n_chat_template.jinja", media_tokens=_GEMMA_3N_MEDIA, add_processor=gemma3n_processor
+    ),
     "gemma4-e-text": _gemma4_shape(_gemma4_text(**_E), media=False),
     "gemma4-dense-text": _gemma4_shape(_gemma4_text(**_LARGE), media=False),
     "gemma4-moe-text": _gemma4_shape(_gemma4_text(**_LARGE, **_EXPERTS), media=False),

@@ -219,7 +219,7 @@ def installs() -> list[list[str]]:
 
 
 def test_packages_are_wheels_at_the_versions_of_the_lock() -> None:
-    torch, rest, cuda, timm, on_gpu = installs()
+    torch, rest, timm, cuda, on_gpu = installs()
     assert torch[torch.index("--index-url") + 1] == "https://download.pytorch.org/whl/${TORCH}"
     assert "--no-deps" in torch
     assert rest[rest.index("--only-binary") + 1] == ":all:"

@@ -233,6 +233,7 @@ case "$*" in
     *"sys.version_info"*) echo 3.13 ;;
     *"import venv, ensurepip"*) [ -z "${WITHOUT_VENV:-}" ] ;;
     *"import virtualenv"*) exit 1 ;;
+    *"import timm"*) [ -z "${FOREIGN:-}" ] || { echo "operator torchvision::nms does not exist" >&2; exit 1; } ;;
     "-m venv .venv") mkdir .venv .venv/bin; cat "$0" > .venv/bin/python; chmod +x .venv/bin/python ;;
 esac
 """
@@ -284,6 +285,25 @@ def test_torch_is_installed_first_and_the_rest_by_hash(
     assert cuda.endswith(" --constraint constraints.txt torch==2.13.0")
     assert gemtune.endswith(" --no-deps --no-build-isolation --editable .")
     assert "index" not in packages + cuda + gemtune
+
+
+def test_torchvision_comes_from_the_index_of_torch_and_timm_by_hash(
+    make: Callable[..., tuple[str, list[str]]],
+) -> None:
+    make("setup")
+    _, (torchvision, timm) = make("timm")
+    assert re.search(r" --no-deps --index-url https://example.com/cpu torchvision==[0-9.]+$", torchvision)
+    assert timm.endswith(" --no-deps --require-hashes --requirement trainer/timm.txt")
+
+
+def test_a_torchvision_that_cannot_be_imported_is_removed_again(
+    make: Callable[..., tuple[str, list[str]]], tmp_path: Path
+) -> None:
+    make("setup")
+    output, _ = make("timm", FOREIGN="yes")
+    assert "operator torchvision::nms does not exist" in output
+    assert "was removed again" in output
+    assert "pip uninstall --quiet --yes timm torchvision" in (tmp_path / "record").read_text()
 
 
 def test_the_demo_needs_no_packages_of_developers(make: Callable[..., tuple[str, list[str]]]) -> None:

@@ -34,8 +34,9 @@ class PictureInputs(TypedDict):
     token_type_ids (Gemma 3, 3n) or mm_token_type_ids (Gemma 4): (rows, positions), int64, 1 at the soft tokens of
     pictures, which attend to all soft tokens of their picture, later ones too; in Gemma 4 only where the model says so,
     in Gemma 3n never. pixel_values: of the pictures of all rows in order, float32; absent if no row has a picture.
-    Gemma 3, 3n: (pictures, channels, height, width). Gemma 4: (pictures, patches, values per patch), with image_position_ids (pictures,
-    patches, 2): column and row of each patch, -1 for padding. Its unified models have one patch per soft token.
+    Gemma 3, 3n: (pictures, channels, height, width). Gemma 4: (pictures, patches, values per patch), with
+    image_position_ids (pictures, patches, 2): column and row of each patch, -1 for padding. Its unified models have one
+    patch per soft token.
     """
 
     token_type_ids: NotRequired[torch.Tensor]
@@ -150,7 +151,7 @@ def _read_processed(base: Path, family: Family) -> Callable[[Image], torch.Tenso
 
 
 def _processor(family: Family) -> type[BaseImageProcessor]:
-    """Return transformers' class of image processors for a family, that with Pillow."""
+    """Return transformers' image processor of a family, that with Pillow."""
     if "gemma4" in family.model_types:
         from transformers.models.gemma4.image_processing_pil_gemma4 import Gemma4ImageProcessorPil
 

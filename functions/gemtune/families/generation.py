@@ -155,7 +155,7 @@ class Family:
         return f"the vision tower of {self.name} cannot be trained here"
 
     def needs_timm(self, config: Mapping[str, object] | None) -> bool:
-        """Return whether transformers builds a model with timm and torchvision.
+        """Return whether transformers builds a model with timm.
 
         config: its config.json. If that is not at hand, the answer is that of the generation's models on the Hub.
         """

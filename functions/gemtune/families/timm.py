@@ -18,7 +18,9 @@ def is_installed() -> bool:
     return all(importlib.util.find_spec(name) is not None for name in PACKAGES)
 
 
-def problem_of(family: families.Family | None, config: Mapping[str, object] | None, *, has_timm: bool) -> Problem | None:
+def problem_of(
+    family: families.Family | None, config: Mapping[str, object] | None, *, has_timm: bool
+) -> Problem | None:
     """Return why a model cannot be built without the packages; None if it can.
 
     family: of the model, or None if it is not known. config: its config.json, or None if it is not at hand. has_timm:

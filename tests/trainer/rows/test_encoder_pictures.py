@@ -223,7 +223,7 @@ def test_the_preprocessor_config_of_older_models_is_read(tiny_vision: Path, tmp_
 @pytest.mark.parametrize(
     ("files", "code"),
     [
-        ({"config": lambda it: it.update(model_type="gemma3n")}, "model_without_vision"),
+        ({"config": lambda it: it.update(model_type="gemma2")}, "model_without_vision"),
         ({"config": lambda it: it.pop("vision_config")}, "model_without_vision"),
         ({"config": lambda it: it.update(mm_tokens_per_image=9)}, "bad_base_model"),
         ({"processor_config": lambda it: it.pop("image_processor")}, "bad_base_model"),

@@ -259,7 +259,6 @@ def test_the_best_weights_are_kept_on_request_and_with_early_stopping(
     [
         ("vision", "training_config.packing", True, "training_config.packing", "packing_not_possible"),
         ("vision", "training_config.base_model_id", "google/gemma-3-1b-it", "modality", "model_without_vision"),
-        ("vision", "training_config.base_model_id", "google/gemma-3n-E2B-it", "modality", "model_without_vision"),
         ("text", "training_config.train_vision_tower", True, "training_config.train_vision_tower", "field_without_use"),
     ],
 )

@@ -83,6 +83,12 @@ REFUSED: list[tuple[dict[str, Any], Facts, str, str]] = [
         "field_without_use",
     ),
     ({"training": {"provider": "unsloth"}}, Facts(BARE), "training_config.provider", "unsloth_missing"),
+    (
+        {"training": {"base_model_id": "google/gemma-3n-E2B-it"}},
+        Facts(BARE),
+        "training_config.base_model_id",
+        "timm_missing",
+    ),
     ({"training": {"machine": "l4"}}, Facts(BARE), "training_config.machine", "machine_not_here"),
     (
         {"training": {"batch_size": 64}},
@@ -275,6 +281,7 @@ def test_a_rule_is_checked_beside_an_invalid_field_that_it_is_not_about(
 @pytest.mark.parametrize(
     ("config", "refusal"),
     [
+        ({"model_type": "gemma3n", "vision_config": {}}, "vision_tower_frozen"),
         ({"model_type": "gemma4", "vision_config": {}}, None),
         ({"model_type": "gemma4_unified", "vision_config": {}}, None),
         ({"model_type": "gemma3", "vision_config": {}}, None),

@@ -63,7 +63,7 @@ SERVICE: Mapping[str, str] = {
     "embedded": "checks errors jobs object_name ports process redaction secret_name settings untrusted",
     "gcp": "errors jobs object_name ports redaction secret_name settings untrusted",
     # Only the wiring imports both backends.
-    "bootstrap": "clock embedded errors gcp jobs llama_cpp log_lines machines ports request services "
+    "bootstrap": "clock embedded errors families gcp jobs llama_cpp log_lines machines ports request services "
     "services.acceptance services.budgets services.datasets services.logs services.planning settings webhooks",
     "handlers": "admission bootstrap checks datasets.uploads errors jobs jobs.parts machines ports redaction request "
     "request.uploads services services.acceptance services.budgets services.datasets services.logs services.planning "
