@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Mapping
 
-from gemtune import families
 from gemtune.errors import Problem
+from gemtune.families.generation import Family
 
 # timm itself imports torchvision.
 PACKAGES = ("timm", "torchvision")
@@ -18,9 +18,7 @@ def is_installed() -> bool:
     return all(importlib.util.find_spec(name) is not None for name in PACKAGES)
 
 
-def problem_of(
-    family: families.Family | None, config: Mapping[str, object] | None, *, has_timm: bool
-) -> Problem | None:
+def problem_of(family: Family | None, config: Mapping[str, object] | None, *, has_timm: bool) -> Problem | None:
     """Return why a model cannot be built without the packages; None if it can.
 
     family: of the model, or None if it is not known. config: its config.json, or None if it is not at hand. has_timm:
