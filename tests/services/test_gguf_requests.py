@@ -61,7 +61,8 @@ def test_the_hint_without_the_tools_names_the_command_to_run(tmp_path: Path) -> 
 )
 def test_support_for_a_family_is_decided_by_its_name(tmp_path: Path, name: str, supported: bool) -> None:
     hints = codes(world_with(tmp_path, tools=True), name)
-    assert set(hints) == (set() if supported else {"family_without_gguf"})
+    # Without timm on this machine, Gemma 3n is refused for that, too.
+    assert set(hints) - {"timm_missing"} == (set() if supported else {"family_without_gguf"})
     assert supported or "Gemma 1, Gemma 2, Gemma 3" in hints["family_without_gguf"]
 
 
