@@ -71,8 +71,10 @@ def test_equal_reasons_are_shown_once_and_in_options_of_the_command_line() -> No
     option = """use --set 'dataset_columns={"prompt": "…", "completion": "…"}'"""
     shown = f"refused: rows 1, 2, 7 of rows.csv: the row has Frage: {option}"
     assert " ".join(line.strip() for line in text).count(shown) == 1
-    hint = "to ignore it, set dataset_columns to {messages.name: null}"
-    assert as_commands(hint) == """to ignore it, use --set 'dataset_columns={"messages.name": null}'"""
+    hint = "to ignore them, add {messages.name: null, Team: null} to dataset_columns"
+    added = """add "messages.name": null, "Team": null to the columns of --set 'dataset_columns={…}'"""
+    assert as_commands(hint) == f"to ignore them, {added}"
+    assert as_commands("add {Name, first: null} to dataset_columns") == "add {Name, first: null} to dataset_columns"
 
 
 def test_a_dataset_is_not_blamed_for_what_kept_it_from_being_read() -> None:

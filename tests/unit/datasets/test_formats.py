@@ -192,7 +192,16 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         messages(USER, {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}),
         "is not JSON",
     ),
-    (messages(USER | {"name": "Ada"}, ASSISTANT), "to ignore it, set dataset_columns to {messages.name: null}"),
+    (messages(USER | {"name": "Ada"}, ASSISTANT), "to ignore it, add {messages.name: null} to dataset_columns"),
+    (
+        {"messages": [USER, ASSISTANT], "Team": "a", "Reply": "b"},
+        "the fields Team, Reply are unknown: say in dataset_columns what they are; to ignore them, add {Team: null, "
+        "Reply: null} to dataset_columns",
+    ),
+    (
+        {"messages": [USER, ASSISTANT], **{f"x{number}": 1 for number in range(9)}},
+        "x7 and 1 more are unknown",
+    ),
     ({"messages": [USER, ASSISTANT], "images": ["a.png"]}, "a picture, which a text job cannot have"),
     ({"messages": [USER, ASSISTANT], "prompt": "Ho"}, "the field prompt is unknown"),
     ({"conversation": [USER, ASSISTANT]}, "set dataset_columns, such as {conversations: conversation}"),

@@ -108,7 +108,7 @@ def test_tags_that_cannot_be_read_refuse_their_row(turns: list[tuple[str, str]],
 def test_a_system_message_about_tags_contradicts_tools_of_the_row() -> None:
     refused = table.read(row(("system", "Use <tool_call>"), ASKED, ("gpt", tags(ROME)), tools=[TOOL]))
     assert isinstance(refused, Refused)
-    assert "set dataset_columns to {tools: null}" in refused.reason
+    assert "add {tools: null} to dataset_columns" in refused.reason
 
 
 def test_what_users_say_about_tags_is_text() -> None:

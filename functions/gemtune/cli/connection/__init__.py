@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -42,7 +42,8 @@ COMMANDS_OF_REQUESTS = (
     (re.compile(r"`?GET /datasets\b`?"), "`gemtune data list`"),
 )
 # Advice about names of columns in reasons and hints.
-SETTING_OF_COLUMNS = re.compile(r"set dataset_columns(?:, such as| to) \{(?P<pairs>[^{}]+)\}")
+SETTING_OF_COLUMNS = re.compile(r"set dataset_columns, such as \{(?P<pairs>[^{}]+)\}")
+ADDITION_OF_COLUMNS = re.compile(r"add \{(?P<pairs>[^{}]+)\} to dataset_columns")
 
 
 @dataclass
@@ -181,16 +182,28 @@ def as_commands(hint: str) -> str:
     """Return a hint of the API with commands and options of the command line."""
     for request, command in COMMANDS_OF_REQUESTS:
         hint = request.sub(command, hint)
-    return SETTING_OF_COLUMNS.sub(_columns_option, hint)
+    hint = SETTING_OF_COLUMNS.sub(partial(_with_columns, _columns_option), hint)
+    return ADDITION_OF_COLUMNS.sub(partial(_with_columns, _columns_to_add), hint)
 
 
-def _columns_option(match: re.Match[str]) -> str:
-    """Return the option that names columns, for a hint about the request."""
+def _with_columns(write: Callable[[Mapping[str, str | None]], str], match: re.Match[str]) -> str:
+    """Return advice about columns for the command line.
+
+    The advice stays as it is if the name of a column makes it ambiguous.
+    """
     pairs = [pair.partition(": ") for pair in match["pairs"].split(", ")]
     if any(not separator for _, separator, _ in pairs):
         return match[0]
-    columns = {name: None if column == "null" else column for name, _, column in pairs}
+    return write({name: None if column == "null" else column for name, _, column in pairs})
+
+
+def _columns_option(columns: Mapping[str, str | None]) -> str:
     return "use --set " + shlex.quote(f"dataset_columns={json.dumps(columns, ensure_ascii=False)}")
+
+
+def _columns_to_add(columns: Mapping[str, str | None]) -> str:
+    inner = json.dumps(columns, ensure_ascii=False)[1:-1]
+    return f"add {inner} to the columns of --set 'dataset_columns={{…}}'"
 
 
 def print_problems(problems: Sequence[dict[str, Any]]) -> None:

@@ -142,5 +142,5 @@ def _no_format(row: Row) -> str:
     example = f"{{{other}}}" if other else "{prompt: …, completion: …}"
     return (
         f"supervised training needs messages, or prompt and completion; the row has {names_in(row)}: if these are "
-        f"other names of a format's fields, set dataset_columns, such as {example}"
+        f"other names of a format's fields, set dataset_columns, such as {example}, and fields to ignore to null"
     )

@@ -7,7 +7,7 @@ is known to say nothing about what the model should learn; those are counted by 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from gemtune.datasets.refusal import BadRow
@@ -29,6 +29,8 @@ _HARMLESS = """
     skip_prompt_formatting full_topic views avatarUrl avatar_url
 """
 HARMLESS = frozenset(_HARMLESS.split())
+# Unknown fields of a row that a message names.
+MOST_NAMED = 8
 # Fields whose meaning is known, but which nothing here can honour: what to do about each.
 UNSUPPORTED: Mapping[str, str] = {
     "label": "it marks good and bad answers: use method RL with {algorithm: kto}, or remove the rows with false",
@@ -126,13 +128,16 @@ class Fields:
     def close(self, *, harmless: Collection[str] = HARMLESS) -> None:
         """Account for the fields that were not taken.
 
-        Raises BadRow for the first of them that may matter.
+        Raises BadRow for those that may matter.
         """
+        unknown = []
         for name, value in self._left.items():
             if name in harmless:
                 self.reading.unread[shown(self.path_of(name))] = None
             elif value not in ("", [], {}):
-                raise self.bad(self._unknown(name))
+                unknown.append(name)
+        if unknown:
+            raise self.bad(self._unknown(unknown))
 
     def leave(self, name: str) -> None:
         """Count a field as one that cannot change what is learned."""
@@ -147,14 +152,25 @@ class Fields:
         """Return a refusal that says where in the row it is."""
         return BadRow(f"{self.place}: {reason}" if self.place else reason)
 
-    def _unknown(self, name: str) -> str:
-        path = shown(self.path_of(name))
-        ignore = f"to ignore it, set dataset_columns to {{{path}: null}}"
-        if name in UNSUPPORTED:
-            return f"the field {shown(name)} is not read: {UNSUPPORTED[name]}; {ignore}"
-        near = difflib.get_close_matches(name, sorted(self._asked), n=1)
+    def _unknown(self, names: Sequence[str]) -> str:
+        """Return why a row with these fields is refused, and what to do."""
+        pairs = ", ".join(f"{shown(self.path_of(name))}: null" for name in names[:MOST_NAMED])
+        ignore = f"add {{{pairs}}} to dataset_columns"
+        unsupported = [name for name in names if name in UNSUPPORTED]
+        if unsupported:
+            reasons = "; ".join(f"the field {name} is not read: {UNSUPPORTED[name]}" for name in unsupported)
+            return f"{reasons}; to ignore {'it' if len(names) == 1 else 'all unknown fields'}, {ignore}"
+        if len(names) > 1:
+            named = ", ".join(shown(name) for name in names[:MOST_NAMED])
+            more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+            return (
+                f"the fields {named}{more} are unknown: say in dataset_columns what they are; to ignore them, {ignore}"
+            )
+        near = difflib.get_close_matches(names[0], sorted(self._asked), n=1)
         meant = f" (did you mean {near[0]}?)" if near else ""
-        return f"the field {shown(name)} is unknown{meant}: say in dataset_columns what it is; {ignore}"
+        return (
+            f"the field {shown(names[0])} is unknown{meant}: say in dataset_columns what it is; to ignore it, {ignore}"
+        )
 
 
 def shown(name: object) -> str:

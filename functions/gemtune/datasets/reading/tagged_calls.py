@@ -56,8 +56,8 @@ def _as_calls(turn: Turn, number: int, row: Fields) -> list[Turn]:
     if turn.role == "system" and (CALL in text or TOOLS in text):
         raise row.bad(
             f"the system message tells how to write calls in {CALL} tags, and the row has tools, which the chat "
-            "template tells of in its own way: remove that from the system message, or set dataset_columns to "
-            "{tools: null} to train the tags as text"
+            "template tells of in its own way: remove that from the system message, or add {tools: null} "
+            "to dataset_columns to train the tags as text"
         )
     if turn.role == "assistant" and CALL in text:
         return [_with_calls(turn, text, number, row)]
