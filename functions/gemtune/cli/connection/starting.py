@@ -35,7 +35,9 @@ def offer_service(connection: Connection) -> None:
     log = log_file(settings.home)
     with log.open("ab") as output:
         command = [sys.executable, *UP, "--port", str(port)]
-        server = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
+        server = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+        )
     wait_until_healthy(connection, server, log)
     click.echo(
         f"Started a service, with its log in {log}. It goes on after this command; `kill {server.pid}` stops it.",

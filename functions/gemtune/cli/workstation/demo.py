@@ -153,7 +153,9 @@ def _service(settings: Settings) -> Iterator[Connection]:
     with log.open("ab") as output:
         up = [*starting.UP, "--port", str(port)]
         command = parent_death.command(up, signal.SIGTERM)  # stops the server even if the demo is killed with SIGKILL
-        server = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
+        server = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+        )
     try:
         connection = Connection(f"http://127.0.0.1:{port}", as_json=False)
         starting.wait_until_healthy(connection, server, log)
