@@ -15,15 +15,15 @@ def holders_of_stdin(text: str) -> list[int]:
     """Return the lines of calls whose new session keeps the standard input."""
     calls = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)]
     names = [(call.lineno, {keyword.arg for keyword in call.keywords}) for call in calls]
-    return [line for line, given in names if "start_new_session" in given and "stdin" not in given]
+    return [line for line, keywords in names if "start_new_session" in keywords and "stdin" not in keywords]
 
 
 def test_every_process_with_a_session_of_its_own_says_what_its_standard_input_is() -> None:
     """A terminal whose command has ended would wait for such a process."""
     files = [path for room in CODE for path in (ROOT / room).rglob("*.py")]
-    found = [f"{path.relative_to(ROOT)}:{line}" for path in files for line in holders_of_stdin(path.read_text())]
+    holders = [f"{path.relative_to(ROOT)}:{line}" for path in files for line in holders_of_stdin(path.read_text())]
     assert len(files) > 300
-    assert found == []
+    assert holders == []
 
 
 @pytest.mark.parametrize(
