@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
@@ -46,6 +48,47 @@ def train(
     FILE is a JSON or YAML file with a request, or - for standard input. Options replace its fields; with --data and
     --model no file is needed.
     """
+    if dry_run and (prints or follow or idempotency_key is not None):
+        raise click.UsageError("--dry-run goes with none of --print, --follow and --idempotency-key")
+    training = _described_training(file, data, held_out, options)
+    if prints:
+        click.echo(json.dumps(training.request, indent=1))
+        return
+    if dry_run:
+        _show_plan(connection, training)
+        return
+    offer_service(connection)
+    with datasets.showing_progress(connection) as report:
+        accepted = connection.run(
+            operations.train(training.request, training.files, training.name, key=idempotency_key, report=report)
+        )
+    response = accepted.model_dump(mode="json")
+    if not connection.print_if_json(response):
+        click.echo(accepted.job_id)
+        _print_warnings(connection, response)
+    if follow:
+        raise click.exceptions.Exit(following.follow(connection, accepted.job_id))
+
+
+@dataclass(frozen=True, slots=True)
+class _Training:
+    """Training that a command line describes.
+
+    files, name: of a dataset to upload; None and empty without one.
+    """
+
+    request: dict[str, Any]
+    files: uploads.LocalDataset | None
+    name: str
+
+
+def _described_training(
+    file: str | None, data: Path | None, held_out: Path | None, options: Mapping[str, Any]
+) -> _Training:
+    """Return the training that a file and options describe.
+
+    Raises click.UsageError and BadUse.
+    """
     request = train_options.request_of(options, {} if file is None else request_file.read(file))
     if data is None and file is None and options["dataset"] is None:
         raise click.UsageError("say what to train on: --data FILE, --dataset ID, or a FILE with a request")
@@ -53,33 +96,21 @@ def train(
         raise click.UsageError("--data and --dataset both say what to train on: leave out one of them")
     if held_out is not None and data is None:
         raise click.UsageError("--eval goes with --data")
-    if dry_run and (prints or follow or idempotency_key is not None):
-        raise click.UsageError("--dry-run goes with none of --print, --follow and --idempotency-key")
     files = None if data is None else uploads.files_of(data, held_out)
     config = request.get("training_config") or {}
     if file is None and isinstance(config, dict) and not config.get("base_model_id"):  # the service refuses others
         raise click.UsageError("say which base model to train: --model MODEL (`gemtune models` lists some)")
-    if prints:
-        click.echo(json.dumps(request, indent=1))
-        return
+    return _Training(request, files, "" if data is None else data.resolve().name)
+
+
+def _show_plan(connection: Connection, training: _Training) -> None:
+    """Print what a training would take."""
     offer_service(connection)
-    name = "" if data is None else data.resolve().name
-    with datasets.showing_progress(connection, keeps_parts=not dry_run) as report:
-        if dry_run:
-            if files is not None and not connection.quiet:
-                click.echo("The plan needs the rows: those that the service does not have are deleted again", err=True)
-            planned = connection.run(operations.plan(request, files, name, report))
-        else:
-            accepted = connection.run(operations.train(request, files, name, key=idempotency_key, report=report))
-    if dry_run:
-        _print_plan(connection, planned)
-        return
-    response = accepted.model_dump(mode="json")
-    if not connection.print_if_json(response):
-        click.echo(accepted.job_id)
-        _print_warnings(connection, response)
-    if follow:
-        raise click.exceptions.Exit(following.follow(connection, accepted.job_id))
+    if training.files is not None and not connection.quiet:
+        click.echo("The plan needs the rows: those that the service does not have are deleted again", err=True)
+    with datasets.showing_progress(connection, keeps_parts=False) as report:
+        planned = connection.run(operations.plan(training.request, training.files, training.name, report))
+    _print_plan(connection, planned)
 
 
 def _print_plan(connection: Connection, planned: Planned) -> None:
@@ -91,15 +122,15 @@ def _print_plan(connection: Connection, planned: Planned) -> None:
 
 
 @click.command()
-@click.argument("file")
+@click.argument("file", required=False)
+@train_options.with_options
 @click.pass_obj
-def plan(connection: Connection, file: str) -> None:
+def plan(connection: Connection, /, file: str | None, data: Path | None, held_out: Path | None, **options: Any) -> None:
     """Show what a training request would take, without submitting it.
 
-    FILE is a JSON or YAML file, or - for standard input.
+    FILE and options are those of `gemtune train`.
     """
-    request = train_options.request_of({}, request_file.read(file))
-    _print_plan(connection, connection.run(operations.plan(request, None, "")))
+    _show_plan(connection, _described_training(file, data, held_out, options))
 
 
 @click.command()

@@ -116,13 +116,16 @@ PLAN = {
 }
 
 
+@pytest.mark.parametrize("command", [("train", "--dry-run"), ("plan",)])
 @pytest.mark.parametrize("answer", [(200, {"plan": PLAN}), (422, {"error": {"code": "x", "message": "no"}})])
-def test_a_dry_run_shows_the_plan_and_leaves_nothing(service: FakeService, rows_file: Path, answer: Any) -> None:
+def test_a_dry_run_shows_the_plan_and_leaves_nothing(
+    service: FakeService, rows_file: Path, answer: Any, command: tuple[str, ...]
+) -> None:
     dataset_id = uploads.files_of(rows_file, None).dataset_id
     service.answers["POST", "/datasets"] = (200, dataset("ready", dataset_id=dataset_id))
     service.answers["POST", "/train"] = answer
     service.answers["DELETE", f"/datasets/{dataset_id}"] = (200, {"dataset_id": dataset_id, "deleted": True})
-    result = run("train", "--data", str(rows_file), "--model", "a/b", "--dry-run", url=service.url)
+    result = run(*command, "--data", str(rows_file), "--model", "a/b", url=service.url)
     assert (result.exit_code, "local (only one)" in result.stdout) == ((0, True) if answer[0] == 200 else (1, False))
     posted = [path for method, path, *_ in service.requests if path.startswith("/train")]
     assert posted == ["/train?dry_run=true"]
