@@ -104,6 +104,8 @@ NEAREST: Mapping[str, str] = {
     "trainer.training.reinforcement": "trainer/training/test_dpo trainer/training/test_grpo "
     "trainer/new_tokens/test_training",
     "trainer.training.picture_batches": "trainer/training/test_vision",
+    "trainer.training.sft": "trainer/training/test_metrics trainer/model/on_cpu/test_row_parallel "
+    "trainer/steps/test_train",
     "trainer.training.tracking": "trainer/training/test_tracking",
 }
 

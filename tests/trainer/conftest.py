@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -15,10 +15,14 @@ from gemtune.jobs.status import Step
 from gemtune.request.spec import Spec
 from tests import rows, tiny_gemma
 from tests.fakes import World
+from trainer.certificate import comparison
 from trainer.context import Context
+from trainer.process import child
+from trainer.process.child import ChildResult
 from trainer.steps import export, prepare, train
 
 END_OF_TURN = 5  # in the tiny tokenizer
+COMPARISON = ["-P", "-m", "trainer.certificate.comparison_process"]
 RUN = {Step.PREPARE: prepare.run, Step.TRAIN: train.run, Step.EXPORT: export.run}
 
 
@@ -47,6 +51,27 @@ def confident_tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     weights["model.embed_tokens.weight"][END_OF_TURN] *= 4
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
+
+
+@pytest.fixture(autouse=True)
+def comparison_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compare exports in this process, which has imported torch already.
+
+    Others run in a process of their own: GGUF files, whose runtime is not that of the training, and those of exports
+    that tests start as a process.
+    """
+    run_process = child.run
+
+    def run(arguments: Sequence[str], check_stop: Callable[[], None]) -> ChildResult:
+        *command, case_file, result_file = arguments
+        case = json.loads(Path(case_file).read_text()) if command == COMPARISON else {}
+        if case.get("format") not in ("adapter", "merged"):
+            return run_process(arguments, check_stop)
+        compare = comparison.compare if case.get("floor") is None else comparison.measure_floor
+        Path(result_file).write_text(json.dumps(compare(case)))
+        return ChildResult(0, "")
+
+    monkeypatch.setattr(child, "run", run)
 
 
 class Bench:

@@ -14,7 +14,7 @@ import torch
 from gemtune.jobs.status import Step
 from tests import tiny_gemma
 from tests.trainer.conftest import Bench
-from tests.trainer.steps.test_export import compare_in_process, export_folder  # noqa: F401
+from tests.trainer.steps.test_export import export_folder
 from trainer.certificate import reference
 from trainer.certificate.held_out_rows import POSITIONS, ROWS, collect
 from trainer.certificate.reference import RECORDED
@@ -23,7 +23,6 @@ from trainer.rows.prepared import TokenFile
 from trainer.store import manifest
 
 
-@pytest.mark.usefixtures("compare_in_process")
 @pytest.mark.parametrize("method", ["LoRA", "QLoRA", "Full"])
 def test_an_export_is_compared_with_what_was_recorded_in_training(bench_of: Callable[..., Bench], method: str) -> None:
     bench = bench_of(method=method, max_steps=2)
@@ -63,7 +62,6 @@ def hidden_states(bench: Bench, tokens: list[int], positions: list[int], *, adap
     return states[0, positions]
 
 
-@pytest.mark.usefixtures("compare_in_process")
 def test_a_record_of_another_model_is_noticed(bench_of: Callable[..., Bench], tmp_path: Path) -> None:
     """The record counts, whatever the files of the training say."""
     bench = bench_of(max_steps=2).to(Step.TRAIN)

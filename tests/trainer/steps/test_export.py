@@ -28,7 +28,7 @@ from tests.trainer import untrained_results
 from tests.trainer.conftest import Bench
 from tests.trainer.gguf.test_gguf import sharpen_logits, tools  # noqa: F401
 from tests.trainer.test_entry import run_trainer
-from trainer.certificate import comparison, verdict
+from trainer.certificate import verdict
 from trainer.context import StopRequested
 from trainer.export import trained_weights
 from trainer.gguf import conversion
@@ -38,25 +38,6 @@ from trainer.steps import export
 from trainer.store import manifest
 
 PAIRS = (("adapter", "none"), ("merged", "none"), ("merged", "fp16"), ("merged", "q4"))
-
-
-@pytest.fixture
-def compare_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run the comparison in this process, which has imported torch already.
-
-    Other tests run it in a process of its own.
-    """
-
-    def run(arguments: Sequence[str], check_stop: Callable[[], None]) -> ChildResult:
-        *command, case_file, result_file = arguments
-        assert command == ["-P", "-m", "trainer.certificate.comparison_process"]
-        case = json.loads(Path(case_file).read_text())
-        compare = comparison.compare if case.get("floor") is None else comparison.measure_floor
-        comparison_result = compare(case)
-        Path(result_file).write_text(json.dumps(comparison_result))
-        return ChildResult(0, "")
-
-    monkeypatch.setattr(child, "run", run)
 
 
 @pytest.fixture
@@ -81,7 +62,6 @@ def export_folder(bench: Bench) -> Path:
     return Path(bench.job.adapter_path)
 
 
-@pytest.mark.usefixtures("compare_in_process")
 @pytest.mark.parametrize("method", ["LoRA", "Full"])
 @pytest.mark.parametrize(("export_format", "quantization"), PAIRS)
 def test_each_format_and_quantization_is_complete_and_certified(
@@ -117,7 +97,6 @@ def test_each_format_and_quantization_is_complete_and_certified(
     assert ("vllm serve ." in card) is (export_format == "merged" or method == "Full")
 
 
-@pytest.mark.usefixtures("compare_in_process")
 def test_the_certificate_matches_a_plain_computation(trained_bench: Callable[..., Bench]) -> None:
     """Compute full logits of whole rows with plain transformers and PEFT."""
     from peft import PeftModel
@@ -170,7 +149,6 @@ def empty_tokenizer(folder: Path) -> None:
     (folder / "tokenizer.json").write_text("{}")
 
 
-@pytest.mark.usefixtures("compare_in_process")
 @pytest.mark.parametrize(
     ("sabotage", "reason"),
     [
@@ -201,7 +179,6 @@ def test_a_spoilt_export_is_not_published_and_a_second_attempt_works(
     assert export_folder(bench).name == "2"
 
 
-@pytest.mark.usefixtures("compare_in_process")
 def test_a_merge_that_lost_the_adapter_is_noticed(
     trained_bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -221,7 +198,6 @@ def strict(limits: Limits, method: Method, *, has_experts: bool) -> Limits:
     return strictest if limits == merged_export("q4").limits else limits
 
 
-@pytest.mark.usefixtures("compare_in_process")
 def test_an_export_that_loses_too_much_names_the_next_larger_one_that_passes(
     trained_bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -256,7 +232,6 @@ def test_an_error_of_an_export_is_raised_even_if_its_files_cannot_be_deleted(
     ] * 2
 
 
-@pytest.mark.usefixtures("compare_in_process")
 def test_where_the_disk_is_memory_it_holds_no_merged_weights_while_they_are_compared(
     trained_bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -321,7 +296,6 @@ def test_a_gguf_file_leaves_the_disk_before_others_are_written_for_comparison(
     assert written == ["model-q8_0.gguf"]
 
 
-@pytest.mark.usefixtures("compare_in_process")
 def test_an_accepted_loss_is_said_in_status_card_and_file_name(
     trained_bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -341,7 +315,6 @@ def test_an_accepted_loss_is_said_in_status_card_and_file_name(
     assert AutoModelForCausalLM.from_pretrained(folder).config.quantization_config is not None
 
 
-@pytest.mark.usefixtures("compare_in_process")
 def test_an_accepted_loss_does_not_excuse_a_wrong_file(
     trained_bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -359,7 +332,6 @@ def test_an_accepted_loss_does_not_excuse_a_wrong_file(
     assert caught.value.code == "export_differs"
 
 
-@pytest.mark.usefixtures("compare_in_process")
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
 def test_an_export_interrupted_while_publishing_does_not_count(
     trained_bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch, error: BaseException
@@ -381,7 +353,6 @@ def test_an_export_interrupted_while_publishing_does_not_count(
     assert export_folder(bench).name == "2"
 
 
-@pytest.mark.usefixtures("compare_in_process")
 @pytest.mark.parametrize(("damaged", "place"), [(False, "1"), (True, "2")])
 def test_an_earlier_attempts_export_is_reused_if_it_matches_its_manifest(
     trained_bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch, damaged: bool, place: str

@@ -16,6 +16,7 @@ from gemtune.jobs.status import Step
 from tests.trainer.conftest import Bench
 from tests.trainer.steps.test_train import after_steps
 from tests.trainer.wandb_server import WandbServer, wandb_server
+from trainer.training.tracking import wandb_run
 
 KEY = "f" * 24 + "a" * 16  # fake, in the form of W&B's keys
 
@@ -109,6 +110,18 @@ def test_wandb_has_one_run_for_all_attempts(tracked_bench_of: Callable[..., Benc
     assert (config["method"], config["learning_rate"]) == ("LoRA", 0.005)
     assert {"train/learning_rate", "train/tokens_per_second"} <= set(final) | set(run["history"][-2])
     assert wandb_state.keys == {KEY}
+
+
+@pytest.mark.parametrize(
+    ("project", "entity", "name"), [("boats", None, "boats"), ("us/boats", "us", "boats"), (None, None, "gemtune")]
+)
+def test_a_project_may_be_named_with_its_entity(
+    bench: Bench, project: str | None, entity: str | None, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.fields["wandb_config"] = {"api_key": KEY} | ({} if project is None else {"project": project})
+    monkeypatch.setattr(wandb_run, "WandbRun", lambda opening, *_: opening)
+    opening: Any = wandb_run.start(bench.to(Step.PREPARE).context(Step.TRAIN))
+    assert (opening["entity"], opening["project"], opening["api_key"]) == (entity, name, KEY)
 
 
 def test_the_key_is_only_in_the_secret_store_and_sent_to_wandb(
