@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from bench.certificate.jobs import THOROUGH, UNSEEN, TinyJob, answer_of
 from gemtune.request.exports import Format, GgufExport, Quantization, export_of
+from trainer.base_model.four_bits import is_quantized
 from trainer.certificate.runtimes import LlamaCpp, Runtime, Transformers
 from trainer.export.merge import merge
 from trainer.gguf.llama_library import quantize
@@ -113,9 +114,10 @@ def _trial(name: str, job: TinyJob, export_format: Format, quantization: Quantiz
 
 
 def write(job: TinyJob, export_format: Format, quantization: Quantization, strength: float) -> Path:
-    """Write an export of the trained model with noise on every matrix.
+    """Write an export of the trained model with noise on its layers' matrices.
 
-    The noise is added before rounding, so that the file has the rounding of its format. Returns the folder.
+    That of the embedding has more bits in most formats, and would set the limit for all. The noise is added before
+    rounding, so that the file has the rounding of its format. Returns the folder.
     """
     export, context = export_of(export_format, quantization), job.of(export_format, quantization)
     exact: Quantization = "f16" if isinstance(export, GgufExport) else "none"
@@ -140,7 +142,7 @@ def _add_noise(file: Path, strength: float) -> None:
     generator = torch.Generator().manual_seed(7)
     weights = load_file(file)
     for name, weight in weights.items():
-        if weight.ndim > 1:
+        if is_quantized(name):
             values = weight.float()
             noise = torch.randn(values.shape, generator=generator)
             weights[name] = (values + strength * values.std() * noise).to(weight.dtype)
@@ -148,10 +150,10 @@ def _add_noise(file: Path, strength: float) -> None:
 
 
 def _add_noise_to_gguf(file: Path, strength: float) -> None:
-    """Add noise to the matrices of a file in f16."""
+    """Add noise to the matrices of the layers of a file in f16."""
     generator = np.random.default_rng(7)
     for tensor in GGUFReader(file, "r+").tensors:
-        if tensor.data.dtype == np.float16:
+        if tensor.name.startswith("blk.") and tensor.data.dtype == np.float16:
             values = tensor.data.astype(np.float32)
             noise = generator.standard_normal(values.shape, dtype=np.float32)
             tensor.data[...] = (values + strength * values.std() * noise).astype(np.float16)

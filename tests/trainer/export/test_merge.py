@@ -217,6 +217,15 @@ def test_weights_beyond_the_range_of_fp16_are_refused(tmp_path: Path, tiny: Path
     assert caught.value.code == "not_in_fp16"
 
 
+def test_infinite_bounds_of_a_base_model_are_no_overflow_in_fp16() -> None:
+    """Keep those of Gemma 4's audio layers, which do not clip."""
+    encode = merging.encoding_of("fp16")()
+    bounds = torch.tensor([torch.inf, -torch.inf, 1.5])
+    assert encode("input_max", bounds, False)["input_max"].tolist() == bounds.tolist()
+    with pytest.raises(StepError, match="fp16 cannot hold"):
+        encode("input_max", torch.tensor([torch.inf, 70_000.0]), False)
+
+
 def test_q4_weights_equal_bitsandbytes_and_load_directly(tmp_path: Path, tiny: Path) -> None:
     from transformers import BitsAndBytesConfig
 
