@@ -97,7 +97,7 @@ NEAREST: Mapping[str, str] = {
     "trainer.training.job_trainer": "trainer/training/test_job_trainer",
     "trainer.training.best_weights": "trainer/training/test_job_trainer trainer/training/test_best_weights",
     "trainer.training.preference.dpo": "trainer/training/test_dpo",
-    "trainer.training.grpo": "trainer/training/test_grpo",
+    "trainer.training.grpo": "trainer/training/test_grpo trainer/training/test_rl_vision",
     "trainer.training.preference.kto": "trainer/training/test_kto",
     "trainer.training.preference.scores": "trainer/training/test_dpo trainer/training/test_kto",
     "trainer.training.preference.scoring": "trainer/training/test_dpo trainer/training/test_kto",

@@ -249,6 +249,13 @@ def attach_callback(trainer: Any, recording: RecordingHooks, **fields: Any) -> A
     return callback
 
 
+def test_compiled_code_may_take_so_much_memory_as_there_are_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits: list[int] = []
+    monkeypatch.setattr(job_trainer, "limit_primitive_caches", limits.append)
+    attach_callback(StandIn(), RecordingHooks())
+    assert limits == [torch.get_num_threads()]
+
+
 def args(**fields: Any) -> Any:
     return SimpleNamespace(
         **(

@@ -226,6 +226,7 @@ def test_grpo_samples_and_scores_with_the_pictures_of_each_prompt(
     rl = grpo({"type": "numeric_answer"}, {"type": "length", "at_most": 2, "weight": 0.25}, beta=0.3, temperature=0.8)
     bench = rl_bench(vision_bench_of, rl, MIXED, MIXED, base_model_id=str(digit_model), batch_size=16).to(Step.PREPARE)
     trainer = make_trainer(bench, tmp_path)
+    assert trainer.generation_config.suppress_tokens == [trainer.pictures.soft_token]
     model = randomize_adapter(trainer.model)
     model.train()
     torch.manual_seed(1)
