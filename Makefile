@@ -44,7 +44,7 @@ llama: .venv/.service ## build llama.cpp, which writes GGUF, and its programs in
 # in the order of their folders: a long file, such as those of e2e/, that came last would leave the other cores idle.
 test: .venv/.tests ## every test that this machine can run
 	@$(BIN)/python -m trainer.gguf.llama_cpp_build || echo "continuing without llama.cpp: tests of GGUF will be skipped"
-	@$(BIN)/python -m pytest -m "not gpu" -rs -q --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	@$(BIN)/python -m pytest -m "not gpu and not timm" -rs -q --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 check: .venv/.tests ## format, lint, types, fast tests: before every commit
 	@$(BIN)/ruff format --check $(CODE)

@@ -31,7 +31,7 @@ from trainer.rows.encoded import UNTRAINED, Encoded
 from trainer.rows.encoder import Encoder
 from trainer.rows.prepared import read_tokens
 
-with_timm = pytest.mark.skipif(not timm.is_installed(), reason="timm and torchvision are not installed: run make timm")
+MISSING = pytest.mark.skipif(not timm.is_installed(), reason="timm and torchvision are not installed: run make timm")
 HELD_OUT = range(100, 104)
 # Factors of weights by the ends of their names: pictures of a new model have almost the same embeddings.
 SCALES = {".embed_tokens.weight": 8, "embed_vision.embedding_projection.weight": 8}
@@ -140,7 +140,8 @@ def held_out_loss(bench: Bench, model: Any, numbers: list[int | None]) -> float:
     )[0]
 
 
-@with_timm
+@MISSING
+@pytest.mark.timm
 def test_an_adapter_trains_on_pictures_and_loads_in_plain_peft(bench_with: Callable[..., Bench]) -> None:
     from peft import PeftModel
     from transformers import AutoModelForImageTextToText
@@ -162,7 +163,8 @@ def test_an_adapter_trains_on_pictures_and_loads_in_plain_peft(bench_with: Calla
     assert all(".language_model.layers." in name for name in adapter(bench))
 
 
-@with_timm
+@MISSING
+@pytest.mark.timm
 def test_full_fine_tuning_changes_the_language_model_and_nothing_else(bench_with: Callable[..., Bench]) -> None:
     bench = bench_with(method="Full", max_steps=2, learning_rate=1e-3).to(Step.TRAIN)
     folder = Path(bench.services.buckets.export.uri(f"jobs/{bench.job_id}/model/1"))
@@ -173,7 +175,8 @@ def test_full_fine_tuning_changes_the_language_model_and_nothing_else(bench_with
     assert all(".language_model." in name for name in changed)
 
 
-@with_timm
+@MISSING
+@pytest.mark.timm
 def test_a_resumed_training_ends_with_the_same_weights(bench_with: Callable[..., Bench]) -> None:
     training = {"lora_dropout": 0.1, "max_steps": 5}
     uninterrupted, interrupted = bench_with(**training), bench_with(**training)
@@ -186,7 +189,8 @@ def test_a_resumed_training_ends_with_the_same_weights(bench_with: Callable[...,
     assert all(torch.equal(expected[name], resumed[name]) for name in expected)
 
 
-@with_timm
+@MISSING
+@pytest.mark.timm
 def test_a_model_with_towers_trains_on_text(bench_with: Callable[..., Bench]) -> None:
     from peft import PeftModel
     from transformers import AutoModelForImageTextToText
