@@ -122,7 +122,11 @@ def test_the_projector_file_of_gemma_4_contains_the_base_models_vision_tower(
     assert wrong[-1] == f"and {len(named) - len(wrong) + 1} more tensors", wrong
     reordered = Path(shutil.copytree(folder, tmp_path / "reordered"))
     sabotage.gguf_tensor(PROJECTOR, "v.patch_embd.weight", lambda values: values[:, ::-1])(reordered)
-    (problem,) = projector_weights.problems(weights.TrainedModel(bench.base, None), bench.base, reordered / PROJECTOR)
+    trained = weights.TrainedModel(
+        bench.base, Path(bench.services.buckets.export.uri(f"jobs/{bench.job_id}/adapter/1"))
+    )
+    assert projector_weights.problems(trained, bench.base, folder / PROJECTOR) == []
+    (problem,) = projector_weights.problems(trained, bench.base, reordered / PROJECTOR)
     assert problem.startswith(f"v.patch_embd.weight of {PROJECTOR} differs")
 
 
