@@ -274,18 +274,22 @@ print(json.dumps(fingerprints))
 """
 
 
+def fingerprints(python: Path, changed: str) -> dict[str, list[str]]:
+    """Return the fingerprints of TRL in a process, after some code."""
+    ran = subprocess.run([python, "-c", changed + FINGERPRINT], check=True, capture_output=True, text=True)
+    found: dict[str, list[str]] = json.loads(ran.stdout.splitlines()[-1])
+    return found
+
+
+@pytest.fixture(scope="module")
+def released(unsloth_python: Path) -> dict[str, list[str]]:
+    return fingerprints(unsloth_python, "")
+
+
 @pytest.mark.parametrize("changed", [REPLACED_AS_ON_A_GPU + FORGETS, PREPARES])
-def test_both_engines_use_trl_as_released(unsloth_python: Path, changed: str) -> None:
-    released, patched = (
-        json.loads(
-            subprocess.run(
-                [unsloth_python, "-c", code + FINGERPRINT], check=True, capture_output=True, text=True
-            ).stdout.splitlines()[-1]
-        )
-        for code in ("", changed)
-    )
+def test_both_engines_use_trl_as_released(unsloth_python: Path, released: dict[str, list[str]], changed: str) -> None:
     assert len(released) > 20
-    assert patched == released
+    assert fingerprints(unsloth_python, changed) == released
 
 
 def test_an_environment_without_unsloth_is_reported_before_any_work(bench_of: Callable[..., Bench]) -> None:
