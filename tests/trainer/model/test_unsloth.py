@@ -277,8 +277,8 @@ print(json.dumps(fingerprints))
 def fingerprints(python: Path, changed: str) -> dict[str, list[str]]:
     """Return the fingerprints of TRL in a process, after some code."""
     ran = subprocess.run([python, "-c", changed + FINGERPRINT], check=True, capture_output=True, text=True)
-    found: dict[str, list[str]] = json.loads(ran.stdout.splitlines()[-1])
-    return found
+    by_name: dict[str, list[str]] = json.loads(ran.stdout.splitlines()[-1])
+    return by_name
 
 
 @pytest.fixture(scope="module")
