@@ -15,8 +15,8 @@ install() {
 }
 
 index=$(setup/torch_index.sh "$python" "$(pin torch)")
-install ${index:+--index-url "$index"} "$(pin torchvision)"
 install --require-hashes --requirement trainer/timm.txt
+install ${index:+--index-url "$index"} "$(pin torchvision)" # last, so that none is left that was not tried
 if ! problem=$("$python" -c 'import timm' 2>&1); then
     "$python" -m pip uninstall --quiet --yes timm torchvision
     echo "${problem##*

@@ -11,6 +11,7 @@ import flask.testing
 import pytest
 
 from gemtune import bootstrap
+from gemtune.datasets.files.splits import FOLDER
 from gemtune.datasets.uploads import record
 from gemtune.datasets.uploads.record import DatasetFile, dataset_id_of
 from gemtune.services.datasets.upload import UploadDataset
@@ -157,6 +158,39 @@ def test_uploads_that_are_never_completed_are_removed(api: flask.testing.FlaskCl
     backend.services.upload_dataset.remove_abandoned(newest + timedelta(seconds=1))
     assert api.get(f"/datasets/{dataset_id}").status_code == 404
     assert not list(backend.services.buckets.data.list("datasets/"))
+
+
+def test_an_upload_that_is_removed_leaves_no_folder_with_some_of_its_files(
+    api: flask.testing.FlaskClient, backend: World
+) -> None:
+    """Such a folder would be a ready dataset, without its other files."""
+    dataset_id = begin(api, ("train.jsonl", ROWS), ("eval.jsonl", ROWS))["dataset_id"]
+    send_missing(api, dataset_id, ROWS, b"x" * len(ROWS))
+    assert api.post(f"/datasets/{dataset_id}/complete").status_code == 409
+    backend.services.upload_dataset.remove_abandoned(backend.clock.now() + timedelta(days=365))
+    assert api.get(f"/datasets/{dataset_id}").status_code == 404
+    assert not list(backend.services.buckets.data.list(f"{FOLDER}/{dataset_id}/"))
+
+
+def test_a_dataset_that_is_completed_while_it_is_announced_again_stays_ready(
+    api: flask.testing.FlaskClient, services: bootstrap.Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two people or runs of CI may upload the same files."""
+    dataset_id = begin(api, ("train.jsonl", ROWS), name="tickets", tags=["v1"])["dataset_id"]
+    send_missing(api, dataset_id, ROWS)
+    read = UploadDataset.read
+
+    def read_and_complete(service: UploadDataset, dataset_id: str) -> record.DatasetRecord:
+        unfinished = read(service, dataset_id)
+        monkeypatch.setattr(UploadDataset, "read", read)
+        service.complete(dataset_id)
+        return unfinished
+
+    monkeypatch.setattr(UploadDataset, "read", read_and_complete)
+    begin(api, ("train.jsonl", ROWS), name="tickets", tags=["v1"])
+    assert api.get(f"/datasets/{dataset_id}").json["status"] == "ready"  # type: ignore[index]
+    services.upload_dataset.remove_abandoned(services.clock.now() + timedelta(days=365))
+    assert api.get(f"/datasets/{dataset_id}").json["status"] == "ready"  # type: ignore[index]
 
 
 def test_finding_abandoned_uploads_reads_no_complete_dataset(

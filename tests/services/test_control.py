@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from gemtune.admission.platform import PlatformError
+from gemtune.admission.slots import ASKED_AGAIN, MAX_WAITING, SlotTable
 from gemtune.errors import JobIsOver
 from gemtune.jobs.parts.holds import Pause
 from gemtune.jobs.record import Claim, Failure
 from gemtune.jobs.status import Step
 from gemtune.ports import ExecutionState
 from gemtune.services.control import FOR_PLATFORM, FOR_SLOTS, FOR_SLOTS_ON_WORKSTATION, Intervals
-from gemtune.services.machine_slots import MachineSlots
+from gemtune.services.machine_slots import SILENCE, MachineSlots
 from tests.fakes import World
 from tests.services.test_running import Running
 from tests.services.test_waiting import PENDING, QUOTA, prepared, verdict
@@ -261,6 +263,37 @@ def test_a_job_that_has_not_asked_for_half_an_hour_loses_its_place(world: World,
     )
     verdict(second)
     assert second.job.waiting.position == 1
+
+
+def test_a_sweep_writes_a_queue_once_and_keeps_who_asks_meanwhile(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Firestore takes about one write of a document per second."""
+    jobs = [prepared(world) for _ in range(5)]
+    assert [verdict(running) for running in jobs] == ["run", *["wait"] * 4]
+    cancelled, asking = jobs[1], jobs[-1]
+    world.clock.advance(minutes=31)
+    verdict(cancelled)
+    monkeypatch.setattr(MachineSlots, "leave_all", lambda *args, **options: None)
+    world.services.cancel(cancelled.job_id)
+    update, writes = MachineSlots._update, []
+
+    def counted(slots: MachineSlots, machine: str, change: Callable[[SlotTable], SlotTable]) -> None:
+        writes.append(machine)
+        if len(writes) == 1:
+            verdict(asking)
+        update(slots, machine, change)
+
+    monkeypatch.setattr(MachineSlots, "_update", counted)
+    world.services.slots.sweep()
+    table = world.services.slots.table(machine_of(world))
+    assert [waiter.job_id for waiter in table.waiting] == [asking.job_id]
+    assert len(writes) == 2  # the second is the question of the job that asks
+
+
+def test_a_full_queue_asks_for_few_writes_and_a_job_that_asks_is_not_silent() -> None:
+    assert MAX_WAITING / ASKED_AGAIN.total_seconds() < 1  # a document of Firestore takes about one write per second
+    assert ASKED_AGAIN + timedelta(seconds=FOR_SLOTS.most) < SILENCE
 
 
 def test_a_kind_of_machine_has_one_slot_unless_its_number_is_set(world: World) -> None:

@@ -291,7 +291,7 @@ def test_torchvision_comes_from_the_index_of_torch_and_timm_by_hash(
     make: Callable[..., tuple[str, list[str]]],
 ) -> None:
     make("setup")
-    _, (torchvision, timm) = make("timm")
+    _, (timm, torchvision) = make("timm")  # a torchvision that nobody has tried to import is not left behind
     assert re.search(r" --no-deps --index-url https://example.com/cpu torchvision==[0-9.]+$", torchvision)
     assert timm.endswith(" --no-deps --require-hashes --requirement trainer/timm.txt")
 

@@ -22,8 +22,8 @@ LATER: Mapping[str, timedelta] = {"high": timedelta(days=-1), "normal": timedelt
 # Time that a step has to end after it was told to: ten seconds until SIGKILL, and some more.
 LINGER = timedelta(seconds=15)
 # An entry of the queue is written again after this time, which shows that its workflow still asks. All jobs of a queue
-# write one document, and Firestore takes about one write of it per second: a full queue writes 1.7.
-ASKED_AGAIN = timedelta(minutes=10)
+# write one document, and Firestore takes about one write of it per second: a full queue writes 0.8.
+ASKED_AGAIN = timedelta(minutes=20)
 # Jobs of a queue that are stored, the first ones. The others find out their place each time they ask. A document of
 # Firestore has at most 1 MiB; an entry has about 300 bytes.
 MAX_WAITING = 1000

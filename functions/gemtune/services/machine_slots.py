@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 
 from gemtune.admission import slots
-from gemtune.admission.slots import Applicant, SlotTable
+from gemtune.admission.slots import Applicant, SlotTable, Waiter
 from gemtune.errors import JobNotFound, RecordUnreadable
 from gemtune.jobs.record import Job
 from gemtune.jobs.status import LAUNCHABLE
@@ -92,10 +93,14 @@ class MachineSlots:
                 is_new = abs(now - holder.since) < GRACE
                 if not is_new and not self._is_entitled(holder.job_id, machine, holder.launch):
                     self.leave(holder.job_id, machine, launch=holder.launch, lingers=True)
-            for place, waiter in enumerate(table.waiting):
-                is_silent = abs(now - waiter.asked_at) > SILENCE
-                if is_silent or (place < CHECKED and not self._is_entitled(waiter.job_id, machine, None)):
-                    self._update(machine, lambda table, job_id=waiter.job_id: _without_waiter(table, job_id))  # type: ignore[misc]
+            gone = [
+                waiter
+                for place, waiter in enumerate(table.waiting)
+                if abs(now - waiter.asked_at) > SILENCE
+                or (place < CHECKED and not self._is_entitled(waiter.job_id, machine, None))
+            ]
+            if gone:  # all in one write, since a document of Firestore takes about one per second
+                self._update(machine, partial(_without, gone=gone))
 
     def _is_entitled(self, job_id: str, machine: str, launch: int | None) -> bool:
         """Return whether the job's record shows that it needs this machine.
@@ -127,7 +132,11 @@ def _read(body: str | None) -> SlotTable:
     return SlotTable() if body is None else SlotTable.model_validate_json(body)
 
 
-def _without_waiter(table: SlotTable, job_id: str) -> SlotTable:
-    """Return the table without a job's place in the queue."""
-    queue = tuple(waiter for waiter in table.waiting if waiter.job_id != job_id)
+def _without(table: SlotTable, gone: Iterable[Waiter]) -> SlotTable:
+    """Return the table without some places in its queue.
+
+    A job that has asked again in the meantime keeps its place.
+    """
+    places = {(waiter.job_id, waiter.asked_at) for waiter in gone}
+    queue = tuple(waiter for waiter in table.waiting if (waiter.job_id, waiter.asked_at) not in places)
     return table.model_copy(update={"waiting": queue})

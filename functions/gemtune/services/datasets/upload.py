@@ -36,13 +36,16 @@ class UploadDataset:
     def begin(self, upload: DatasetUpload) -> DatasetRecord:
         """Create the record of a dataset, or return that of the same files.
 
-        A repeated upload changes name and tags only.
+        A repeated upload changes name and tags only. A record that stays the same is not written again, since the same
+        files may be completed for somebody else at this moment.
         """
         files = tuple(DatasetFile(path=file.path, bytes=file.bytes, sha256=file.sha256) for file in upload.files)
         dataset_id = dataset_id_of(files)
         try:
-            record = self.read(dataset_id).model_copy(update={"name": upload.name, "tags": tuple(upload.tags)})
+            stored = self.read(dataset_id)
+            record = stored.model_copy(update={"name": upload.name, "tags": tuple(upload.tags)})
         except DatasetNotFound:
+            stored = None
             record = DatasetRecord(
                 dataset_id=dataset_id,
                 name=upload.name,
@@ -52,7 +55,8 @@ class UploadDataset:
             )
         if record.ready_at is None:
             self.data.write(begun_name(dataset_id), b"")
-        self._write(record)
+        if record != stored:
+            self._write(record)
         return record
 
     def read(self, dataset_id: str) -> DatasetRecord:
@@ -114,7 +118,8 @@ class UploadDataset:
     def remove_abandoned(self, before: datetime) -> None:
         """Remove uploads to which nothing was added since a time.
 
-        Also removes the parts of a complete dataset, which remain if the process ended while it deleted them.
+        Also removes files that were put together before the upload failed, since their folder would be a dataset; and
+        the parts of a complete dataset, which remain if the process ended while it deleted them.
         """
         for dataset_id in list(self.data.folders(UPLOADING)):
             folder = upload_folder(dataset_id)
@@ -122,6 +127,7 @@ class UploadDataset:
                 continue
             with suppress(DatasetNotFound):
                 if self.read(dataset_id).ready_at is None:
+                    self.data.delete_prefix(f"{folder_of(dataset_id)}/")
                     self.data.delete(record_name(dataset_id))
             self.data.delete_prefix(folder)
 
