@@ -15,13 +15,16 @@ install() {
 }
 
 index=$(setup/torch_index.sh "$python" "$(pin torch)")
+# Neither package is left without the other, or untried.
+trap '"$python" -m pip uninstall --quiet --yes timm torchvision' EXIT
+trap 'exit 1' INT TERM
 install --require-hashes --requirement trainer/timm.txt
-install ${index:+--index-url "$index"} "$(pin torchvision)" # last, so that none is left that was not tried
+install ${index:+--index-url "$index"} "$(pin torchvision)"
 if ! problem=$("$python" -c 'import timm' 2>&1); then
-    "$python" -m pip uninstall --quiet --yes timm torchvision
     echo "${problem##*
 }" >&2 # the last line
-    echo "torchvision was built for another torch than the one in .venv, and was removed again." >&2
+    echo "torchvision was built for another torch than the one in .venv, and is removed again." >&2
     echo "Install both from one index: make clean, then make setup and make timm with the same TORCH_INDEX" >&2
     exit 1
 fi
+trap - EXIT

@@ -70,8 +70,7 @@ def dataset_format(request: TrainRequest, facts: Facts) -> list[Problem]:
 def _no_algorithm(facts: Facts) -> list[Problem]:
     """Return why the rows do not imply an algorithm.
 
-    If there is no dataset, there is no problem here: another rule reports it. Where there is no dataset, another rule
-    says so.
+    If there is no dataset, there is no problem here: another rule reports it.
     """
     if facts.dataset is None or not facts.dataset.exists:
         return []
@@ -82,7 +81,7 @@ def _no_algorithm(facts: Facts) -> list[Problem]:
             "method RL infers its algorithm from rows with chosen and rejected, with label, or with answer; these have "
             f"{names}"
         )
-    hint = "send {algorithm: grpo, rewards: [...]}, {algorithm: dpo} or {algorithm: kto}"
+    hint = "send {algorithm: grpo, rewards: [...]}, {algorithm: dpo} or {algorithm: kto}; or dataset_format"
     return [Problem(_RL, message, "missing_field", hint)]
 
 
