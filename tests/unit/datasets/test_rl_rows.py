@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any, get_args
 
 import pytest
@@ -206,6 +207,7 @@ def test_tools_are_part_of_the_prompt_and_calls_of_the_answer() -> None:
             "both completions have the score 1",
         ),
         ({"contents": [], "completions": [{"completion": {}}] * 2}, "completion 1: it has no score"),
+        ({"contents": [], "completions": [{"score": math.nan}] * 2}, "completion 1: it has no score that is a number"),
         ({"prompt": "Hi", "chosen": "a", "rejected": "b", "messages": messages(HI)}, "both prompt and messages"),
         ({"conversations": spoken(HI, GOOD), "chosen": "a", "rejected": "b"}, "ends with a message of the assistant"),
     ],
@@ -280,12 +282,12 @@ def test_a_question_keeps_the_columns_that_rewards_compare_with() -> None:
 def test_rewards_compare_with_fields_inside_of_a_column() -> None:
     row = {
         "prompt": messages(HI),
-        "reward_model": {"style": "rule", "ground_truth": 4, "more": {"a": "5"}},
+        "reward_model": {"style": "rule", "ground_truth": 4, "more": {"a": "5", "b": "6"}},
         "ability": "x",
     }
     read = question(row, "reward_model.ground_truth", "reward_model.more.a")
     assert read.content.answers == {"reward_model.ground_truth": "4", "reward_model.more.a": "5"}
-    assert set(read.unread_fields) == {"reward_model.style", "ability"}
+    assert set(read.unread_fields) == {"reward_model.style", "reward_model.more.b", "ability"}
     assert question(row | {"a.b": "6"}, "a.b").content.answers == {"a.b": "6"}
     for path in ("reward_model.none", "reward_model.ground_truth.more", "none.more"):
         refused = read_question(row, OPTIONS, [path])

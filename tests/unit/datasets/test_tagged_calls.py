@@ -111,6 +111,37 @@ def test_a_system_message_about_tags_contradicts_tools_of_the_row() -> None:
     assert "add {tools: null} to dataset_columns" in refused.reason
 
 
+def test_a_prompt_of_rl_about_tags_contradicts_tools_of_the_row_too() -> None:
+    prompt = [{"role": "system", "content": "Use <tool_call>"}, {"role": "user", "content": "The weather?"}]
+    example: dict[str, Any] = {"prompt": prompt, "chosen": tags(ROME), "rejected": "I cannot."}
+    assert isinstance(read_pair(example, ReadOptions()), RlRow)
+    refused = read_pair(example | {"tools": [TOOL]}, ReadOptions())
+    assert isinstance(refused, Refused)
+    assert "the system message tells how to write calls" in refused.reason
+
+
+def test_a_picture_beside_results_in_tags_is_not_dropped() -> None:
+    picture = {"type": "image", "image": {"path": "sky.png"}}
+    example = row(ASKED, ("gpt", tags(ROME)), ("human", ""), ("gpt", "It is sunny."), tools=[TOOL])
+    example["conversations"][2]["value"] = [picture, {"type": "text", "text": results("sunny")}]
+    refused = table.read(example, ReadOptions(with_pictures=True))
+    assert isinstance(refused, Refused)
+    assert "turn 3 has a picture beside the results in <tool_response> tags" in refused.reason
+
+
+def test_long_blanks_around_tags_are_read_in_linear_time() -> None:
+    """Patterns took time that grows with the square of the blanks.
+
+    That is about an hour for these texts (calculated).
+    """
+    blanks = " " * 900_000
+    refused = table.read(row(ASKED, ("gpt", f"So{blanks}{tags(ROME)} tail"), tools=[TOOL]))
+    assert isinstance(refused, Refused)
+    assert "text between or behind them" in refused.reason
+    turns = turns_of(row(ASKED, ("gpt", tags(ROME)), ("tool", results(f"a{blanks}b")), ("gpt", "Yes."), tools=[TOOL]))
+    assert turns[2].content == f"a{blanks}b"
+
+
 def test_what_users_say_about_tags_is_text() -> None:
     example = row(("human", "What is <tool_call> and <tool_response>?"), ("gpt", "A tag."), tools=[TOOL])
     assert turns_of(example)[0].content == "What is <tool_call> and <tool_response>?"

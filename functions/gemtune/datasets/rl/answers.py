@@ -84,7 +84,10 @@ def split_answers(
     """
     same_role, has_tools = row.reading.options.same_role, bool(prompt.tools)
     has_tools = has_tools or any(turn.calls for turns in (prompt.turns, *answers.values()) for turn in turns)
-    answers = {column: read_tagged_calls(turns, row, has_tools=has_tools) for column, turns in answers.items()}
+    answers = {
+        column: read_tagged_calls(turns, row, has_tools=has_tools, before=prompt.turns)
+        for column, turns in answers.items()
+    }
     heads, rests = zip(*(_without_prompt(prompt.turns, *answer) for answer in answers.items()), strict=True)
     if any(head != heads[0] for head in heads):
         raise BadRow(f"{' and '.join(answers)} begin with different prompts")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -126,7 +127,7 @@ def _read_vertex_pair(row: Fields) -> Pair:
     for number, each in enumerate(scored, 1):
         fields, name = row.within(each, "completions", f"completion {number}"), f"completion {number}"
         score = fields.take("score")
-        if not isinstance(score, int | float) or isinstance(score, bool):
+        if not isinstance(score, int | float) or isinstance(score, bool) or not math.isfinite(score):
             raise fields.bad("it has no score that is a number")
         scores[name] = score
         turns[name] = content_turns(fields.within(fields.take("completion"), "completion"))

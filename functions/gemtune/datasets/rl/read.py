@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Generic, TypeVar
@@ -180,8 +180,16 @@ def _value_inside(fields: Fields, path: str) -> Any:
 
 def _count_beside(fields: Fields, answers: Collection[str]) -> None:
     """Count the fields beside those inside of columns that rewards compare."""
-    for column in {path.split(".")[0] for path in answers if "." in path} - set(answers):
-        value = fields.take(column)
-        for name in value if isinstance(value, Mapping) else ():
-            if not any(f"{path}.".startswith(f"{column}.{name}.") for path in answers):
-                fields.reading.unread[shown(f"{column}.{name}")] = None
+    for column in sorted({path.split(".")[0] for path in answers if "." in path} - set(answers)):
+        for path in _paths_beside(column, fields.take(column), answers):
+            fields.reading.unread[shown(path)] = None
+
+
+def _paths_beside(path: str, value: Any, answers: Collection[str]) -> Iterator[str]:
+    """Yield the paths of fields of a value, at any depth, without an answer."""
+    for name in value if isinstance(value, Mapping) else ():
+        inner = f"{path}.{name}"
+        if not any(f"{answer}.".startswith(f"{inner}.") for answer in answers):
+            yield inner
+        elif inner not in answers:
+            yield from _paths_beside(inner, value[name], answers)
