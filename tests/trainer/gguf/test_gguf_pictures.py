@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from gguf import GGUFReader
+from gguf import GGUFReader, GGUFWriter
 from safetensors.torch import load_file
 
 from gemtune.jobs.status import Step
@@ -81,6 +81,22 @@ def test_the_projector_file_contains_the_trained_vision_tower(bench: Bench, tmp_
     untrained = weights.TrainedModel(bench.base, None)
     assert projector_weights.problems(weights.TrainedModel(bench.base, adapter), bench.base, folder / PROJECTOR) == []
     assert len(projector_weights.problems(untrained, bench.base, folder / PROJECTOR)) >= 2
+    with_scale = write_with_layer_scale(folder / PROJECTOR, tmp_path / PROJECTOR)
+    (problem,) = projector_weights.problems(weights.TrainedModel(bench.base, adapter), bench.base, with_scale)
+    assert problem == f"{PROJECTOR} has v.blk.0.ls1.weight, which the model does not"
+
+
+def write_with_layer_scale(projector: Path, path: Path) -> Path:
+    """Write a projector file's tensors, and one that scales a layer."""
+    writer = GGUFWriter(path, "clip")
+    for tensor in GGUFReader(projector).tensors:
+        writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+    writer.add_tensor("v.blk.0.ls1.weight", np.full(64, 2.0, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
 
 
 def with_current_names(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

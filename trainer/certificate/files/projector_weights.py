@@ -49,7 +49,8 @@ def problems(trained: TrainedModel, base: Path, path: Path) -> list[str]:
             wrong.append(f"{path.name} lacks {weight.name}")
         else:
             del entries[same.name]
-    return summary(wrong)
+    # llama.cpp applies what it finds for towers of other models, such as a scale of a layer, and texts do not show it.
+    return summary(wrong or [f"{path.name} has {name}, which the model does not" for name in sorted(entries)])
 
 
 def _problem(tensor: Tensor, weight: Weight, shift: float) -> str | None:
