@@ -139,6 +139,13 @@ def test_the_answer_to_broken_yaml_names_the_problem(world: World, content: byte
     assert [error["code"] for error in answer(world, "x.rejected.json")["errors"]] == [code]
 
 
+@pytest.mark.parametrize(("kind", "most"), [("JSON", 1024 * 1024), ("YAML", 64 * 1024)])
+def test_the_answer_to_a_large_file_names_the_limit_of_its_kind(world: World, kind: str, most: int) -> None:
+    drop(world, f"x.job.{kind.lower()}", b" " * (most + 1))
+    (error,) = answer(world, "x.rejected.json")["errors"]
+    assert (error["code"], error["msg"]) == ("too_large", f"a job file in {kind} may have at most {most} bytes")
+
+
 def test_a_corrected_file_removes_the_rejection(world: World) -> None:
     drop(world, "x.job.json", b"{")
     drop(world, "x.job.json", request())
