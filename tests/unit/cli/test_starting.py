@@ -55,7 +55,9 @@ def test_a_declined_offer_starts_nothing(confirm: Mock, monkeypatch: pytest.Monk
 def test_ctrl_c_at_the_offer_ends_as_everywhere(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text("prompt,completion\na,b\n")
     terminal, end = pty.openpty()
-    program = [sys.executable, "-P", "-c", "from gemtune.cli import main; main()", "train", "--url", NOTHING_THERE]
+    # A shell that runs the tests in the background lets its children ignore Ctrl-C.
+    main = "import signal; signal.signal(2, signal.default_int_handler); from gemtune.cli import main; main()"
+    program = [sys.executable, "-P", "-c", main, "train", "--url", NOTHING_THERE]
     options = ["--data", str(tmp_path / "rows.csv"), "--model", "a/b"]
     process = subprocess.Popen([*program, *options], stdin=end, stdout=end, stderr=end)
     os.close(end)
