@@ -18,6 +18,7 @@ from tests.trainer.conftest import Bench
 from tests.trainer.steps.test_train import adapter, after_steps
 from tests.trainer.training.rl_trainers import make_trainer, prepared_folder, randomize_adapter
 from trainer.rows.prepared import read_tokens
+from trainer.training.reinforcement import log_evaluation
 
 BETA = 0.2
 
@@ -105,7 +106,7 @@ def test_the_margin_rises_and_the_metrics_match_a_reference_computation(
     assert [entry["train_step"] for entry in logged_entries(bench) if "eval_loss" in entry] == [4, 8]
     assert job.progress is not None
     assert job.progress.margin == steps[-1]["rewards/margins"]
-    assert job.progress.tokens_per_second is not None
+    assert job.progress.tokens_per_second  # a number that is not zero
     card = (Path(job.adapter_path) / "README.md").read_text()
     assert f"| margin | 0.0000 | {job.metrics.margin:.4f} |" in card
 
@@ -225,6 +226,13 @@ def test_a_batch_is_counted_without_padding_and_logged_without_metrics_of_logits
     logged = set(trainer.unlogged_metrics())
     assert {"rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies", "logps/chosen"} <= logged
     assert logged & {"logits/chosen", "logits/rejected", "mean_token_accuracy"} == set()
+
+
+def test_an_evaluation_is_logged_for_tensorboard_and_wandb(bench_of: Callable[..., Bench], tmp_path: Path) -> None:
+    trainer = make_trainer(dpo_bench(bench_of).to(Step.PREPARE), tmp_path)
+    entry = log_evaluation(trainer, trainer.evaluation_metrics())
+    assert entry["eval_loss"] > 0
+    assert trainer.state.log_history[-1].items() >= entry.items()
 
 
 @pytest.mark.parametrize("is_training", [True, False])

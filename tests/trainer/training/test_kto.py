@@ -87,7 +87,7 @@ def test_good_answers_become_likelier_and_the_metrics_match_a_reference_computat
     assert {"kl", "rewards/chosen", "rewards/rejected", "logps/chosen"} <= {name for step in steps for name in step}
     assert [entry["train_step"] for entry in logged_entries(bench) if "eval_loss" in entry] == [5, 10]
     assert job.progress is not None
-    assert job.progress.tokens_per_second is not None
+    assert job.progress.tokens_per_second  # a number that is not zero
     card = (Path(job.adapter_path) / "README.md").read_text()
     assert f"| margin | 0.0000 | {job.metrics.margin:.4f} |" in card
 
