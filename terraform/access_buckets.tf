@@ -55,6 +55,8 @@ locals {
     # Uploads that were never completed.
     { bucket = "data", who = "sweep", role = "viewer" },
     { bucket = "data", who = "sweep", role = "remover", objects = "startsWith datasets/" },
+    # What such an upload has put together already; never the folders that people fill, which have other names.
+    { bucket = "data", who = "sweep", role = "remover", objects = "startsWith processed_datasets/dataset_" },
     # To delete what the last execution of a deleted job wrote late.
     { bucket = "export", who = "sweep", role = "viewer" },
     { bucket = "export", who = "sweep", role = "remover", objects = "startsWith jobs/" },

@@ -152,6 +152,10 @@ def _of_buckets() -> Iterator[tuple[Grant, Reason]]:
         Grant("sweep", "gemtune_remove_objects", _bucket("data"), "begins datasets/"),
         Reason("removes abandoned uploads", why),
     )
+    yield (
+        Grant("sweep", "gemtune_remove_objects", _bucket("data"), "begins processed_datasets/dataset_"),
+        Reason("removes what an abandoned upload has put together", why),
+    )
     yield Grant("sweep", "storage.objectViewer", _bucket("config")), Reason("lists new specs")
     why = "specs without a job are an hour old"
     yield Grant("sweep", "gemtune_remove_objects", _bucket("config")), Reason("deletes specs without a job", why)

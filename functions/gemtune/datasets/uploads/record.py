@@ -63,7 +63,10 @@ class DatasetRecord(BaseModel):
 
 
 def dataset_id_of(files: Sequence[DatasetFile]) -> str:
-    """Return the id of a dataset with these files."""
+    """Return the id of a dataset with these files.
+
+    On Google Cloud the sweep may delete the folders of datasets whose ids begin so, see terraform/access_buckets.tf.
+    """
     content = sorted((file.path, file.bytes, file.sha256) for file in files)
     return f"dataset_{hashlib.sha256(json.dumps(content).encode()).hexdigest()[:ID_DIGITS]}"
 
