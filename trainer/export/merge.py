@@ -171,8 +171,8 @@ def _fp16() -> Encoding:
         half = weight.to(torch.float16) if weight.is_floating_point() else weight
         low, high = half.aminmax()  # isfinite() of the whole tensor would make three copies of an embedding
         is_finite = bool(torch.isfinite(low) and torch.isfinite(high))
-        # Bounds of layers of Gemma 4 that do not clip are infinite, which fp16 can hold.
-        if not is_finite and not torch.equal(half.isfinite(), weight.isfinite()):
+        # Bounds of layers of Gemma 4 that do not clip are infinite, which fp16 can hold; NaN is never right.
+        if not is_finite and (bool(weight.isnan().any()) or not torch.equal(half.isinf(), weight.isinf())):
             message = f"{name} has values that fp16 cannot hold"
             raise StepError("not_in_fp16", message, hint="export with quantization none, which is bf16")
         return {name: half}
