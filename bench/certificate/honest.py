@@ -10,7 +10,7 @@ from pathlib import Path
 from bench.certificate.jobs import TinyJob
 from gemtune.request.exports import Format, Quantization
 
-# Of models of other families, which take longer.
+# Fields of training_config for models of other families, which take longer.
 SHORT = {"max_steps": 30}
 DPO = {"method": "RL", "rl_config": {"algorithm": "dpo"}, "learning_rate": 2e-3}
 EXPORTS: Mapping[str, tuple[tuple[Format, Quantization], ...]] = {

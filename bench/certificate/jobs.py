@@ -28,7 +28,8 @@ Rows = Sequence[dict[str, Any]]
 # model answers most of them right.
 SEEN: Rows = rows.held_out_rows(16)[::2]
 UNSEEN: Rows = [*rows.train_rows(48), *rows.held_out_rows(16)[1::2]]
-# How tiny models learn something in seconds, and how a taught model learns to answer most rows right in a minute.
+# Fields of training_config with which tiny models learn something in seconds; and those with which a taught model
+# learns to answer most rows right in a minute.
 LEARNING: Mapping[str, Any] = {"learning_rate": 5e-3, "batch_size": 8, "max_steps": 60, "save_steps": 1000}
 THOROUGH: Mapping[str, Any] = {"learning_rate": 2e-3, "max_steps": 200}
 
@@ -96,7 +97,7 @@ class TinyJob:
         try:
             trained = trained_weights.locate(context)  # which checks that the base model is that of the training
             certificate = export.certificate_of(context, trained, folder, note)
-            parity_check.issue(replace(certificate, compare=_compare))
+            parity_check.issue(replace(certificate, compare=comparison.measure))
         except LosesTooMuch as loss:
             return str(loss)
         except StepError as error:
@@ -106,11 +107,6 @@ class TinyJob:
         finally:
             shutil.rmtree(context.work)
         return ""
-
-
-def _compare(case: Mapping[str, Any]) -> dict[str, Any]:
-    """Compare in this process, which has imported everything already."""
-    return comparison.compare(case) if case.get("floor") is None else comparison.measure_floor(case)
 
 
 def head_dim(shape: str) -> int:

@@ -61,6 +61,14 @@ def compare(stored: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def measure(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the noise floor for a case with `floor`, else its comparison.
+
+    See `measure_floor` and `compare`.
+    """
+    return compare(stored) if stored.get("floor") is None else dict(measure_floor(stored))
+
+
 def measure_floor(stored: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     """Return how far the same rounding moves the base model, by kind of row.
 

@@ -22,12 +22,11 @@ def main() -> None:
     with garbage_collection_paused():
         import transformers.generation.utils  # noqa: F401
 
-        from trainer.certificate.comparison import compare, measure_floor
+        from trainer.certificate.comparison import measure
 
         if case["adapter"] is not None:
             import peft  # noqa: F401
-    measured = compare(case) if case.get("floor") is None else measure_floor(case)
-    result.write_text(json.dumps(measured, ensure_ascii=False))
+    result.write_text(json.dumps(measure(case), ensure_ascii=False))
 
 
 if __name__ == "__main__":

@@ -127,9 +127,8 @@ def test_an_interrupted_copy_is_repeated(hub: FakeHub, buckets: Buckets, work: P
     assert manifest.read_whole(buckets.export, PREFIX) is not None
 
 
-def test_weights_are_copied_in_ranges_and_go_on_where_they_stopped(
-    hub: FakeHub, buckets: Buckets, work: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def copy_two_of_four_ranges(buckets: Buckets, work: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> bytes:
+    """Begin a copy that is stopped at its third range; return the weights."""
     weights = (tiny / "model.safetensors").read_bytes()
     monkeypatch.setattr(ranges, "RANGE_BYTES", len(weights) // 4 + 1)
     stops = iter([*[False] * (len(SMALL) + 2), True])
@@ -140,6 +139,13 @@ def test_weights_are_copied_in_ranges_and_go_on_where_they_stopped(
 
     with pytest.raises(StopRequested):
         provide(buckets, work, check_stop=stop_at_the_third_range)
+    return weights
+
+
+def test_weights_are_copied_in_ranges_and_go_on_where_they_stopped(
+    hub: FakeHub, buckets: Buckets, work: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = copy_two_of_four_ranges(buckets, work, tiny, monkeypatch)
     assert [start for start, _ in hub.ranges] == [0, len(weights) // 4 + 1]
     hub.ranges.clear()
     provide(buckets, work)
@@ -152,17 +158,8 @@ def test_weights_are_copied_in_ranges_and_go_on_where_they_stopped(
 def test_a_mirror_that_knows_no_ranges_sends_a_file_once_and_again_after_a_stop(
     hub: FakeHub, buckets: Buckets, work: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    weights = (tiny / "model.safetensors").read_bytes()
-    monkeypatch.setattr(ranges, "RANGE_BYTES", len(weights) // 4 + 1)
     hub.takes_ranges = False
-    stops = iter([*[False] * (len(SMALL) + 2), True])
-
-    def stop_at_the_third_range() -> None:
-        if next(stops, False):
-            raise StopRequested
-
-    with pytest.raises(StopRequested):
-        provide(buckets, work, check_stop=stop_at_the_third_range)
+    weights = copy_two_of_four_ranges(buckets, work, tiny, monkeypatch)
     assert hub.fetched.count("model.safetensors") == 1
     provide(buckets, work)
     assert hub.fetched.count("model.safetensors") == 2  # once more for the ranges that are missing

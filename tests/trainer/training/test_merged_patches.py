@@ -16,8 +16,8 @@ from trainer.training.merged_patches import merged_patches
 
 REAL = AspectRatioGrid(patch=16, pooling=3, most_tokens=280, resample=None)
 SMALL = AspectRatioGrid(patch=4, pooling=3, most_tokens=70, resample=None)
-# Of the pixels and positions that Gemma4UnifiedImageProcessor of transformers 5.24.0 returns with torchvision 0.28.0
-# and torch 2.13.0, for `noise` of these sizes.
+# Digests of the pixels and positions that Gemma4UnifiedImageProcessor of transformers 5.24.0 returns with torchvision
+# 0.28.0 and torch 2.13.0, for `noise` of these sizes.
 DIGESTS = {
     (640, 480): "0ad3d3c5ebe330f3",
     (1000, 300): "602cd0ecf261552f",

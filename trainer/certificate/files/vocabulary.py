@@ -38,8 +38,8 @@ SPECIAL = (
 # Further tokens at which llama.cpp stops. Its converter writes the number of real Gemma's <end_of_turn> into the files
 # of every Gemma 1.
 ENDS, END_OF_TURN_OF_GEMMA_1 = ("eot_token_id", "eom_token_id"), 107
-# How llama.cpp splits texts before it looks for tokens, by kind of vocabulary. It has a default, and other names for
-# the vocabularies of other models.
+# Rules by which llama.cpp splits texts before it looks for tokens, by kind of vocabulary. It has a default, and other
+# names for the vocabularies of other models.
 SPLITTING = {"llama": "default", "gemma4": None}
 # Settings that change tokens, and their values in every Gemma. Without one llama.cpp takes the default, the third.
 FLAGS = (
