@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,9 +13,10 @@ from gemtune.cli.connection import Connection, as_commands, plans
 from gemtune.cli.connection import follow as following
 from gemtune.cli.connection.completing import job_argument, words
 from gemtune.cli.connection.starting import offer_service
-from gemtune.cli.request import file as request_file
+from gemtune.cli.request import described
 from gemtune.cli.request import options as train_options
-from gemtune.client import operations, uploads
+from gemtune.cli.request.described import DescribedTraining
+from gemtune.client import operations
 from gemtune.handlers.answers import Planned
 from gemtune.jobs.status import Status
 from gemtune.methods import Modality
@@ -50,7 +49,7 @@ def train(
     """
     if dry_run and (prints or follow or idempotency_key is not None):
         raise click.UsageError("--dry-run goes with none of --print, --follow and --idempotency-key")
-    training = _described_training(file, data, held_out, options)
+    training = described.training_of(file, data, held_out, options)
     if prints:
         click.echo(json.dumps(training.request, indent=1))
         return
@@ -70,40 +69,7 @@ def train(
         raise click.exceptions.Exit(following.follow(connection, accepted.job_id))
 
 
-@dataclass(frozen=True, slots=True)
-class _Training:
-    """Training that a command line describes.
-
-    files, name: of a dataset to upload; None and empty without one.
-    """
-
-    request: dict[str, Any]
-    files: uploads.LocalDataset | None
-    name: str
-
-
-def _described_training(
-    file: str | None, data: Path | None, held_out: Path | None, options: Mapping[str, Any]
-) -> _Training:
-    """Return the training that a file and options describe.
-
-    Raises click.UsageError and BadUse.
-    """
-    request = train_options.request_of(options, {} if file is None else request_file.read(file))
-    if data is None and file is None and options["dataset"] is None:
-        raise click.UsageError("say what to train on: --data FILE, --dataset ID, or a FILE with a request")
-    if data is not None and options["dataset"] is not None:
-        raise click.UsageError("--data and --dataset both say what to train on: leave out one of them")
-    if held_out is not None and data is None:
-        raise click.UsageError("--eval goes with --data")
-    files = None if data is None else uploads.files_of(data, held_out)
-    config = request.get("training_config") or {}
-    if file is None and isinstance(config, dict) and not config.get("base_model_id"):  # the service refuses others
-        raise click.UsageError("say which base model to train: --model MODEL (`gemtune models` lists some)")
-    return _Training(request, files, "" if data is None else data.resolve().name)
-
-
-def _show_plan(connection: Connection, training: _Training) -> None:
+def _show_plan(connection: Connection, training: DescribedTraining) -> None:
     """Print what a training would take."""
     offer_service(connection)
     if training.files is not None and not connection.quiet:
@@ -130,7 +96,7 @@ def plan(connection: Connection, /, file: str | None, data: Path | None, held_ou
 
     FILE and options are those of `gemtune train`.
     """
-    _show_plan(connection, _described_training(file, data, held_out, options))
+    _show_plan(connection, described.training_of(file, data, held_out, options))
 
 
 @click.command()

@@ -1,0 +1,47 @@
+"""Training that a command line describes, by a file or by options."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from gemtune.cli.request import file as request_file
+from gemtune.cli.request import options as options_of_train
+from gemtune.client import uploads
+
+
+@dataclass(frozen=True, slots=True)
+class DescribedTraining:
+    """Training that a command line describes.
+
+    files, name: of a dataset to upload; None and empty without one.
+    """
+
+    request: dict[str, Any]
+    files: uploads.LocalDataset | None
+    name: str
+
+
+def training_of(
+    file: str | None, data: Path | None, held_out: Path | None, options: Mapping[str, Any]
+) -> DescribedTraining:
+    """Return the training that a file and options describe.
+
+    Raises click.UsageError and BadUse.
+    """
+    request = options_of_train.request_of(options, {} if file is None else request_file.read(file))
+    if data is None and file is None and options["dataset"] is None:
+        raise click.UsageError("say what to train on: --data FILE, --dataset ID, or a FILE with a request")
+    if data is not None and options["dataset"] is not None:
+        raise click.UsageError("--data and --dataset both say what to train on: leave out one of them")
+    if held_out is not None and data is None:
+        raise click.UsageError("--eval goes with --data")
+    files = None if data is None else uploads.files_of(data, held_out)
+    config = request.get("training_config") or {}
+    if file is None and isinstance(config, dict) and not config.get("base_model_id"):  # the service refuses others
+        raise click.UsageError("say which base model to train: --model MODEL (`gemtune models` lists some)")
+    return DescribedTraining(request, files, "" if data is None else data.resolve().name)
