@@ -87,6 +87,13 @@ class WandbServer:
             run["finished"].append(body.get("exitcode"))
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *_: object) -> None:
+        """Ignore that the client closes its connections without a word."""
+
+
 @contextmanager
 def wandb_server() -> Iterator[WandbServer]:
     """Run a server while the context is open; yield its state."""
@@ -137,13 +144,7 @@ def wandb_server() -> Iterator[WandbServer]:
         def log_message(self, *_: object) -> None:
             pass
 
-    class Server(ThreadingHTTPServer):
-        daemon_threads = True
-
-        def handle_error(self, *_: object) -> None:
-            """Ignore that the client closes its connections without a word."""
-
-    server = Server(("127.0.0.1", 0), Handler)
+    server = _Server(("127.0.0.1", 0), Handler)
     state.url = f"http://127.0.0.1:{server.server_port}"
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:

@@ -31,6 +31,16 @@ def adapter(bench: Bench, attempt: int = 1) -> dict[str, torch.Tensor]:
     return load_file(folder / "adapter_model.safetensors")
 
 
+def resumes_to_the_bit(uninterrupted: Bench, interrupted: Bench, *, stop_at: int) -> None:
+    """Train two prepared jobs, one with a stop, and compare their results."""
+    uninterrupted.run(Step.TRAIN)
+    interrupted.run(Step.TRAIN, should_stop=after_steps(stop_at))
+    interrupted.run(Step.TRAIN)
+    assert interrupted.curve() == uninterrupted.curve()
+    expected, resumed = adapter(uninterrupted), adapter(interrupted, attempt=2)
+    assert all(torch.equal(expected[name], resumed[name]) for name in expected)
+
+
 def after_steps(count: int) -> Callable[[], bool]:
     """Return a should_stop that acts as a SIGTERM in the n-th train_step.
 

@@ -21,7 +21,7 @@ from tests import rows, tiny_gemma
 from tests.conversations import conversation_of
 from tests.tiny_shapes import SHAPES, gemma3n_processor, gemma3n_settings
 from tests.trainer.conftest import Bench
-from tests.trainer.steps.test_train import adapter, after_steps
+from tests.trainer.steps.test_train import adapter, resumes_to_the_bit
 from tests.trainer.training.test_metrics import metrics_of_logits
 from tests.trainer.training.test_vision_gemma4 import chat, picture
 from trainer.base_model.folder_contents import config_of
@@ -180,13 +180,9 @@ def test_full_fine_tuning_changes_the_language_model_and_nothing_else(bench_with
 def test_a_resumed_training_ends_with_the_same_weights(bench_with: Callable[..., Bench]) -> None:
     training = {"lora_dropout": 0.1, "max_steps": 5}
     uninterrupted, interrupted = bench_with(**training), bench_with(**training)
-    uninterrupted.to(Step.TRAIN)
-    interrupted.run(Step.PREPARE)
-    interrupted.run(Step.TRAIN, should_stop=after_steps(3))
-    interrupted.run(Step.TRAIN)
-    assert interrupted.curve() == uninterrupted.curve()
-    expected, resumed = adapter(uninterrupted), adapter(interrupted, attempt=2)
-    assert all(torch.equal(expected[name], resumed[name]) for name in expected)
+    for bench in (uninterrupted, interrupted):
+        bench.run(Step.PREPARE)
+    resumes_to_the_bit(uninterrupted, interrupted, stop_at=3)
 
 
 @MISSING

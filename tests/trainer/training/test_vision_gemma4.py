@@ -23,7 +23,7 @@ from gemtune.jobs.status import Step
 from tests import rows, tiny_gemma
 from tests.conversations import conversation_of
 from tests.trainer.conftest import Bench
-from tests.trainer.steps.test_train import adapter, after_steps
+from tests.trainer.steps.test_train import adapter, resumes_to_the_bit
 from tests.trainer.training import unified_processor
 from tests.trainer.training.test_metrics import metrics_of_logits
 from tests.trainer.training.test_rl_vision import make_trainer
@@ -260,12 +260,7 @@ def test_a_resumed_training_ends_with_the_same_weights(shape: str, method: str, 
     for bench in (uninterrupted, interrupted):
         bench.put("train", mixed_rows())
         bench.run(Step.PREPARE)
-    uninterrupted.run(Step.TRAIN)
-    interrupted.run(Step.TRAIN, should_stop=after_steps(5))
-    interrupted.run(Step.TRAIN)
-    assert interrupted.curve() == uninterrupted.curve()
-    expected, resumed = adapter(uninterrupted), adapter(interrupted, attempt=2)
-    assert all(torch.equal(expected[name], resumed[name]) for name in expected)
+    resumes_to_the_bit(uninterrupted, interrupted, stop_at=5)
 
 
 def pair(*numbers: int) -> dict[str, Any]:
