@@ -15,6 +15,21 @@ from tests.infra.offline import ROOT, NoTerraform, Providers, Terraform, check_t
 from tests.infra.planned import Planned
 
 
+@pytest.fixture(autouse=True)
+def deployments_stay_out_of_this_checkout() -> Iterator[None]:
+    """Fail a test that deploys from this checkout.
+
+    Tests in other processes would find its builds and states.
+    """
+
+    def written() -> set[Path]:
+        return {*(ROOT / "build").glob("*"), *(ROOT / "terraform").iterdir()}
+
+    before = written()
+    yield
+    assert written() == before, f"a test wrote into {ROOT}; deploy from `linked_checkout`"
+
+
 @pytest.fixture(scope="session")
 def program() -> None:
     """Skip the tests where Terraform is not installed.

@@ -75,14 +75,30 @@ def digest(image: str) -> str:
     return hashlib.sha256(image.encode()).hexdigest()
 
 
+def linked_checkout(folder: Path) -> Path:
+    """Return a new checkout of links to this one's files.
+
+    It has no builds and states. A deployment writes into build/ and terraform/ of its checkout, and tests in other
+    processes deploy the same project.
+    """
+    (folder / "terraform").mkdir(parents=True)
+    for name in ("Makefile", "LICENSE", "constraints.txt", "deploy", "functions", "setup", "trainer", "workflows"):
+        (folder / name).symlink_to(ROOT / name)
+    for file in (ROOT / "terraform").iterdir():
+        if file.suffix in (".tf", ".hcl") and not file.name.endswith("_override.tf"):
+            (folder / "terraform" / file.name).symlink_to(file)
+    return folder
+
+
 class StandIns:
-    """Both programs in a folder that is the PATH.
+    """Both programs in a folder that is the PATH, and a checkout to deploy.
 
     An answer is given to calls that contain all of its words, the first one that fits.
     """
 
     def __init__(self, folder: Path, capacity: Mapping[str, Any] = CAPACITY):
         self.folder = folder
+        self.checkout = linked_checkout(folder / "checkout")
         self.answers: list[tuple[list[str], str, int, bool, str, int]] = []
         self.capacity = capacity
         for name in ("gcloud", "terraform"):
@@ -158,7 +174,13 @@ class StandIns:
         process_environment |= {"PATH": f"{self.folder}:{self._tools()}"} | dict(environment or {})
         command = ["make", "--no-print-directory", target, f"PYTHON={sys.executable}", *variables]
         return subprocess.run(
-            command, cwd=ROOT, env=process_environment, input=typed, capture_output=True, text=True, check=False
+            command,
+            cwd=self.checkout,
+            env=process_environment,
+            input=typed,
+            capture_output=True,
+            text=True,
+            check=False,
         )
 
     def _tools(self) -> Path:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,10 +18,10 @@ DEPLOYMENT = Deployment(PROJECT, REGION)
 
 
 @pytest.fixture
-def cloud(tmp_path: Path) -> Iterator[StandIns]:
-    shutil.rmtree(DEPLOYMENT.images_file.parent, ignore_errors=True)
-    yield StandIns(tmp_path)
-    shutil.rmtree(DEPLOYMENT.images_file.parent, ignore_errors=True)
+def cloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StandIns:
+    cloud = StandIns(tmp_path)
+    monkeypatch.setattr("deploy.deployment.ROOT", cloud.checkout)
+    return cloud
 
 
 def built(tag: str | None = None) -> None:

@@ -5,8 +5,6 @@ The messages are those that people have reported of Google's providers and of gc
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -61,13 +59,13 @@ LASTING = {
 
 
 @pytest.fixture
-def cloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIns]:
+def cloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StandIns:
     """Return stand-ins that this process calls."""
     cloud = StandIns(tmp_path)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    DEPLOYMENT.folder.mkdir(parents=True, exist_ok=True)
-    yield cloud
-    shutil.rmtree(DEPLOYMENT.folder, ignore_errors=True)
+    monkeypatch.setattr("deploy.deployment.ROOT", cloud.checkout)
+    DEPLOYMENT.folder.mkdir(parents=True)
+    return cloud
 
 
 @pytest.fixture

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,12 +20,10 @@ LARGE_CAPACITY = {"jobs": CAPACITY["jobs"] | LARGE, "functions": CAPACITY["funct
 
 
 @pytest.fixture
-def cloud(tmp_path: Path) -> Iterator[StandIns]:
-    shutil.rmtree(DEPLOYMENT.folder, ignore_errors=True)
+def cloud(tmp_path: Path) -> StandIns:
     cloud = StandIns(tmp_path)
     cloud.deployed()
-    yield cloud
-    shutil.rmtree(DEPLOYMENT.folder, ignore_errors=True)
+    return cloud
 
 
 def test_a_machine_beyond_the_quota_is_refused_before_the_images_are_built(cloud: StandIns) -> None:

@@ -7,32 +7,19 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from deploy import terraform
 from tests.infra.offline import ROOT, Providers
-from tests.infra.stand_ins import StandIns
+from tests.infra.stand_ins import StandIns, linked_checkout
 
 FIRST, SECOND = "first-example-project", "second-example-project"
 
 
 @pytest.fixture
-def clean() -> Iterator[None]:
-    def remove() -> None:
-        for project in (FIRST, SECOND):
-            shutil.rmtree(ROOT / "build" / project, ignore_errors=True)
-        terraform.BACKEND.unlink(missing_ok=True)
-
-    remove()
-    yield
-    remove()
-
-
-@pytest.fixture
-def cloud(tmp_path: Path, clean: None) -> StandIns:
+def cloud(tmp_path: Path) -> StandIns:
     return StandIns(tmp_path)
 
 
@@ -43,7 +30,7 @@ def init_of(cloud: StandIns) -> list[str]:
 
 def test_a_local_state_is_in_the_folder_of_the_project(cloud: StandIns) -> None:
     assert cloud.make("plan", f"PROJECT_ID={FIRST}", "REGION=europe-west1").returncode == 0
-    assert f"-backend-config=path={ROOT / 'build' / FIRST / 'terraform.tfstate'}" in init_of(cloud)
+    assert f"-backend-config=path={cloud.checkout / 'build' / FIRST / 'terraform.tfstate'}" in init_of(cloud)
     assert "-lockfile=readonly" in init_of(cloud)
 
 
@@ -51,7 +38,7 @@ def test_a_bucket_can_have_the_state_and_must_then_be_named_every_time(cloud: St
     place = (f"PROJECT_ID={FIRST}", "REGION=europe-west1")
     assert cloud.make("plan", *place, "STATE_BUCKET=our-states").returncode == 0
     assert {"-backend-config=bucket=our-states", f"-backend-config=prefix=gemtune/{FIRST}"} <= set(init_of(cloud))
-    assert 'backend "gcs"' in terraform.BACKEND.read_text()
+    assert 'backend "gcs"' in (cloud.checkout / terraform.BACKEND.relative_to(ROOT)).read_text()
     for other in ((), ("STATE_BUCKET=other-states",)):
         ran = cloud.make("plan", *place, *other)
         assert ran.returncode != 0
@@ -59,7 +46,7 @@ def test_a_bucket_can_have_the_state_and_must_then_be_named_every_time(cloud: St
 
 
 def test_a_local_state_is_moved_to_the_bucket(cloud: StandIns) -> None:
-    state = ROOT / "build" / FIRST / "terraform.tfstate"
+    state = cloud.checkout / "build" / FIRST / "terraform.tfstate"
     state.parent.mkdir(parents=True)
     state.write_text("{}")
     ran = cloud.make("plan", f"PROJECT_ID={FIRST}", "REGION=europe-west1", "STATE_BUCKET=our-states")
@@ -91,6 +78,8 @@ def test_a_state_of_an_older_version_is_moved_to_its_project_only(
     old = tmp_path / "terraform.tfstate"
     old.write_text(json.dumps({"outputs": {"settings": {"value": {"PROJECT_ID": FIRST, "REGION": "europe-west1"}}}}))
     monkeypatch.setattr(terraform, "OLD_STATE", old)
+    monkeypatch.setattr("deploy.terraform.ROOT", cloud.checkout)
+    monkeypatch.setattr("deploy.deployment.ROOT", cloud.checkout)
     for project in (SECOND, FIRST):
         deployment = terraform.Deployment(project, "europe-west1")
         deployment.folder.mkdir(parents=True)
@@ -99,9 +88,10 @@ def test_a_state_of_an_older_version_is_moved_to_its_project_only(
     assert not old.exists()
 
 
-def test_two_projects_in_one_checkout_have_a_plan_each(providers: Providers, clean: None, tmp_path: Path) -> None:
+def test_two_projects_in_one_checkout_have_a_plan_each(providers: Providers, tmp_path: Path) -> None:
     """Use Terraform itself: deploy the first project, then plan the second."""
-    providers.enter(ROOT / "terraform")
+    checkout = linked_checkout(tmp_path / "checkout")
+    providers.enter(checkout / "terraform")
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("TF_", "GOOGLE_"))}
     environment = inherited | providers.environment | {"TF_CLI_CONFIG_FILE": os.devnull, "YES": "yes"}
 
@@ -110,7 +100,7 @@ def test_two_projects_in_one_checkout_have_a_plan_each(providers: Providers, cle
         ours = {"PROJECT_ID": project, "REGION": "europe-west1"}
         command = [sys.executable, "-c", program]
         return subprocess.run(
-            command, cwd=ROOT, env=environment | ours, capture_output=True, text=True, timeout=300, check=False
+            command, cwd=checkout, env=environment | ours, capture_output=True, text=True, timeout=300, check=False
         )
 
     apply = """
@@ -124,7 +114,7 @@ terraform.apply(*deployment.variables(images.placeholders(deployment)), *OPTIONS
     targeted = "OPTIONS = [f'-target={each}' for each in images.BUILD_RESOURCES]" + apply
     applied = deploy(targeted, FIRST)
     assert applied.returncode == 0, applied.stderr
-    state = ROOT / "build" / FIRST / "terraform.tfstate"
+    state = checkout / "build" / FIRST / "terraform.tfstate"
     assert "project_id" not in json.loads(state.read_text())["outputs"]
     plan = "project.plan(Deployment.from_environment(os.environ))"
     first, second = deploy(plan, FIRST), deploy(plan, SECOND)
@@ -132,7 +122,7 @@ terraform.apply(*deployment.variables(images.placeholders(deployment)), *OPTIONS
     assert "0 to change, 0 to destroy" in first.stdout
     assert "0 to change, 0 to destroy" in second.stdout
     assert FIRST not in second.stdout
-    shutil.copy(state, ROOT / "build" / SECOND / "terraform.tfstate")
+    shutil.copy(state, checkout / "build" / SECOND / "terraform.tfstate")
     mistaken = deploy(plan, SECOND)
     assert mistaken.returncode != 0
     assert f"belongs to project {FIRST} in europe-west1, not to {SECOND}" in mistaken.stderr
