@@ -84,7 +84,10 @@ def check_shown(provenance: Provenance, conversation: Conversation, trained: Col
         ):
             unread[origin.field] = None
         elif origin.turn is None:
-            raise BadRow(f"its {origin.field} are not shown by the base model's chat template: {_OTHER_MODEL}")
+            raise BadRow(
+                f"its {origin.field} are not shown by the base model's chat template: {_OTHER_MODEL}, or add "
+                "{tools: null} to dataset_columns if its texts tell of them"
+            )
         else:
             raise BadRow(_not_shown(conversation, origin.turn, origin.field))
     return tuple(unread)

@@ -84,7 +84,8 @@ def test_tags_without_tools_stay_text_and_are_counted() -> None:
 @pytest.mark.parametrize(
     ("turns", "tools", "reason"),
     [
-        ([("gpt", "<tool_call>{'name': 'f'}</tool_call>")], [TOOL], "is a text that is not JSON"),
+        ([("gpt", "<tool_call>{'name': open('f')}</tool_call>")], [TOOL], "is a text that is not JSON"),
+        ([("gpt", "<tool_call>{'name': 'f', 'name': 'g'}</tool_call>")], [TOOL], "is a text that is not JSON"),
         ([("gpt", "<tool_call>\n<function=f>\n</function>\n</tool_call>")], [TOOL], "is a text that is not JSON"),
         ([("gpt", '<tool_call>{"arguments": {}}</tool_call>')], [TOOL], "a function has no name"),
         ([("gpt", '<tool_call>{"name": "f", "mood": 1}</tool_call>')], [TOOL], "the field mood is unknown"),

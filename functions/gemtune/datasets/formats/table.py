@@ -67,7 +67,7 @@ def read(row: Mapping[str, Any], options: ReadOptions | None = None) -> ReadRow 
         fields = Fields(named, reading)
         content = chosen.read(fields)
         if isinstance(content, Conversation):
-            turns = read_tagged_calls(content.turns, fields, has_tools=bool(content.tools))
+            turns = read_tagged_calls(content.turns, fields, tools=content.tools)
             content = pictures.place_pictures(content.with_turns(turns), fields)
             content = turn_order.checked(content, same_role=options.same_role)
             if not any(turn.role == "assistant" for turn in content.turns):

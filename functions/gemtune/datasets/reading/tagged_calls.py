@@ -1,20 +1,29 @@
 """Calls of tools in tags of a text, as Hermes's and Qwen's rows have them.
 
 A row that defines tools, or has calls elsewhere, goes through the chat template's own calls, so its tags are read as
-calls. In any other row the tags are a way of calling that its texts agree upon, and stay text.
+calls, and what a system message says of them is left out. In any other row the tags are a way of calling that its texts
+agree upon, and stay text.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from gemtune.datasets.conversation import Image, Turn, content_texts
 from gemtune.datasets.reading.fields import Fields
+from gemtune.datasets.reading.python_literal import NotALiteral
+from gemtune.datasets.reading.tool_instructions import (
+    CALL,
+    RESULT,
+    Tools,
+    tells_of_tags,
+    values_in,
+    without_instructions,
+)
 from gemtune.datasets.reading.tools import read_calls
 from gemtune.datasets.refusal import BadRow
-
-CALL, RESULT, TOOLS = "<tool_call>", "<tool_response>", "<tools>"
 
 
 def _tagged(text: str, tag: str) -> tuple[str, list[str]] | None:
@@ -41,18 +50,26 @@ def _results(text: str) -> list[str] | None:
 
 
 def read_tagged_calls(
-    turns: Sequence[Turn], row: Fields, *, has_tools: bool, before: Sequence[Turn] = ()
+    turns: Sequence[Turn], row: Fields, *, tools: Tools, calls_beside: bool = False, before: Sequence[Turn] = ()
 ) -> list[Turn]:
     """Return turns whose calls in tags are calls, if the row has tools.
 
-    Results in `<tool_response>` tags become results of tools. Otherwise the tags stay text, which is counted as a field
-    that is not read, and results of tools in such tags become turns of the user, as in Qwen's chat template. has_tools:
-    whether the row defines tools. before: turns before these, which were read already. Raises BadRow.
+    Results in `<tool_response>` tags become results of tools, and a system message that declares the same tools in tags
+    is left without them. Otherwise the tags stay text, which is counted as a field that is not read, and results of
+    tools in such tags become turns of the user, as in Qwen's chat template. tools: definitions of the row.
+    calls_beside: whether the row has calls that are not in tags. before: turns before these, which were read already.
+    Raises BadRow.
     """
-    if not any(turn.role == "assistant" and CALL in _text(turn) for turn in turns):
+    has_tags = any(turn.role == "assistant" and CALL in _text(turn) for turn in turns)
+    as_calls = bool(tools) or calls_beside or any(turn.calls for turn in turns)
+    if tools or (as_calls and has_tags):
+        for turn in before:
+            if tells_of_tags(turn):
+                without_instructions(turn, tools, row)
+        turns = [without_instructions(turn, tools, row) if tells_of_tags(turn) else turn for turn in turns]
+    if not has_tags:
         return list(turns)
-    if has_tools or any(turn.calls for turn in turns):
-        _check_instructions((*before, *turns), row)
+    if as_calls:
         return [each for number, turn in enumerate(turns, 1) for each in _as_calls(turn, number, row)]
     row.reading.unread[CALL] = None
     return _as_texts(turns)
@@ -60,20 +77,6 @@ def read_tagged_calls(
 
 def _text(turn: Turn) -> str:
     return "".join(content_texts(turn.content))
-
-
-def _check_instructions(turns: Sequence[Turn], row: Fields) -> None:
-    """Raise BadRow if a system message tells how to write calls in tags.
-
-    turns: of a row with tools, whose tags are read as calls.
-    """
-    for text in (_text(turn) for turn in turns if turn.role == "system"):
-        if CALL in text or TOOLS in text:
-            raise row.bad(
-                f"the system message tells how to write calls in {CALL} tags, and the row has tools, which the chat "
-                "template tells of in its own way: remove that from the system message, or add {tools: null} "
-                "to dataset_columns to train the tags as text"
-            )
 
 
 def _has_picture(turn: Turn) -> bool:
@@ -106,8 +109,17 @@ def _with_calls(turn: Turn, text: str, number: int, row: Fields) -> Turn:
     if turn.calls:
         raise row.bad(f"turn {number} has calls in {CALL} tags and beside them: keep one")
     before, written = tagged
-    calls = [call for each in written for call in read_calls(each, row, f"turn {number} {CALL}")]
+    calls = [call for each in written for call in read_calls(_decoded(each), row, f"turn {number} {CALL}")]
     return replace(turn, content=before.rstrip(), calls=tuple(calls))
+
+
+def _decoded(call: str) -> Any:
+    """Return a call that Python printed, or any other text as it is."""
+    try:
+        values = values_in(call)
+    except NotALiteral:
+        return call
+    return values[0] if len(values) == 1 else values
 
 
 def _as_texts(turns: Sequence[Turn]) -> list[Turn]:

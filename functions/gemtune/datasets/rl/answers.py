@@ -42,7 +42,7 @@ def read_prompt(row: Fields) -> Conversation:
 
 def with_tags_read(prompt: Conversation, row: Fields) -> Conversation:
     """Return a prompt whose calls in tags are read. Raises BadRow."""
-    return prompt.with_turns(read_tagged_calls(prompt.turns, row, has_tools=bool(prompt.tools)))
+    return prompt.with_turns(read_tagged_calls(prompt.turns, row, tools=prompt.tools))
 
 
 def _prompt_turns(row: Fields, column: str) -> list[Turn]:
@@ -82,10 +82,10 @@ def split_answers(
     which two answers begin belong to the prompt, up to the last one that the assistant can answer. Calls in tags are
     read as in supervised rows. Raises BadRow.
     """
-    same_role, has_tools = row.reading.options.same_role, bool(prompt.tools)
-    has_tools = has_tools or any(turn.calls for turns in (prompt.turns, *answers.values()) for turn in turns)
+    same_role = row.reading.options.same_role
+    calls_beside = any(turn.calls for turns in (prompt.turns, *answers.values()) for turn in turns)
     answers = {
-        column: read_tagged_calls(turns, row, has_tools=has_tools, before=prompt.turns)
+        column: read_tagged_calls(turns, row, tools=prompt.tools, calls_beside=calls_beside, before=prompt.turns)
         for column, turns in answers.items()
     }
     heads, rests = zip(*(_without_prompt(prompt.turns, *answer) for answer in answers.items()), strict=True)
