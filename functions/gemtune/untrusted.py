@@ -2,8 +2,9 @@
 
 It limits size, nesting and parsing time, and raises Unreadable for every violation.
 
-Requests, query strings, page tokens, job files, model configurations, rows and manifests are read here. The
-values that this module returns are finite, at most MAX_DEPTH levels deep, and can be encoded as UTF-8.
+Requests, query strings, page tokens, job files, model configurations, rows and manifests are read here. The values that
+this module returns are finite, unless their reader asks for others, at most MAX_DEPTH levels deep, and can be encoded
+as UTF-8.
 """
 
 from __future__ import annotations
@@ -53,7 +54,12 @@ class Unreadable(GemtuneError):
 
 
 def read_json(
-    content: bytes | str, *, named: str = "this", max_bytes: int = MAX_BYTES, repeated_keys: bool = False
+    content: bytes | str,
+    *,
+    named: str = "this",
+    max_bytes: int = MAX_BYTES,
+    repeated_keys: bool = False,
+    not_finite: bool = False,
 ) -> Any:
     """Decode a JSON document.
 
@@ -61,6 +67,7 @@ def read_json(
     max_bytes: limit of the document's size.
     repeated_keys: accept them, and use the last value, as other readers of the same file do. Otherwise a repeated key
     is an error, because one of its values would be lost.
+    not_finite: return NaN and infinite numbers, which Python writes; otherwise they are an error.
     Raises Unreadable: `too_large`, `not_text`, `not_json`, `too_deep`, `repeated_key`, `not_finite`, `too_many_digits`.
     """
     text = _text(content, named, max_bytes)
@@ -81,13 +88,18 @@ def read_json(
     # These checks are skipped for most documents, which have few brackets and no escaped surrogates.
     if text.count("[") + text.count("{") > MAX_DEPTH:
         _check_depth(value, named)
-    if reader.found_infinity or ESCAPED_SURROGATE.search(text):
-        _check_values(value, named)
+    if (reader.found_infinity and not not_finite) or ESCAPED_SURROGATE.search(text):
+        _check_values(value, named, not_finite=not_finite)
     return value
 
 
 def read_json_object(
-    content: bytes | str, *, named: str = "this", max_bytes: int = MAX_BYTES, repeated_keys: bool = False
+    content: bytes | str,
+    *,
+    named: str = "this",
+    max_bytes: int = MAX_BYTES,
+    repeated_keys: bool = False,
+    not_finite: bool = False,
 ) -> dict[str, Any]:
     """Decode a JSON document that has to be an object.
 
@@ -95,7 +107,7 @@ def read_json_object(
 
     Raises Unreadable, also with code `not_an_object`.
     """
-    value = read_json(content, named=named, max_bytes=max_bytes, repeated_keys=repeated_keys)
+    value = read_json(content, named=named, max_bytes=max_bytes, repeated_keys=repeated_keys, not_finite=not_finite)
     if not isinstance(value, dict):
         raise Unreadable("not_an_object", f"{named} is not a JSON object", hint="send an object, {…}")
     return value
@@ -234,8 +246,11 @@ def _check_depth(value: Any, named: str) -> None:
     raise _too_deep(named)
 
 
-def _check_values(value: Any, named: str) -> None:
-    """Refuse lone surrogates and non-finite numbers, wherever they are."""
+def _check_values(value: Any, named: str, *, not_finite: bool = False) -> None:
+    """Refuse lone surrogates and non-finite numbers, wherever they are.
+
+    not_finite: accept such numbers.
+    """
     waiting: list[tuple[tuple[str | int, ...], Any]] = [((), value)]
     while waiting:
         loc, item = waiting.pop()
@@ -243,7 +258,7 @@ def _check_values(value: Any, named: str) -> None:
             if LONE_SURROGATE.search(item):
                 raise _lone_surrogate(named, loc)
         elif isinstance(item, float):
-            if not math.isfinite(item):
+            if not not_finite and not math.isfinite(item):
                 raise Unreadable("not_finite", f"{named} has a number that is not finite", hint=FINITE, loc=loc)
         elif isinstance(item, dict):
             waiting += [(loc, key) for key in item]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,7 @@ class RowsFile:
 
 def _plain(row: dict[str, Any]) -> dict[str, Any] | None:
     """Return a row that JSON can hold and that is not long; otherwise None."""
+    row = {name: str(value) if isinstance(value, Decimal) else value for name, value in row.items()}
     try:
         text = json.dumps(row)
     except (TypeError, ValueError):  # pictures of Parquet files are bytes

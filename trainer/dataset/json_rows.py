@@ -47,7 +47,7 @@ def _of_lines(stream: io.BufferedReader, longest: int, named: str, number: int) 
 
 def _parsed(row: bytes) -> dict[str, Any] | Refused:
     try:
-        return read_json_object(row, max_bytes=len(row))
+        return read_json_object(row, max_bytes=len(row), not_finite=True)
     except Unreadable as error:
         return Refused(error.message.removeprefix("this ").removeprefix("is "))
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import date, datetime, time, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
+from gemtune.datasets.reading.pictures import COLUMNS
 from gemtune.datasets.refusal import Refused
 from trainer.dataset.row import Row, bad_dataset, too_long
 
@@ -14,6 +17,8 @@ from trainer.dataset.row import Row, bad_dataset, too_long
 READ_BYTES = 1024 * 1024
 # Rows are decoded in batches of about this many bytes, and of at most this many rows.
 BATCH_BYTES, BATCH_ROWS = 8 * 1024 * 1024, 64
+# Fields whose bytes are a picture's, and never a text.
+_OF_PICTURES = frozenset((*COLUMNS, "bytes"))
 
 
 def parquet_rows(path: Path, longest: int, *, named: str) -> Iterator[Row]:
@@ -48,16 +53,26 @@ def _row(batch: Any, longest: int) -> dict[str, Any] | Refused:
     row = {}
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
         try:
-            value = column[0].as_py()
+            value = column[0].as_py(maps_as_pydicts="strict")
+        except KeyError:
+            return Refused(f"a map in its column {name[:80]!r} has a key twice: keep one")
         except UnicodeDecodeError:  # neither Parquet writers nor pyarrow's reader check strings before
             return Refused(f"its column {name[:80]!r} is not UTF-8 text")
         except (ValueError, OverflowError):  # e.g. a time beyond any calendar
             value = str(column.cast("int64")[0]) if column.type.id in _times() else None
             if value is None:
                 return Refused(f"the value of its column {name[:80]!r} cannot be read")
-        if value is not None:
-            row[name] = _plain(value)
+        if value is None:
+            continue
+        try:
+            row[name] = value if isinstance(value, Decimal) else _plain(value, name)
+        except _NotJson as problem:
+            return Refused(str(problem))
     return row
+
+
+class _NotJson(Exception):
+    """Raised for a value that files of JSON cannot have."""
 
 
 def _times() -> frozenset[int]:
@@ -67,15 +82,40 @@ def _times() -> frozenset[int]:
     return frozenset({lib.Type_TIMESTAMP, lib.Type_DATE64, lib.Type_DURATION})
 
 
-def _plain(value: Any) -> Any:
-    """Return dates and times as texts; JSON has none."""
+def _plain(value: Any, path: str) -> Any:
+    """Return a value as JSON has it.
+
+    Dates, times and UUIDs are texts, decimals numbers, bytes of UTF-8 texts; other bytes stay, as those of pictures.
+    path: of the value, for messages. Raises _NotJson.
+    """
     match value:
         case datetime() | date() | time():
             return value.isoformat()
-        case timedelta():
+        case timedelta() | UUID():
             return str(value)
+        case bytes():
+            return value if path.rpartition(".")[2] in _OF_PICTURES else _text_of(value)
+        case Decimal():
+            return _number(value, path)
         case dict():
-            return {name: _plain(inner) for name, inner in value.items()}
+            return {str(name): _plain(inner, f"{path}.{name}") for name, inner in value.items()}
         case list():
-            return [_plain(inner) for inner in value]
-    return value
+            return [_plain(inner, path) for inner in value]
+    # Values of numpy, in which pyarrow has tensors.
+    return _plain(value.tolist(), path) if hasattr(value, "tolist") else value
+
+
+def _text_of(value: bytes) -> str | bytes:
+    """Return a text that a column of bytes has, or the bytes if it is none."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value
+
+
+def _number(value: Decimal, path: str) -> int | float:
+    """Return the number that a file of JSON would have. Raises _NotJson."""
+    number = int(value) if value == value.to_integral_value() else float(value)
+    if Decimal(repr(number)) != value:
+        raise _NotJson(f"its field {path[:80]!r} has more digits than numbers keep: write it as a text")
+    return number

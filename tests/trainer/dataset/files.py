@@ -6,7 +6,7 @@ import csv
 import gzip
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -14,11 +14,14 @@ import pyarrow.parquet as pq
 
 from gemtune.datasets.files.kinds import FileKind
 
-Rows = Sequence[dict[str, str]]
+Rows = Sequence[Mapping[str, Any]]
 
 
 def written(rows: Rows, kind: FileKind) -> bytes:
-    """Return a file with rows of texts. All rows have the same fields."""
+    """Return a file with rows, which all have the same fields.
+
+    Tables have anything that is not a text as JSON text.
+    """
     content = _content(rows, kind.ending)
     if kind.compression == "gz":
         return gzip.compress(content)
@@ -39,7 +42,10 @@ def _content(rows: Rows, ending: str) -> bytes:
             text = io.StringIO(newline="")
             writer = csv.DictWriter(text, list(rows[0]), delimiter="\t" if ending == "tsv" else ",")
             writer.writeheader()
-            writer.writerows(rows)
+            writer.writerows(
+                {name: value if isinstance(value, str) else json.dumps(value) for name, value in row.items()}
+                for row in rows
+            )
             return text.getvalue().encode()
     return "".join(json.dumps(row) + "\n" for row in rows).encode()
 

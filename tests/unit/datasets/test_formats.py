@@ -211,7 +211,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"prompt": "Hi", "reply": "Yes?"}, "set dataset_columns, such as {completion: reply}"),
     ({"instruction": "Hi", "reply": "Yes?", "id": "7"}, "set dataset_columns, such as {output: …}"),
     ({"conversation_id": 1, "conversation": [USER, ASSISTANT]}, "such as {conversations: conversation}"),
-    ({"prompt": 7, "completion": "x"}, "prompt is neither a text nor a list of messages"),
+    ({"prompt": {}, "completion": "x"}, "prompt is neither a text nor a list of messages"),
     (messages({"role": "prompter", "content": "Hi"}), "turn 1: unknown role 'prompter'; known ones are system"),
     ({}, "an empty row"),
     ({"text": "abc", "images": ["a.png"]}, "the field images is not read"),

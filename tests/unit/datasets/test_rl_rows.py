@@ -207,7 +207,10 @@ def test_tools_are_part_of_the_prompt_and_calls_of_the_answer() -> None:
             "both completions have the score 1",
         ),
         ({"contents": [], "completions": [{"completion": {}}] * 2}, "completion 1: it has no score"),
-        ({"contents": [], "completions": [{"score": math.nan}] * 2}, "completion 1: it has no score that is a number"),
+        (
+            {"contents": [], "completions": [{"score": math.nan}] * 2},
+            "completion 1: score is nan: write a finite number",
+        ),
         ({"prompt": "Hi", "chosen": "a", "rejected": "b", "messages": messages(HI)}, "both prompt and messages"),
         ({"conversations": spoken(HI, GOOD), "chosen": "a", "rejected": "b"}, "ends with a message of the assistant"),
     ],

@@ -30,11 +30,11 @@ def of_jsonl(start: bytes) -> frozenset[str] | None:
     """
     for line in start.splitlines(keepends=True):
         try:
-            row = read_json(line, named="a row", max_bytes=len(line), repeated_keys=True)
+            row = read_json(line, named="a row", max_bytes=len(line), repeated_keys=True, not_finite=True)
         except Unreadable:  # an empty line, a damaged one, or an incomplete one at the end
             continue
         if isinstance(row, dict):
-            return frozenset(name for name, value in row.items() if value is not None)
+            return frozenset(name for name, value in row.items() if value is not None and value == value)  # not NaN
     return None
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from gemtune.datasets.conversation import Conversation, Turn
 from gemtune.datasets.formats.shape import Format, Row
-from gemtune.datasets.reading.fields import Fields
-from gemtune.datasets.reading.tools import read_tools, template_options
+from gemtune.datasets.reading.fields import Fields, cell_text
+from gemtune.datasets.reading.tools import from_json, read_tools, template_options
 from gemtune.datasets.reading.turns import column_turns, system_turns
 
 
@@ -25,7 +25,7 @@ def instruction_turns(row: Fields) -> list[Turn]:
     Raises BadRow.
     """
     earlier = _history(row)
-    instruction, context = row.take_text("instruction") or "", row.take_first("input", "context") or ""
+    instruction, context = row.take_text("instruction") or "", cell_text(row.take_first("input", "context")) or ""
     if not isinstance(context, str):
         raise row.bad("input is not a text")
     return [*earlier, Turn("user", "\n\n".join(text for text in (instruction, context) if text.strip()))]
@@ -36,7 +36,7 @@ def _history(row: Fields) -> list[Turn]:
 
     Raises BadRow.
     """
-    pairs = row.take("history") or []
+    pairs = from_json(row.take("history") or [], row, "history")
     if not isinstance(pairs, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
         raise row.bad("history is not a list of pairs of texts")
     texts = [text for pair in pairs for text in pair]

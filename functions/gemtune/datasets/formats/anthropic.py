@@ -10,7 +10,7 @@ from gemtune.datasets.formats.shape import Format, Row
 from gemtune.datasets.reading.content import image_of, joined, read_content, read_part
 from gemtune.datasets.reading.fields import Fields
 from gemtune.datasets.reading.flags import read_flag
-from gemtune.datasets.reading.tools import arguments_of, name_of, read_tools, template_options
+from gemtune.datasets.reading.tools import arguments_of, name_of, read_tools, structured, template_options
 from gemtune.datasets.reading.turns import ROLES, message_list, read_turn, role_of
 
 BLOCKS = ("tool_use", "tool_result", "thinking", "redacted_thinking")
@@ -21,11 +21,9 @@ def is_anthropic(row: Row) -> bool:
     """Return whether messages are Anthropic's, not OpenAI's."""
     if "messages" not in row:
         return False
-    messages = row["messages"]
     if "system" in row:
         return True
-    if isinstance(messages, str):
-        return any(f'"{block}"' in messages for block in BLOCKS)
+    messages = structured(row["messages"])
     turns = [each for each in messages if isinstance(each, Mapping)] if isinstance(messages, list) else []
     contents = [content for turn in turns if isinstance(content := turn.get("content"), list)]
     return any(_is_block(block) for content in contents for block in content)
@@ -39,6 +37,9 @@ def _read(row: Fields) -> Conversation:
     turns: list[Turn] = []
     system = row.take("system")
     if system is not None and system != "":
+        blocks = structured(system)
+        if isinstance(blocks, list) and blocks and all(isinstance(each, Mapping) and "type" in each for each in blocks):
+            system = blocks
         turns.append(Turn("system", read_content(system, "system", row, "system")))
     for number, each in enumerate(message_list(row.take("messages"), row, "messages"), 1):
         fields = row.within(each, "messages", f"turn {number}")

@@ -8,6 +8,7 @@ from typing import Any
 
 from gemtune.datasets.conversation import Conversation, PlainText
 from gemtune.datasets.reading.fields import Fields
+from gemtune.datasets.reading.tools import structured
 from gemtune.datasets.row_options import FormatName
 
 Row = Mapping[str, Any]
@@ -33,7 +34,8 @@ class Format:
 def first_turn(value: Any) -> Mapping[str, Any]:
     """Return the first object of a list, to tell formats apart.
 
-    It is empty if the list has none.
+    It is empty if the list, which may be JSON text, has none.
     """
+    value = structured(value)
     first = value[0] if isinstance(value, list) and value else None
     return first if isinstance(first, Mapping) else {}

@@ -19,7 +19,7 @@ from gemtune.datasets.formats.sharegpt import SHAREGPT
 from gemtune.datasets.formats.text import TEXT
 from gemtune.datasets.formats.vertex import VERTEX
 from gemtune.datasets.reading import pictures
-from gemtune.datasets.reading.fields import HARMLESS, Fields, Reading, names_in, shown
+from gemtune.datasets.reading.fields import HARMLESS, Fields, Reading, is_missing, names_in, shown
 from gemtune.datasets.reading.tagged_calls import read_tagged_calls
 from gemtune.datasets.refusal import BadRow, Refused
 from gemtune.datasets.row_options import ReadOptions, StatedFormat
@@ -83,7 +83,7 @@ def renamed(row: Mapping[str, Any], options: ReadOptions) -> dict[str, Any]:
 
     Raises BadRow if the row has another field of such a name.
     """
-    present = {name: value for name, value in row.items() if value is not None}
+    present = {name: value for name, value in row.items() if not is_missing(value)}
     for name, column in options.columns.items():
         if column is None or column == name or column not in present:
             continue

@@ -11,7 +11,7 @@ from gemtune.datasets.formats.shape import Format, Row
 from gemtune.datasets.reading.content import image_of, joined
 from gemtune.datasets.reading.fields import Fields
 from gemtune.datasets.reading.flags import read_flag
-from gemtune.datasets.reading.tools import arguments_of, from_json, name_of, read_tools, without_nulls
+from gemtune.datasets.reading.tools import arguments_of, from_json, name_of, read_tools, structured, without_nulls
 from gemtune.datasets.reading.turns import message_list, role_of
 
 ROLES: Mapping[str, Role] = {
@@ -34,6 +34,8 @@ def read_contents(row: Fields) -> Conversation:
     """
     turns: list[Turn] = []
     instruction = row.take_first("systemInstruction", "system_instruction")
+    if isinstance(parts := structured(instruction), Mapping) and "parts" in parts:
+        instruction = parts
     if isinstance(instruction, str):
         turns.append(Turn("system", instruction))
     elif instruction is not None:

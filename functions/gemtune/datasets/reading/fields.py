@@ -7,7 +7,9 @@ is known to say nothing about what the model should learn; those are counted by 
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Collection, Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
 from gemtune.datasets.refusal import BadRow
@@ -69,7 +71,8 @@ class Fields:
     """Fields of a row, or of an object in it, that are taken one by one.
 
     path: the column that the object is in, for `dataset_columns`. place: the object in words, for messages, such as
-    `turn 3`; empty for the row itself. Nulls are absent fields: in Parquet every row has every field.
+    `turn 3`; empty for the row itself. Nulls are absent fields: in Parquet every row has every field. So is NaN in a
+    column of the row, which libraries for tables write where a number is missing.
     """
 
     def __init__(self, values: Mapping[str, Any], reading: Reading, *, path: str = "", place: str = ""):
@@ -77,7 +80,7 @@ class Fields:
         self._left: dict[str, Any] = {}
         self._asked: set[str] = set()
         for name, value in values.items():
-            if value is None:
+            if value is None or (not path and is_missing(value)):
                 continue
             if reading.ignored and self.path_of(name) in reading.ignored:
                 reading.unread[shown(self.path_of(name))] = None
@@ -90,9 +93,15 @@ class Fields:
         return name in self._left
 
     def take(self, name: str) -> Any:
-        """Return the value of a field, or None if it is absent."""
+        """Return the value of a field, or None if it is absent.
+
+        Raises BadRow for NaN and infinite numbers.
+        """
         self._asked.add(name)
-        return self._left.pop(name, None)
+        value = self._left.pop(name, None)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise self.bad(f"{shown(name)} is {value}: write a finite number, or null")
+        return value
 
     def peek(self, name: str) -> Any:
         """Return the value of a field and leave it to be taken."""
@@ -101,8 +110,9 @@ class Fields:
     def take_text(self, name: str) -> str | None:
         """Return a text, or None if the field is absent. Raises BadRow."""
         value = self.take(name)
+        value = value if self.path else cell_text(value)
         if value is not None and not isinstance(value, str):
-            raise self.bad(f"{name} is not a text")
+            raise self.bad(f"{name} is {kind_of(value)}not a text")
         return None if value is None else unicode_text(value)
 
     def take_first(self, *names: str) -> Any:
@@ -171,6 +181,31 @@ class Fields:
         return (
             f"the field {shown(names[0])} is unknown{meant}: say in dataset_columns what it is; to ignore it, {ignore}"
         )
+
+
+def cell_text(value: Any) -> Any:
+    """Return a number of a column as text, and any other value as it is.
+
+    A file of JSON or Parquet has the number 5 where one of CSV has a text.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal) or not math.isfinite(value):
+        return value
+    return str(value)
+
+
+def is_missing(value: Any) -> bool:
+    """Return whether a column has no value in a row: null or NaN."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def kind_of(value: Any) -> str:
+    """Return words for a value in whose place a text is expected."""
+    match value:
+        case bytes():
+            return "bytes that are not UTF-8, "
+        case bool():
+            return "true or false, "
+    return ""
 
 
 def shown(name: object) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 from gemtune.datasets.conversation import Content, Conversation, Image, Text, Turn, content_texts
 from gemtune.datasets.reading.content import NO_PICTURES
 from gemtune.datasets.reading.fields import Fields
+from gemtune.datasets.reading.tools import structured
 
 COLUMNS = ("images", "image")
 # Stands for the next picture of the column, as in LLaVA's, LLaMA-Factory's and ms-swift's rows.
@@ -21,7 +22,7 @@ def place_pictures(conversation: Conversation, row: Fields) -> Conversation:
     next part `{"type": "image"}` without a picture. If there is neither, all go in front of the first text of the user,
     as with TRL. Raises BadRow if the numbers differ.
     """
-    value = row.take_first(*COLUMNS)
+    value = structured(row.take_first(*COLUMNS))
     images = value if isinstance(value, list) else [] if value is None else [value]
     if not images:
         if row.reading.options.with_pictures:

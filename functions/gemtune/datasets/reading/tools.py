@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -117,6 +118,19 @@ def from_json(value: Any, fields: Fields, name: str) -> Any:
         raise fields.bad(f"{name} is a text that is not JSON: {error.message}") from None
 
 
+def structured(value: Any) -> Any:
+    """Return the object or the list of a JSON text.
+
+    Any other value stays as it is. Files without objects and lists, such as CSV, have them as JSON text.
+    """
+    if not isinstance(value, str) or not value.lstrip().startswith(("{", "[")):
+        return value
+    try:
+        return read_json(unicode_text(value), max_bytes=len(value.encode()))
+    except Unreadable:
+        return value
+
+
 def without_nulls(value: Any) -> Any:
     """Return a value without the fields of objects that are null.
 
@@ -140,6 +154,8 @@ def _checked(value: Any) -> Any:
     elif isinstance(value, Sequence) and not isinstance(value, bytes):
         for inner in value:
             _checked(inner)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise BadRow(f"a number that is {value}, which JSON does not have: write a finite one, or null")
     elif value is not None and not isinstance(value, bool | int | float):
         raise BadRow(f"a value that JSON does not have ({type(value).__name__})")
     return value
@@ -156,6 +172,8 @@ def template_options(row: Fields) -> dict[str, Any]:
     if not isinstance(options, Mapping):
         raise row.bad("chat_template_kwargs is not an object")
     thinks = row.take("enable_thinking")
+    if isinstance(thinks, str):  # a cell of CSV
+        thinks = {"true": True, "false": False}.get(thinks.strip().casefold(), thinks)
     if thinks is not None and not isinstance(thinks, bool):
         raise row.bad("enable_thinking is neither true nor false")
     if thinks is not None and options.get("enable_thinking", thinks) is not thinks:

@@ -8,7 +8,7 @@ from typing import Any
 
 from gemtune.datasets.conversation import Content, Role, Turn
 from gemtune.datasets.reading.content import read_content
-from gemtune.datasets.reading.fields import Fields
+from gemtune.datasets.reading.fields import Fields, cell_text, kind_of
 from gemtune.datasets.reading.flags import read_flag
 from gemtune.datasets.reading.tools import from_json, read_calls
 from gemtune.datasets.refusal import BadRow
@@ -30,7 +30,7 @@ ROLES: Mapping[str, Role] = {
 }
 # Keys of messages, and the beginning of a list of these as JSON or as Python writes it.
 _KEYS = ("role", "content", "tool_calls", "from", "value")
-_FIRST_MESSAGE = re.compile(r"""\s*\[\s*\{\s*["'](?:role|content|from|value|weight|name)["']\s*:""")
+_FIRST_MESSAGE = re.compile(r"""\s*(?P<list>\[?)\s*\{\s*["'](?:role|content|from|value|weight|name)["']\s*:""")
 # Columns with a system message beside the others.
 SYSTEM = ("system", "system_prompt")
 # Fields with what the assistant thinks before it answers.
@@ -42,20 +42,22 @@ def column_turns(fields: Fields, column: str, role: Role) -> list[Turn]:
 
     It is a list of messages, also as JSON text, or another text, which is one message of the role.
     """
-    value = fields.take(column)
+    value = cell_text(fields.take(column))
     if is_text(value):
         return [Turn(role, read_content(value, role, fields))]
     if value is not None and not isinstance(value, str | list):
-        raise fields.bad(f"{column} is neither a text nor a list of messages")
+        raise fields.bad(f"{column} is {kind_of(value)}neither a text nor a list of messages")
     return read_turns(value, fields, column)
 
 
-def is_text(value: Any) -> bool:
+def is_text(value: Any, *, or_message: bool = False) -> bool:
     """Return whether a value is a text that is not a list of messages.
 
-    Files without lists, such as CSV, have messages as JSON text, or by mistake as Python writes lists.
+    Files without lists, such as CSV, have messages as JSON text, or by mistake as Python writes lists. or_message: a
+    single message is no text either.
     """
-    if not isinstance(value, str) or not _FIRST_MESSAGE.match(value):
+    begin = _FIRST_MESSAGE.match(value) if isinstance(value, str) else None
+    if begin is None or not (begin["list"] or or_message):
         return isinstance(value, str)
     named = {name for name in _KEYS if f'"{name}"' in value or f"'{name}'" in value}
     return not ({"role", "content"} <= named or {"role", "tool_calls"} <= named or {"from", "value"} <= named)

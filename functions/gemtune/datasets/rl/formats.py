@@ -6,13 +6,14 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, Generic, TypeVar
 
 from gemtune.datasets.conversation import Conversation, Turn
 from gemtune.datasets.formats.vertex import content_turns, read_contents
 from gemtune.datasets.reading.content import read_content
-from gemtune.datasets.reading.fields import HARMLESS, Fields
-from gemtune.datasets.reading.tools import read_tools
+from gemtune.datasets.reading.fields import HARMLESS, Fields, cell_text
+from gemtune.datasets.reading.tools import read_tools, structured
 from gemtune.datasets.reading.turns import is_text, read_turns
 from gemtune.datasets.refusal import BadRow
 from gemtune.datasets.rl.answers import (
@@ -82,8 +83,10 @@ def _answer(row: Fields, column: str, value: Any) -> list[Turn]:
 
     Raises BadRow.
     """
-    if is_text(value):
+    value = cell_text(value)
+    if is_text(value, or_message=True):
         return [Turn("assistant", read_content(value, "assistant", row))]
+    value = structured(value)
     return read_any_turns([value] if isinstance(value, Mapping) else value, row, column)
 
 
@@ -109,7 +112,7 @@ def _read_pair(row: Fields) -> Pair:
 
 
 def _read_openai_pair(row: Fields) -> Pair:
-    source = row.within(row.take("input"), "input")
+    source = row.within(structured(row.take("input")), "input")
     turns = read_turns(source.take("messages"), source, "messages")
     prompt = with_tags_read(Conversation(tuple(turns), read_tools(source.take("tools"), source)), row)
     source.close()
@@ -119,7 +122,7 @@ def _read_openai_pair(row: Fields) -> Pair:
 
 
 def _read_vertex_pair(row: Fields) -> Pair:
-    scored = row.take("completions")
+    scored = structured(row.take("completions"))
     if not isinstance(scored, list) or len(scored) != 2:
         raise row.bad("completions is not a list of two completions")
     turns: dict[str, list[Turn]] = {}
@@ -155,7 +158,7 @@ def _read_labelled(row: Fields) -> Labelled:
 
 
 # Texts that stand for a label in files without booleans, such as CSV.
-_LABELS = {"true": True, "false": False, "1": True, "0": False}
+_LABELS = {"true": True, "false": False, "1": True, "0": False, "1.0": True, "0.0": False}
 
 
 def _label(row: Fields) -> bool:
@@ -164,7 +167,7 @@ def _label(row: Fields) -> bool:
     if value is None:
         raise row.bad("the row has no label")
     label = _LABELS.get(value.strip().casefold()) if isinstance(value, str) else value
-    if not isinstance(label, bool | int | float) or label not in (0, 1):
+    if not isinstance(label, bool | int | float | Decimal) or label not in (0, 1):
         raise row.bad(f"label is {str(value)[:20]!r}, and neither true nor false")
     return bool(label)
 

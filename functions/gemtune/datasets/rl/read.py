@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import Any, Generic, TypeVar
 
 from gemtune.datasets.formats import table
 from gemtune.datasets.reading import pictures
-from gemtune.datasets.reading.fields import UNSUPPORTED, Fields, Reading, names_in, shown, unicode_text
+from gemtune.datasets.reading.fields import UNSUPPORTED, Fields, Reading, cell_text, names_in, shown, unicode_text
+from gemtune.datasets.reading.tools import structured
 from gemtune.datasets.refusal import BadRow, Refused
 from gemtune.datasets.rl.answers import checked_prompt, read_prompt
 from gemtune.datasets.rl.contents import Labelled, Pair, Question
@@ -157,8 +157,7 @@ def _answer(fields: Fields, column: str, row: Mapping[str, Any]) -> str:
     value = fields.take(column) if column in fields else _value_inside(fields, column)
     if value is None:
         raise BadRow(f"no {column}, which a reward needs to compare with; the row has {names_in(row)}")
-    if isinstance(value, int | float | Decimal) and not isinstance(value, bool):
-        value = str(value)
+    value = cell_text(value)
     if not isinstance(value, str):
         raise BadRow(f"the {shown(column)} is neither a text nor a number")
     if not value.strip():
@@ -174,6 +173,7 @@ def _value_inside(fields: Fields, path: str) -> Any:
     column, *names = path.split(".")
     value = fields.peek(column)
     for name in names:
+        value = structured(value)
         value = value.get(name) if isinstance(value, Mapping) else None
     return value if names else None
 
@@ -187,6 +187,7 @@ def _count_beside(fields: Fields, answers: Collection[str]) -> None:
 
 def _paths_beside(path: str, value: Any, answers: Collection[str]) -> Iterator[str]:
     """Yield the paths of fields of a value, at any depth, without an answer."""
+    value = structured(value)
     for name in value if isinstance(value, Mapping) else ():
         inner = f"{path}.{name}"
         if not any(f"{answer}.".startswith(f"{inner}.") for answer in answers):
