@@ -9,6 +9,7 @@ locals {
     ["/jobs", "get", "list_jobs"],
     ["/jobs/{job_id}/status", "get", "status"],
     ["/jobs/{job_id}/plan", "get", "plan"],
+    ["/jobs/{job_id}/request", "get", "request"],
     ["/jobs/{job_id}/events", "get", "events"],
     ["/jobs/{job_id}/metrics", "get", "metrics"],
     ["/jobs/{job_id}/logs", "get", "logs"],

@@ -43,6 +43,7 @@ INTERFACE: dict[tuple[str, str], tuple[dict[str, dict[str, Any]], int, list[int]
         [409, 422],
     ),
     ("GET", "/jobs/{job_id}/plan"): ({}, 200, [404, 409]),
+    ("GET", "/jobs/{job_id}/request"): ({}, 200, [404, 409]),
     ("GET", "/jobs"): (
         {
             "status": {"type": "string", "enum": STATUS},
@@ -178,6 +179,7 @@ CONFLICTS = {
         "spec_unreadable",
     },
     ("GET", "/jobs/{job_id}/plan"): {"plan_not_made"},
+    ("GET", "/jobs/{job_id}/request"): {"spec_unreadable"},
     ("POST", "/jobs/{job_id}/pause"): {"job_is_over", "cannot_pause"},
     ("POST", "/jobs/{job_id}/resume"): {"job_is_over", "job_not_paused", "cap_reached"},
     ("POST", "/jobs/{job_id}/cancel"): {"job_is_over"},
@@ -209,12 +211,12 @@ def test_the_description_of_a_409_names_the_possible_conflicts(document: dict[st
 
     posts = {("POST", f"/jobs/{{job_id}}/{what}") for what in ("exports", "pause", "resume", "cancel")}
     changing = posts | {("DELETE", "/jobs/{job_id}")}
-    plan = ("GET", "/jobs/{job_id}/plan")
+    states = {("GET", "/jobs/{job_id}/plan"), ("GET", "/jobs/{job_id}/request")}
     reading = {("GET", f"/jobs/{{job_id}}/{what}") for what in ("status", "metrics", "logs", "artifacts")}
     of_datasets = {operation for operation in CONFLICTS if "/datasets" in operation[1]}
-    others = of_datasets | {("POST", "/train"), plan}
+    others = of_datasets | {("POST", "/train"), *states}
     assert mentioning("the request conflicts with the current state") == changing | others
-    assert mentioning("`record_unreadable`") == changing | reading | {plan}
+    assert mentioning("`record_unreadable`") == changing | reading | states
 
 
 def test_the_document_is_valid_openapi(document: dict[str, Any]) -> None:

@@ -84,6 +84,7 @@ def test_cancel_and_delete_depend_on_the_state_of_the_job(api: Any) -> None:
     assert api.delete(f"/jobs/{job_id}").json == {"job_id": job_id, "deleted": True}
     for answer in (
         api.get(f"/jobs/{job_id}/status"),
+        api.get(f"/jobs/{job_id}/request"),
         api.get(f"/jobs/{job_id}/events"),
         api.get(f"/jobs/{job_id}/metrics"),
         api.get(f"/jobs/{job_id}/artifacts"),
@@ -104,6 +105,15 @@ def test_a_job_of_a_newer_version_can_be_shown_cancelled_and_deleted(api: Any, b
     assert [job["status"] for job in api.get("/jobs").json["jobs"]] == ["suspended"]
     assert api.post(f"/jobs/{job_id}/cancel").json["status"] == "cancelled"
     assert api.delete(f"/jobs/{job_id}").status_code == 200
+
+
+def test_the_request_of_a_job_can_be_sent_again(api: Any) -> None:
+    job_id = submitted(api, job_name="Mine", hf_token="hf_fakefakefake")
+    shown = api.get(f"/jobs/{job_id}/request").json
+    assert (shown["request"]["job_name"], shown["left_out"]) == ("Mine", ["hf_token"])
+    again = api.post("/train", json=shown["request"])
+    assert again.status_code == 202
+    assert api.get(f"/jobs/{again.json['job_id']}/request").json == shown | {"left_out": []}
 
 
 def test_an_unreadable_job_can_be_cancelled_and_deleted(api: Any, backend: World) -> None:

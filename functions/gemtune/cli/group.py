@@ -67,7 +67,7 @@ class _LazyGroup(CommandGroup):
             "wait": "watching",
             "metrics": "watching",
             "logs": "logs",
-            **dict.fromkeys(("events", "pause", "resume", "cancel", "delete", "account"), "jobs"),
+            **dict.fromkeys(("request", "events", "pause", "resume", "cancel", "delete", "account"), "jobs"),
         },
         "Results": {"try": "answers.command", "artifacts": "artifacts", "export": "export"},
         "Set-up": {

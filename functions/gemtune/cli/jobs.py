@@ -17,6 +17,7 @@ from gemtune.cli.request import described
 from gemtune.cli.request import options as train_options
 from gemtune.cli.request.described import DescribedTraining
 from gemtune.client import operations
+from gemtune.client.references import JOBS_PER_PAGE
 from gemtune.handlers.answers import Planned
 from gemtune.jobs.status import Status
 from gemtune.methods import Modality
@@ -102,21 +103,29 @@ def plan(connection: Connection, /, file: str | None, data: Path | None, held_ou
 @click.command()
 @click.option("--status", shell_complete=words(*Status), help="Filter by status.")
 @click.option("--modality", shell_complete=words(*get_args(Modality)), help="Filter by modality: {text|vision}.")
-@click.option("--limit", type=click.IntRange(1, 200), default=50, show_default=True, help="Maximum number of jobs.")
+@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="Maximum number of jobs.")
 @click.pass_obj
 def jobs(connection: Connection, status: str | None, modality: str | None, limit: int) -> None:
     """List jobs, newest first."""
-    params = {"status": status, "modality": modality, "limit": limit}
-    response = connection.call(
-        "GET", "/jobs", params={name: value for name, value in params.items() if value is not None}
-    )
-    if connection.print_if_json(response):
+    listed: list[dict[str, Any]] = []
+    token: str | None = None
+    while True:
+        size = min(JOBS_PER_PAGE, limit - len(listed))
+        params = {"status": status, "modality": modality, "limit": size, "page_token": token}
+        response = connection.call(
+            "GET", "/jobs", params={name: value for name, value in params.items() if value is not None}
+        )
+        listed += response["jobs"]
+        token = response["next_page_token"]
+        if token is None or len(listed) >= limit:
+            break
+    if connection.print_if_json({**response, "jobs": listed}):
         return
-    for job in response["jobs"]:
+    for job in listed:
         line = f"{job['created_at'][:19]}  {job['status']:10}  {job['job_id']}  {job['job_name']}"
         waiting = job.get("waiting")  # an older service does not send it
         click.echo(line if waiting is None else f"{line}  ({following.format_waiting(waiting)})")
-    if response["next_page_token"] and not connection.quiet:
+    if token is not None and not connection.quiet:
         click.echo("There are more jobs. Increase --limit or use a filter to see them.", err=True)
 
 
@@ -128,6 +137,24 @@ def status(connection: Connection, job: str) -> None:
     response = connection.call("GET", f"/jobs/{connection.find_job(job)}/status")
     if not connection.print_if_json(response):
         _print_job(response)
+
+
+@click.command()
+@job_argument
+@click.pass_obj
+def request(connection: Connection, job: str) -> None:
+    """Print the request of a job, to submit it again.
+
+    `gemtune request JOB | gemtune train - --set training_config.seed=7` trains again with another seed. Tokens and the
+    address of a webhook are left out, and named on standard error.
+    """
+    job_id = connection.find_job(job)
+    response = connection.call("GET", f"/jobs/{job_id}/request")
+    if connection.print_if_json(response):
+        return
+    click.echo(json.dumps(response["request"], indent=1))
+    if response["left_out"] and not connection.quiet:
+        click.echo(f"left out: {', '.join(response['left_out'])}; give them again to submit it", err=True)
 
 
 @click.command()
@@ -264,4 +291,4 @@ def _print_job(job: dict[str, Any]) -> None:
             click.echo(f"{'':22}{as_commands(job['error_detail']['hint'])}")
 
 
-COMMANDS = {c.name: c for c in (train, plan, jobs, status, events, pause, resume, account, cancel, delete)}
+COMMANDS = {c.name: c for c in (train, plan, jobs, status, request, events, pause, resume, account, cancel, delete)}

@@ -104,6 +104,13 @@ class AsyncJob:
         """Return what the job will take, once its rows are counted."""
         return (await self._get("plan", answers.Planned)).plan
 
+    async def request(self) -> answers.JobRequest:
+        """Return the request of the job, and which fields it leaves out.
+
+        `client.train` takes it, for example with other values.
+        """
+        return await self._get("request", answers.JobRequest)
+
     async def events(self) -> list[Event]:
         """Return the events of the job."""
         return await self._run(operations.list_events(self.job_id))

@@ -104,6 +104,13 @@ class Job:
         """Return what the job will take, once its rows are counted."""
         return self._get("plan", answers.Planned).plan
 
+    def request(self) -> answers.JobRequest:
+        """Return the request of the job, and which fields it leaves out.
+
+        `client.train` takes it, for example with other values.
+        """
+        return self._get("request", answers.JobRequest)
+
     def events(self) -> list[Event]:
         """Return the events of the job."""
         return self._run(operations.list_events(self.job_id))

@@ -57,6 +57,17 @@ class Planned(BaseModel):
     warnings: Sequence[JobWarning] = Field((), description="caps of the job that even the least of the plan exceeds")
 
 
+class JobRequest(BaseModel):
+    """Request of a job, which can be sent again."""
+
+    request: Mapping[str, Any] = Field(
+        description="the request as it was accepted, with its defaults, in the form that `POST /train` takes"
+    )
+    left_out: Sequence[str] = Field(
+        description="its fields that are not shown: tokens, other than references to stored secrets, and the webhook"
+    )
+
+
 class AcceptedOrPlanned(RootModel[Accepted | Planned]):
     """Answer to `POST /train`: a job, or with `dry_run=true` a plan."""
 

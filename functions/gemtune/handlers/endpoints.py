@@ -192,6 +192,17 @@ ENDPOINTS: Sequence[Endpoint] = (
     ),
     Endpoint(
         method="GET",
+        path="/jobs/{job_id}/request",
+        summary="Show the request of a job, to send it again",
+        route=routes.request,
+        success=200,
+        answer=answers.JobRequest,
+        body=None,
+        parameters=(),
+        errors=(JobNotFound, SpecUnreadable, RecordUnreadable),
+    ),
+    Endpoint(
+        method="GET",
         path="/jobs/{job_id}/events",
         summary="List a job's events, by number",
         route=routes.events,

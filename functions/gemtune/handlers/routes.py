@@ -15,6 +15,7 @@ from gemtune.machines import cap_policy
 from gemtune.request import parsing as requests
 from gemtune.request.uploads import dataset
 from gemtune.services.acceptance.create_job import Submission
+from gemtune.services.acceptance.stored_request import stored_request
 
 
 def train(
@@ -38,6 +39,12 @@ def plan(services: Services, *, job_id: str) -> answers.Planned:
         raise PlanNotMade(job_id)
     warnings = tuple(cap_policy.warnings_of(job.plan, job.max_cost_usd, job.max_hours))
     return answers.Planned(plan=job.plan, warnings=warnings)
+
+
+def request(services: Services, *, job_id: str) -> answers.JobRequest:
+    """Show the request of a job."""
+    stored = stored_request(services.buckets, services.store.get(job_id))
+    return answers.JobRequest(request=stored.request.model_dump(mode="json"), left_out=stored.left_out)
 
 
 def export(

@@ -153,6 +153,24 @@ def test_the_option_json_prints_the_answer_of_the_service(service: FakeService) 
     assert service.requests[0][1] == "/jobs?status=failed&limit=50"
 
 
+def test_jobs_beyond_one_page_are_listed_too(service: FakeService) -> None:
+    job = {"job_id": "training_d_m_0123456789ab", "job_name": "x", "status": "failed", "created_at": "2026-11-24"}
+    pages = [{"jobs": [job] * 200, "next_page_token": "next"}, {"jobs": [job] * 50, "next_page_token": "more"}]
+    service.answers["GET", "/jobs"] = [(200, page) for page in pages]
+    result = run("jobs", "--limit", "250", url=service.url)
+    assert len(result.stdout.splitlines()) == 250
+    assert "There are more jobs" in result.stderr
+    assert [path for _, path, *_ in service.requests] == ["/jobs?limit=200", "/jobs?limit=50&page_token=next"]
+
+
+def test_the_request_of_a_job_can_be_piped_into_train(service: FakeService) -> None:
+    body = {"request": {"processed_dataset_id": "chats"}, "left_out": ["hf_token", "notify.webhook_url"]}
+    service.answers["GET", "/jobs/training_d_m_0123456789ab/request"] = (200, body)
+    result = run("request", "training_d_m_0123456789ab", url=service.url)
+    assert json.loads(result.stdout) == body["request"]
+    assert result.stderr == "left out: hf_token, notify.webhook_url; give them again to submit it\n"
+
+
 def test_an_identity_token_goes_to_https_only(service: FakeService) -> None:
     service.answers["GET", "/jobs"] = (200, {"jobs": [], "next_page_token": None})
     run("jobs", url=service.url, GEMTUNE_ID_TOKEN="fake-identity")

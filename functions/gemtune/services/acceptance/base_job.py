@@ -14,7 +14,6 @@ from gemtune.errors import (
     JobIsRunning,
     JobNotFound,
     NothingTrained,
-    ObjectNotFound,
     Problem,
     RecordUnreadable,
     RequestRefused,
@@ -26,7 +25,8 @@ from gemtune.jobs.status import Step
 from gemtune.ports import Buckets, JobStore
 from gemtune.request.contract import Loc
 from gemtune.request.parsing import Reading
-from gemtune.request.spec import Spec, TrainingConfig, TrainRequest, read_spec
+from gemtune.request.spec import Spec, TrainingConfig, TrainRequest
+from gemtune.services.acceptance.stored_request import stored_spec
 
 BASE_JOB: Loc = ("training_config", "base_job_id")
 # Fields that decide which weights an adapter has and how they are scaled.
@@ -76,8 +76,8 @@ class FindBaseJob:
             return Continuation(reading)
         try:
             parent = self._training_job(request.training_config.base_job_id)
-            trained = read_spec(self.buckets.config.read(parent.spec_name))
-        except (JobNotFound, JobIsRunning, NothingTrained, RecordUnreadable, SpecUnreadable, ObjectNotFound) as error:
+            trained = stored_spec(self.buckets, parent)
+        except (JobNotFound, JobIsRunning, NothingTrained, RecordUnreadable, SpecUnreadable) as error:
             return Continuation(Reading(request, (*reading.problems, problem_of(error))))
         request, problems = continue_from(request, parent.job_id, trained)
         record = self._record(parent, is_adapter=trained.training_config.method != "Full")

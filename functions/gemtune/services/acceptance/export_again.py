@@ -15,8 +15,9 @@ from gemtune.jobs.record import Job
 from gemtune.ports import Buckets, JobStore
 from gemtune.request import placement, rules
 from gemtune.request.parsing import complete_export_request
-from gemtune.request.spec import ExportRequest, Spec, read_spec, request_hash
+from gemtune.request.spec import ExportRequest, Spec, request_hash
 from gemtune.services.acceptance.create_job import CreateJob, Submission, check_same_request
+from gemtune.services.acceptance.stored_request import stored_spec
 from gemtune.services.acceptance.submit import Submit
 
 
@@ -48,7 +49,7 @@ class ExportAgain:
             return check_same_request(holder, request_hash(reading.require_valid(), parent_job_id=job_id)), None
         parent = self._training_job(job_id)
         steps = steps_of_export(parent)
-        trained = read_spec(self.buckets.config.read(parent.spec_name))
+        trained = stored_spec(self.buckets, parent)
         completed = complete_export_request(reading, trained)
         facts = self.submit.read_facts(
             completed.require_readable(), trains=False, model_folder=parent.base_model_folder
