@@ -136,7 +136,7 @@ def _copy_weights(
         folder_contents.check_header(name, content, size)
 
     target = f"{prefix}/{name}"
-    with HubFile(url, build_hf_headers(token=hub.token)) as file:
+    with HubFile(url, build_hf_headers(token=hub.token), check_stop) as file:
         digest = ranges.copy(export, target, size, file.read, check_stop=check_stop, check_head=check_head)
     if re.fullmatch(r"[0-9a-f]{64}", metadata.etag or "") and metadata.etag != digest:
         export.delete(target)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from types import TracebackType
 
 # HTTP status of an answer with a range of a file.
 PARTIAL = 206
 TIMEOUT_SECONDS = 60
+# Bytes that are skipped at once.
+SKIPPED_BYTES = 1 << 20
 
 
 class HubFile:
@@ -16,10 +18,13 @@ class HubFile:
 
     The Hub answers each range by itself. Some mirrors of it know no ranges and send the file from its beginning; one
     such answer is read on as long as the ranges follow one another, so that the file is sent once.
+
+    check_stop: called while bytes in front of a range are skipped, which may take minutes; what it raises passes.
     """
 
-    def __init__(self, url: str, headers: Mapping[str, str]):
+    def __init__(self, url: str, headers: Mapping[str, str], check_stop: Callable[[], None]):
         self._url = url
+        self._check_stop = check_stop
         self._headers = dict(headers) | {"Accept-Encoding": "identity"}
         self._answer = ExitStack()
         self._chunks: Iterator[bytes] = iter(())
@@ -42,8 +47,13 @@ class HubFile:
         """
         if not self._is_whole or start < self._position:
             self._open(start, length)
-        self._take(start - self._position, keep=False)
-        content = self._take(length, keep=True)
+        while start > self._position:
+            before = self._position
+            self._check_stop()
+            self._take(min(SKIPPED_BYTES, start - before))
+            if self._position == before:
+                break
+        content = self._take(length)
         if not self._is_whole:
             next(self._chunks, None)  # reads the end of the answer, so that the connection can be used again
         return content
@@ -63,8 +73,8 @@ class HubFile:
         self._position, self._ahead = 0 if self._is_whole else start, b""
         self._chunks = response.iter_bytes()
 
-    def _take(self, length: int, *, keep: bool) -> bytes:
-        """Read on by so many bytes; return them, or nothing without `keep`."""
+    def _take(self, length: int) -> bytes:
+        """Read on by so many bytes and return them, or fewer at the end."""
         parts, missing = [], length
         while missing:
             chunk = self._ahead or next(self._chunks, b"")
@@ -73,6 +83,5 @@ class HubFile:
             part, self._ahead = chunk[:missing], chunk[missing:]
             missing -= len(part)
             self._position += len(part)
-            if keep:
-                parts.append(part)
+            parts.append(part)
         return b"".join(parts)

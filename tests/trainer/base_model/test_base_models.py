@@ -24,7 +24,7 @@ from tests.trainer import fake_hub
 from tests.trainer.fake_hub import REPOSITORY, REVISION, FakeHub
 from trainer.base_model import continuation, location
 from trainer.context import StopRequested
-from trainer.store import hub_reading, manifest, ranges
+from trainer.store import hub_file, hub_reading, manifest, ranges
 
 PREFIX = f"models/acme--tiny-gemma/{REVISION}"
 SMALL = {
@@ -127,6 +127,10 @@ def test_an_interrupted_copy_is_repeated(hub: FakeHub, buckets: Buckets, work: P
     assert manifest.read_whole(buckets.export, PREFIX) is not None
 
 
+def stored_ranges(buckets: Buckets) -> list[str]:
+    return [stat.name for stat in buckets.export.list(f"{PREFIX}/") if ".range-" in stat.name]
+
+
 def copy_two_of_four_ranges(buckets: Buckets, work: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> bytes:
     """Begin a copy that is stopped at its third range; return the weights."""
     weights = (tiny / "model.safetensors").read_bytes()
@@ -152,7 +156,7 @@ def test_weights_are_copied_in_ranges_and_go_on_where_they_stopped(
     assert [start for start, _ in hub.ranges] == [2 * (len(weights) // 4 + 1), 3 * (len(weights) // 4 + 1)]
     copy = manifest.fetch(buckets.export, PREFIX, work / "into")
     assert (copy / "model.safetensors").read_bytes() == weights
-    assert not [stat.name for stat in buckets.export.list(f"{PREFIX}/") if ".range-" in stat.name]
+    assert not stored_ranges(buckets)
 
 
 def test_a_mirror_that_knows_no_ranges_sends_a_file_once_and_again_after_a_stop(
@@ -165,6 +169,23 @@ def test_a_mirror_that_knows_no_ranges_sends_a_file_once_and_again_after_a_stop(
     assert hub.fetched.count("model.safetensors") == 2  # once more for the ranges that are missing
     copy = manifest.fetch(buckets.export, PREFIX, work / "into")
     assert (copy / "model.safetensors").read_bytes() == weights
+
+
+def test_a_copy_is_stopped_while_it_skips_what_a_mirror_without_ranges_sends_again(
+    hub: FakeHub, buckets: Buckets, work: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.takes_ranges = False
+    copy_two_of_four_ranges(buckets, work, tiny, monkeypatch)
+    ranges_before = stored_ranges(buckets)
+
+    def stop_once_it_is_sent_again() -> None:
+        if hub.fetched.count("model.safetensors") == 2:
+            raise StopRequested
+
+    monkeypatch.setattr(hub_file, "SKIPPED_BYTES", 1000)
+    with pytest.raises(StopRequested):
+        provide(buckets, work, check_stop=stop_once_it_is_sent_again)
+    assert stored_ranges(buckets) == ranges_before
 
 
 def test_weights_that_differ_from_the_hubs_digest_are_not_kept(

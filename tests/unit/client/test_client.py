@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import inspect
+import re
 import subprocess
 import sys
 import threading
@@ -21,6 +22,8 @@ from gemtune import AsyncClient, Client
 from gemtune.client import asynchronous, curves, operations, sync
 from gemtune.client.calls import Call
 from gemtune.client.errors import BadUse, JobFailed, NotAnAnswer, Refused, Unreachable
+from gemtune.handlers import answers
+from gemtune.handlers.endpoints import ENDPOINTS, Document
 from gemtune.jobs.record import Artifact, Claim
 from gemtune.jobs.status import Step
 from tests.fakes import World, request
@@ -240,6 +243,20 @@ def test_both_clients_have_the_same_verbs() -> None:
         for verb in verbs:
             mine, theirs = (inspect.signature(getattr(each, verb)).parameters for each in (one, other))
             assert list(mine) == list(theirs), verb
+
+
+def test_each_endpoint_has_a_verb_of_the_client() -> None:
+    """Look for the answers of the endpoints in the code of the clients."""
+    folder = Path(sync.__file__).parent
+    for module in ("sync", "asynchronous"):
+        code = "".join((folder / f"{name}.py").read_text() for name in (module, "operations", "uploads"))
+        unused = [
+            f"{endpoint.method} {endpoint.path}"
+            for endpoint in ENDPOINTS
+            if endpoint.answer not in (Document, answers.AcceptedOrPlanned)
+            and not re.search(rf"\b{endpoint.answer.__name__}\b", code)
+        ]
+        assert unused == []
 
 
 def test_a_job_is_waited_for_across_outages(world: World, url: str, service: FakeService) -> None:
