@@ -154,7 +154,8 @@ class Conversation:
 
     def with_turns(self, turns: Sequence[Turn]) -> Conversation:
         """Return the conversation with other turns."""
-        return replace(self, turns=tuple(turns))
+        turns = tuple(turns)
+        return self if turns is self.turns else replace(self, turns=turns)
 
     def first(self, count: int) -> Conversation:
         """Return the conversation up to so many turns."""

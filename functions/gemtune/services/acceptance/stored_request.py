@@ -30,7 +30,7 @@ def stored_request(buckets: Buckets, job: Job) -> StoredRequest:
     fields = spec.model_dump(mode="json")
     left_out = []
     for role, secret in job.secret_names.items():
-        *parents, name = SECRET_FIELDS[role]
+        *parents, name = map(str, SECRET_FIELDS[role])
         if secret.startswith(OWN_PREFIX):
             left_out.append(".".join((*parents, name)))
             continue
