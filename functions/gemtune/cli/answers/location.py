@@ -8,7 +8,6 @@ from typing import Any
 
 import click
 
-from gemtune.cli.answers import downloads
 from gemtune.cli.connection import Connection
 from gemtune.client.transport import Address
 from gemtune.errors import StepError
@@ -50,6 +49,8 @@ def _downloaded(connection: Connection, status: dict[str, Any], choice: Choice) 
 
     Raises StepError, click.UsageError.
     """
+    from gemtune.cli.answers import downloads  # imports every answer of the API, in half a second
+
     if choice.checkpoint is not None:
         raise click.UsageError("--checkpoint is for jobs of this machine: checkpoints cannot be downloaded")
     job_id = status["job_id"]
