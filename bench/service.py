@@ -1,9 +1,9 @@
 """Benchmark of the embedded service: processor time per request, and latency.
 
-`python -m bench.service` starts a server of its own, without the runner of workflows, so that no step runs. The
-server's own processor time is measured, because other processes on the machine disturb it less than wall-clock time.
-Each number is the median of some rounds, in milliseconds, with its ratio to `GET /health`, a trivial function, in the
-same rounds.
+`python -m bench.service` starts a server of its own, without the runner of workflows, so that no step runs, and for the
+start of a job's first process another one with it. The server's own processor time is measured, because other processes
+on the machine disturb it less than wall-clock time. Each number is the median of some rounds, in milliseconds, with its
+ratio to `GET /health`, a trivial function, in the same rounds.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from gemtune.local_server.http_server import HOST
 from gemtune.services.acceptance.create_job import Submission
 from gemtune.settings import Settings
 
-STARTS, ROUNDS, LISTENED = 3, 7, 20
+STARTS, ROUNDS, LISTENED, LAUNCHED = 3, 7, 20, 10
 # Requests per round.
 HEALTH, TRAIN, LIST = "GET /health", "POST /train, dispatched and fanned out", "GET /jobs, 50 of them"
 REQUESTS = {HEALTH: 300, TRAIN: 20, LIST: 60}
@@ -52,11 +53,13 @@ class WithoutSteps(server.Server):
 class Client:
     """Client of a server process, which it starts, ends and measures."""
 
-    def __init__(self, home: Path, port: int):
+    def __init__(self, home: Path, port: int, *, with_steps: bool = False):
         environment = os.environ | {"GEMTUNE_HOME": str(home), "PORT": str(port)}
         self._environment = environment | {"GEMTUNE_URL": f"http://{HOST}:{port}"}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "bench.service", "serve"], env=self._environment, stdout=subprocess.DEVNULL
+            [sys.executable, "-m", "bench.service", "serve-steps" if with_steps else "serve"],
+            env=self._environment,
+            stdout=subprocess.DEVNULL,
         )
         self.services = Services(Settings.from_environment(environment))
         self._connection = http.client.HTTPConnection(HOST, port, timeout=60)
@@ -105,6 +108,15 @@ class Client:
             time.sleep(0.01)
         return listening
 
+    def steps(self) -> set[int]:
+        """Return the processes of steps that run."""
+        running = set()
+        for child in psutil.Process(self._process.pid).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):  # it has ended; a zombie is such a process too
+                if "trainer" in child.cmdline():
+                    running.add(child.pid)
+        return running
+
     def end(self) -> None:
         """Stop the server."""
         self._connection.close()
@@ -128,17 +140,19 @@ def main() -> None:
             latency = _latency(client)
         finally:
             client.end()
+        launch = _launch(Path(folder) / "with-steps")
     print(f"| | processor, ms | times {HEALTH} | ms |\n|---|---|---|---|")
     for name, (processor, wall) in spent.items():
         print(f"| {name} | {processor:.2f} | {processor / spent[HEALTH][0]:.1f} | {wall:.1f} |")
     trivial = spent[HEALTH][1]
     print(f"| from POST to a listener | | | {latency:.0f} ({latency / trivial:.0f} times) |")
+    print(f"| from POST to the process of the first step | | | {launch:.0f} ({launch / trivial:.0f} times) |")
     processor, wall = (statistics.median(each[index] for each in starts) for index in (0, 1))
     print(f"| start | {processor:.0f} | | {wall:.0f} |")
     print(f"| one second of waiting | {idle:.1f} | | |")
 
 
-def _start(home: Path) -> tuple[tuple[float, float], Client]:
+def _start(home: Path, *, with_steps: bool = False) -> tuple[tuple[float, float], Client]:
     """Start a server; return its milliseconds until it answers, and a client.
 
     Milliseconds are (processor time, wall-clock time).
@@ -147,7 +161,7 @@ def _start(home: Path) -> tuple[tuple[float, float], Client]:
     dataset.mkdir(parents=True)
     (dataset / "train.jsonl").write_text("{}\n")
     began = time.perf_counter()
-    client = Client(home, _free_port())
+    client = Client(home, _free_port(), with_steps=with_steps)
     client.wait_until_it_answers()
     wall = time.perf_counter() - began
     return (1000 * client.processor_seconds(), 1000 * wall), client
@@ -260,8 +274,33 @@ def _latency(client: Client) -> float:
     return statistics.median(milliseconds)
 
 
+def _launch(home: Path) -> float:
+    """Return the median milliseconds from a POST to the process of a step.
+
+    The server has nothing else to do: each job is cancelled, and its process has ended, before the next one comes.
+    """
+    _, client = _start(home, with_steps=True)
+    milliseconds = []
+    try:
+        for number in range(LAUNCHED + 1):  # the first one warms up
+            began = time.perf_counter()
+            job_id = client.ask("POST", "/train", REQUEST | {"job_name": f"launched {number}"})["job_id"]
+            while not client.steps():
+                time.sleep(0.001)
+            milliseconds.append(1000 * (time.perf_counter() - began))
+            client.ask("POST", f"/jobs/{job_id}/cancel")
+            while client.steps():
+                time.sleep(0.05)
+            time.sleep(0.05 + 0.01 * number)  # different waits, so that requests do not keep the rhythm of a poll
+    finally:
+        client.end()
+    return statistics.median(milliseconds[1:])
+
+
 if __name__ == "__main__":
     if sys.argv[1:] == ["serve"]:
         server.serve(kind=WithoutSteps)
+    elif sys.argv[1:] == ["serve-steps"]:
+        server.serve()
     else:
         main()
