@@ -245,6 +245,30 @@ def gguf_tensor(file: str, name: str, change: Callable[[Any], Any]) -> Sabotage:
     return spoil
 
 
+def retyped(file: str, name: str, kind: GGMLQuantizationType) -> Sabotage:
+    """Return a sabotage that writes a tensor of a GGUF file in another type.
+
+    The file stays one that llama.cpp loads. kind: a type that gguf can write.
+    """
+
+    def spoil(folder: Path) -> None:
+        reader = GGUFReader(folder / file)
+        header, body = bytearray((folder / file).read_bytes()[: reader.data_offset]), bytearray()
+        for tensor in sorted(reader.tensors, key=lambda each: each.data_offset):
+            content = tensor.data.tobytes()
+            # The last two parts of an entry are its type, of 4 bytes, and the place of its values, of 8.
+            place = tensor.field.offset + sum(int(part.nbytes) for part in tensor.field.parts[:-2])
+            if tensor.name == name:
+                values = quants.dequantize(tensor.data, tensor.tensor_type)
+                content = quants.quantize(values.astype(np.float32), kind).tobytes()
+                struct.pack_into("<I", header, place, kind)
+            struct.pack_into("<Q", header, place + 4, len(body))
+            body += content + bytes(-len(content) % reader.alignment)
+        (folder / file).write_bytes(header + body)
+
+    return spoil
+
+
 def gaussian(share: float) -> Callable[[Any], Any]:
     """Return a change that adds noise, as a share of standard deviation."""
     return lambda values: values + share * values.std() * np.random.default_rng(3).standard_normal(values.shape)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFWriter, quants
 
-from gemtune.request.exports import quantizations
+from tests.trainer.gguf.test_gguf import gguf_export
 from trainer.certificate.files import gguf_keys, gguf_settings, gguf_tensor, gguf_weights
 from trainer.certificate.files.weights import Weight
 from trainer.gguf.dither import LOW_BITS
@@ -189,9 +189,21 @@ def test_noise_that_just_passes_is_smaller_than_the_error_of_rounding(
     assert 0 < low * float(noise.std()) < rounding
 
 
-def test_the_types_of_files_are_those_of_exports_that_can_be_checked() -> None:
-    assert set(gguf_weights.KINDS) == set(quantizations("gguf"))
-    assert set().union(*gguf_weights.KINDS.values()) <= {"F32", "F16", "BF16", *LOW_BITS}
+@pytest.mark.parametrize(
+    ("shape", "quantized", "types"),
+    [
+        ((64,), None, {"F32"}),
+        ((64, 64), None, {"F32", "BF16"}),
+        ((64, 64), "Q5_0", {"Q5_0"}),
+    ],
+)
+def test_a_tensor_has_the_type_that_llama_cpp_gives_it(
+    shape: tuple[int, ...], quantized: str | None, types: set[str]
+) -> None:
+    entry = Entry("x", F32, shape, 0)
+    assert gguf_weights._types_of(entry, quantized, gguf_export("q4_k_m")) == types
+    of_16_bits = {"F16" if each == "BF16" else each for each in types}
+    assert gguf_weights._types_of(entry, quantized, gguf_export("f16")) == of_16_bits
 
 
 def test_each_type_of_quantization_has_its_largest_multiple() -> None:

@@ -47,7 +47,9 @@ def _gguf_problems(case: Case, export: GgufExport) -> list[str]:
     ]
     del tokenizer  # it takes hundreds of megabytes
     trained = weights.TrainedModel(case.base, case.adapter)
-    differing += gguf_weights.problems(trained, config, file, export, tokens, was_dithered=case.was_dithered)
+    differing += gguf_weights.problems(
+        trained, config, file, export, tokens, case.tools, was_dithered=case.was_dithered
+    )
     if "vision_config" in stated:
         projector.check(case.folder / PROJECTOR, case.base)
         differing += gguf_settings.projector_problems(case.folder / PROJECTOR, case.base)

@@ -10,9 +10,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
-from gemtune.request.exports import GgufExport, GgufQuantization
+from gemtune.request.exports import GgufExport
 from trainer.base_model import folder_contents, vision_parts
 from trainer.certificate.files import gguf_tensor
 from trainer.certificate.files.gguf_tensor import Tensor, tensor_in
@@ -21,17 +22,8 @@ from trainer.export.lora_weights import canonical_name
 from trainer.export.merge import EMBEDDINGS
 from trainer.gguf.dither import kind_name
 from trainer.gguf.file_layout import Contents, Entry, InvalidGguf
+from trainer.gguf.llama_library import quantized_types
 
-# Types that the matrices of a file may have. llama.cpp chooses among them by the tensor, and by its width: 256 values
-# do not divide every row. Single values and norms are of 16 or 32 bits in every file.
-_EXACT = frozenset({"F32", "F16", "BF16"})
-KINDS: Mapping[GgufQuantization, frozenset[str]] = {
-    "f16": _EXACT,
-    "q8_0": _EXACT | {"Q8_0"},
-    "q5_k_m": _EXACT | {"Q5_K", "Q6_K", "Q5_1", "Q8_0"},
-    "q4_k_m": _EXACT | {"Q4_K", "Q5_K", "Q6_K", "Q5_0", "Q5_1", "Q8_0"},
-    "q2_k": _EXACT | {"Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q4_0", "Q5_0", "Q5_1", "Q8_0"},
-}
 # A tensor that llama.cpp's converter adds to those of Gemma 4: the divisors of the frequencies of rotary embeddings. A
 # dimension that is not rotated has a divisor of at least STOPPED.
 ROPE_FACTORS, STOPPED = "rope_freqs.weight", 1e20
@@ -45,12 +37,14 @@ def problems(
     file: Contents,
     export: GgufExport,
     tokens: int,
+    tools: Path,
     *,
     was_dithered: bool,
 ) -> list[str]:
     """Return in sentences which tensors of a GGUF file are wrong.
 
-    config: the base model's config.json. tokens: number of tokens of the trained model's tokenizer. Raises InvalidGguf.
+    config: the base model's config.json. tokens: number of tokens of the trained model's tokenizer. tools: llama.cpp's
+    folder. Raises InvalidGguf, LoadError.
     """
     path, entries = file.path, {entry.name: entry for entry in file.entries}
     names = {name: llama_name for name in trained.names if (llama_name := _llama_name(name, config)) is not None}
@@ -61,10 +55,8 @@ def problems(
     added = {ROPE_FACTORS} if str(config.get("model_type")).startswith("gemma4") else set()
     if extra := sorted(set(entries) - set(names.values()) - added):
         return [f"{path.name} has {len(extra)} tensors that the model does not: {extra[0]}, …"]
-    coarse = [entry.name for entry in entries.values() if kind_name(entry.kind) not in KINDS[export.quantization]]
-    if coarse:
-        kind = kind_name(entries[coarse[0]].kind)
-        return [f"{len(coarse)} tensors have a type that {export.quantization} does not: {coarse[0]} has {kind}, …"]
+    if others := _other_types(file, export, tools):
+        return others
     shifted = bool(SHIFTED_NORMS.match(str(config.get("model_type"))))
     wrong = []
     rope_factors = tensor_in(path, entries[ROPE_FACTORS]) if ROPE_FACTORS in entries else None
@@ -79,6 +71,39 @@ def problems(
         if problem is not None:
             wrong.append(f"{llama_name} {problem}")
     return summary(wrong)
+
+
+def _other_types(file: Contents, export: GgufExport, tools: Path) -> list[str]:
+    """Return in a sentence which tensors have another type.
+
+    It is not the one that llama.cpp gives them. Raises LoadError.
+    """
+    expected = quantized_types(tools, file.path, export.llama_type)
+    others = sorted(
+        (entry.name, kind_name(entry.kind))
+        for entry in file.entries
+        if kind_name(entry.kind).upper() not in _types_of(entry, expected[entry.name], export)
+    )
+    if not others:
+        return []
+    name, kind = others[0]
+    return [
+        f"{len(others)} tensors have a type that {export.quantization} does not: {name} has {kind}, and llama.cpp "
+        f"gives it {expected[name] or 'no type of fewer bits'}, …"
+    ]
+
+
+def _types_of(entry: Entry, quantized: str | None, export: GgufExport) -> frozenset[str]:
+    """Return the types that a tensor may have.
+
+    quantized: the one that the quantizer gives it; None if it leaves the tensor as the converter wrote it. Then it has
+    32 bits, or, with more than one dimension, 16 bits, of the type that is then converted to.
+    """
+    if quantized is not None:
+        return frozenset({quantized})
+    if len(entry.shape) < 2:
+        return frozenset({"F32"})
+    return frozenset({"F32", "F16" if export.converted else "BF16"})
 
 
 def _of_tokens(weight: Weight, entry: Entry, tokens: int) -> Weight:

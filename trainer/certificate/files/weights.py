@@ -223,13 +223,17 @@ def _differing_setting(afresh: Mapping[str, torch.Tensor], parts: Mapping[str, t
 def _scaled_nf4_block(exact: torch.Tensor, actual: torch.Tensor, honest: torch.Tensor) -> str | None:
     """Return by how much the worst block in 4 bits is scaled, or None.
 
-    actual, honest: errors of the file, and of quantizing afresh.
+    The last block may be shorter, as bitsandbytes fills it up. actual, honest: errors of the file, and of quantizing
+    afresh.
     """
-    if exact.numel() % NF4_BLOCK:
-        return None
-    ours, theirs, errors = (each.reshape(-1, NF4_BLOCK) for each in (exact, actual, honest))
+    missing = -exact.numel() % NF4_BLOCK
+    ours, theirs, errors, present = (
+        torch.nn.functional.pad(each.reshape(-1), (0, missing)).reshape(-1, NF4_BLOCK)
+        for each in (exact, actual, honest, torch.ones_like(exact))
+    )
     # A value that is rounded to bf16 by chance may fall on the other side of a step.
-    variance = errors.square().mean(1, keepdim=True) + (ours * BF16_STEP).square()
+    mean = errors.square().sum(1, keepdim=True) / present.sum(1, keepdim=True)
+    variance = (mean + (ours * BF16_STEP).square()) * present
     return scaled_row(ours, theirs, variance, 0.0, part="block", tolerance=NF4_SCALE)
 
 
