@@ -48,7 +48,8 @@ TOKENS = {way: f"hf_fakefakefake{way}" for way in ("http", "message", "file")}
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Iterator[CloudService]:
     try:
-        cloud = Cloud(tmp_path_factory.mktemp("cloud"), {"GEMTUNE_WEBHOOKS_TO_LOOPBACK": "yes"})
+        folder, settings = tmp_path_factory.mktemp("cloud"), {"GEMTUNE_WEBHOOKS_TO_LOOPBACK": "yes"}
+        cloud = Cloud(folder, settings, forks_trainers=True)
     except NoEmulators as error:
         pytest.skip(str(error))
     with cloud:

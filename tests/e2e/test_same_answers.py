@@ -145,7 +145,7 @@ def _first_difference(one: str, other: str) -> tuple[str, str]:
 def test_the_same_commands_get_the_same_answers(tmp_path: Path, tiny: Path) -> None:
     transcripts: dict[str, Any] = {}
     try:
-        cloud = Cloud(tmp_path / "cloud")
+        cloud = Cloud(tmp_path / "cloud", forks_trainers=True)
     except NoEmulators as error:
         pytest.skip(str(error))
     with cloud:

@@ -1,7 +1,7 @@
 """Stand-in for Cloud Run jobs (v2, REST).
 
-Each execution is a child process with the job's command and environment. It serves jobs.create and .run,
-operations.get, executions.get, .list and .cancel:
+Each execution is a process with the job's command and environment. It serves jobs.create and .run, operations.get,
+executions.get, .list and .cancel:
 https://cloud.google.com/run/docs/reference/rest/v2/projects.locations.jobs
 """
 
@@ -20,31 +20,40 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from tests.forking_python import ForkedProgram, ForkingPython
+
 TYPE = "type.googleapis.com/google.cloud.run.v2."
 # Seconds between SIGTERM and SIGKILL.
 GRACE = 10.0
 # google.rpc.Code
 CANCELLED, FAILED = 1, 9
+Process = subprocess.Popen[bytes] | ForkedProgram
 
 
 @dataclass
 class _Execution:
     resource: dict[str, Any]
     operation: dict[str, Any]
-    process: subprocess.Popen[bytes] | None = None
+    process: Process | None = None
     ended_by: str = ""  # "cancelled" or "timeout"
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 class CloudRunStandIn:
-    def __init__(self, logs: Path):
-        self._logs = logs
+    def __init__(self, logs: Path, forking: ForkingPython | None = None):
+        """Serve jobs, whose output goes to files in the folder `logs`.
+
+        forking: starts the executions of a job after its first one, which is started by the job's own command.
+        """
+        self._logs, self._forking = logs, forking
         logs.mkdir(parents=True, exist_ok=True)
         self._jobs: dict[str, dict[str, Any]] = {}
         self._executions: dict[str, _Execution] = {}
         self._asked_to_cancel: set[str] = set()
         self.quota_errors = 0  # so many executions are refused for lack of quota
         self._operations: dict[str, dict[str, Any]] = {}
+        self._started: set[str] = set()  # names of the jobs that had an execution
+        self._starting = threading.Lock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._server.daemon_threads = True
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
@@ -58,7 +67,7 @@ class CloudRunStandIn:
                 os.killpg(execution.process.pid, signal.SIGKILL)
                 execution.process.wait()
 
-    def running(self) -> list[subprocess.Popen[bytes]]:
+    def running(self) -> list[Process]:
         """Return the executions' processes that are still running."""
         processes = [execution.process for execution in self._executions.values()]
         return [process for process in processes if process is not None and process.poll() is None]
@@ -157,21 +166,30 @@ class CloudRunStandIn:
         }
         environment |= {variable["name"]: variable.get("value", "") for variable in override.get("env", [])}
         environment |= {"CLOUD_RUN_JOB": job["name"].rpartition("/")[2], "CLOUD_RUN_EXECUTION": short}
-        arguments = override.get("args") or container.get("args", [])
-        with (self._logs / f"{short}.log").open("wb") as output, execution.lock:
+        command = [*container["command"], *(override.get("args") or container.get("args", []))]
+        with execution.lock:
             if not execution.ended_by:
-                execution.process = subprocess.Popen(
-                    [*container["command"], *arguments],
-                    env=environment,
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,
-                )
+                execution.process = self._start(job["name"], command, environment, self._logs / f"{short}.log")
         if execution.process is not None:
             self._watch(execution, float((overrides.get("timeout") or template["timeout"]).removesuffix("s")))
         code = None if execution.process is None else execution.process.returncode
         self._record_end(execution, code)
+
+    def _start(self, job: str, command: list[str], environment: dict[str, str], log: Path) -> Process:
+        with self._starting:
+            is_first = job not in self._started
+            self._started.add(job)
+        if self._forking is not None and not is_first:
+            return self._forking.start(command[1:], environment, log)
+        with log.open("wb") as output:
+            return subprocess.Popen(
+                command,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
 
     def _watch(self, execution: _Execution, seconds: float) -> None:
         assert execution.process is not None

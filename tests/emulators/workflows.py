@@ -33,7 +33,10 @@ log = logging.getLogger(__name__)
 SERVICE = "google.cloud.workflows.executions.v1.Executions"
 State = types.Execution.State
 WORKFLOW = Path(__file__).parent.parent.parent / "workflows" / "fine_tune.yaml"
-POLL_SECONDS = 0.1
+# Seconds between two looks at an operation, each of which costs a request, and at whether the execution was cancelled.
+OPERATION_SECONDS, STATE_SECONDS = 0.25, 0.1
+# So many seconds of the workflow's own waits pass in one second: those for a slot or for quota last 10 to 600.
+PACE = 10.0
 
 
 class _Cancelled(Exception):
@@ -140,7 +143,8 @@ class WorkflowsStandIn:
             "googleapis.run.v2.projects.locations.jobs.run": lambda args: self._run_job(args, execution),
         }
         try:
-            sleep = self._sleep_of(execution)
+            pause = self._sleep_of(execution)
+            sleep = lambda seconds: pause(seconds / PACE)  # noqa: E731
             execute(self._workflow, json.loads(execution.argument), calls=calls, environment=environment, sleep=sleep)
             self._finish(execution, State.SUCCEEDED)
         except _Cancelled:
@@ -167,7 +171,7 @@ class WorkflowsStandIn:
         try:
             operation = self._jobs.run_job(request=request)
             while not operation.done():
-                self._sleep_of(execution)(POLL_SECONDS)
+                self._sleep_of(execution)(OPERATION_SECONDS)
             return {"name": operation.result(timeout=60).name, "succeededCount": 1}
         except GoogleAPICallError as error:
             status = {
@@ -188,6 +192,6 @@ class WorkflowsStandIn:
                 left = end - datetime.now(UTC).timestamp()
                 if left <= 0:
                     return
-                pause.wait(min(left, POLL_SECONDS))
+                pause.wait(min(left, STATE_SECONDS))
 
         return sleep

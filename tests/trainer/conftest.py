@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+import os
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -15,6 +17,7 @@ from gemtune.jobs.status import Step
 from gemtune.request.spec import Spec
 from tests import rows, tiny_gemma
 from tests.fakes import World
+from tests.forking_python import ForkingPython
 from trainer.context import Context
 from trainer.process import child
 from trainer.process.child import ChildResult
@@ -22,6 +25,7 @@ from trainer.steps import export, prepare, train
 
 END_OF_TURN = 5  # in the tiny tokenizer
 COMPARISON = ["-P", "-m", "trainer.certificate.comparison_process"]
+RUN_PROCESS = child.run
 RUN = {Step.PREPARE: prepare.run, Step.TRAIN: train.run, Step.EXPORT: export.run}
 
 
@@ -52,20 +56,68 @@ def confident_tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+class Children:
+    """Child processes of exports, whose imports of large libraries are done once.
+
+    The first one of each program is started as in a deployment, the others are forked.
+    """
+
+    # What llama.cpp's converter and the comparison of GGUF files import, which takes them most of their time.
+    IMPORTED = ("torch", "transformers.generation.utils", "transformers.models.auto", "sentencepiece")
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+        self._programs: set[str] = set()
+        self._forking: ForkingPython | None = None
+
+    def run(self, arguments: Sequence[str], check_stop: Callable[[], None]) -> ChildResult:
+        """Run one as `trainer.process.child.run` does."""
+        program = next((name for name in arguments if name not in ("-P", "-m")), "")
+        if program not in self._programs or program == "-c":
+            self._programs.add(program)
+            return RUN_PROCESS(arguments, check_stop)
+        environment = os.environ | child.ENVIRONMENT
+        if self._forking is None:
+            self._forking = ForkingPython(self.IMPORTED, environment)
+        output = self._folder / "output.log"
+        output.unlink(missing_ok=True)
+        process = self._forking.start(arguments, environment, output)
+        try:
+            while True:
+                try:
+                    code = process.wait(child.POLL_SECONDS)
+                    break
+                except subprocess.TimeoutExpired:
+                    check_stop()
+        finally:
+            process.kill()
+        return ChildResult(code, output.read_bytes()[-4000:].decode(errors="replace"))
+
+    def stop(self) -> None:
+        if self._forking is not None:
+            self._forking.stop()
+
+
+@pytest.fixture(scope="session")
+def children(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Children]:
+    children = Children(tmp_path_factory.mktemp("children"))
+    yield children
+    children.stop()
+
+
 @pytest.fixture(autouse=True)
-def comparison_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def comparison_in_process(monkeypatch: pytest.MonkeyPatch, children: Children) -> None:
     """Compare exports in this process, which has imported torch already.
 
     Others run in a process of their own: GGUF files, whose runtime is not that of the training, and those of exports
     that tests start as a process.
     """
-    run_process = child.run
 
     def run(arguments: Sequence[str], check_stop: Callable[[], None]) -> ChildResult:
         *command, case_file, result_file = arguments
         case = json.loads(Path(case_file).read_text()) if command == COMPARISON else {}
         if case.get("format") not in ("adapter", "merged"):
-            return run_process(arguments, check_stop)
+            return children.run(arguments, check_stop)
         # Some tests run steps in a process without torch.
         from trainer.certificate import comparison
 

@@ -11,7 +11,7 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,12 @@ from gemtune.handlers.loss_history import loss_history
 from gemtune.jobs.status import Step
 from tests import preference_rows, rows
 from tests.fakes import World
+from tests.forking_python import ForkingPython
 from tests.trainer.conftest import Bench
 from trainer import unsloth_environment
 from trainer.export import versions
 from trainer.export.tokenizer_files import trained_folder
+from trainer.model.engines import unsloth as engine
 
 # Both engines train the same float32 model on the same batches. Only the order of sums differs: rows are packed for
 # huggingface and padded for unsloth.
@@ -46,20 +48,36 @@ def unsloth_python() -> Path:
         pytest.skip(f"the environment of unsloth cannot be built: {error}")
 
 
-def run_train_step(bench: Bench, python: Path | str, *, seconds: int = 1000, **environment: str) -> tuple[int, str]:
-    """Run the train step as the platform does.
+@pytest.fixture(scope="module")
+def forking_unsloth(unsloth_python: Path) -> Iterator[ForkingPython]:
+    """Return unsloth's Python with unsloth imported, which is what a train step does first."""
+    compiled = {"UNSLOTH_COMPILE_LOCATION": str(engine.COMPILED_FOLDER), "UNSLOTH_DISABLE_STATISTICS": "1"}
+    environment = os.environ | compiled | {"HF_HUB_OFFLINE": "1", "GEMTUNE_UNSLOTH_PYTHON": str(unsloth_python)}
+    forking = ForkingPython(["unsloth"], environment, python=unsloth_python)
+    yield forking
+    forking.stop()
+
+
+def run_train_step(
+    bench: Bench, python: Path | str | ForkingPython, *, seconds: int = 1000, **environment: str
+) -> tuple[int, str]:
+    """Run the train step as the platform does, or by forking.
 
     Returns its exit code and output.
     """
     arguments = ["train", "--job-id", bench.job_id, "--launch", "1", "--execution", "e", "--seconds", str(seconds)]
-    home = {"GEMTUNE_HOME": str(bench.services.settings.home), "GEMTUNE_UNSLOTH_PYTHON": str(python)}
+    home = bench.services.settings.home
+    if isinstance(python, ForkingPython):
+        variables = python.environment | {"GEMTUNE_HOME": str(home)} | environment
+        return python.run(["-m", "trainer", *arguments], variables, home / "output.log")
+    variables = os.environ | {"GEMTUNE_HOME": str(home), "GEMTUNE_UNSLOTH_PYTHON": str(python)} | environment
     completed = subprocess.run(
         [sys.executable, "-m", "trainer", *arguments],
         check=False,
         timeout=600,
         capture_output=True,
         text=True,
-        env=os.environ | home | environment,
+        env=variables,
     )
     return completed.returncode, completed.stdout + completed.stderr
 
@@ -75,15 +93,15 @@ def prepare(bench: Bench) -> Bench:
 
 @pytest.mark.parametrize("method", ["LoRA", "Full"])
 def test_both_engines_have_the_same_losses_metrics_and_files(
-    bench_of: Callable[..., Bench], unsloth_python: Path, method: str
+    bench_of: Callable[..., Bench], unsloth_python: Path, forking_unsloth: ForkingPython, method: str
 ) -> None:
     training = {"method": method, "lora_dropout": 0.0, "eval_strategy": "steps", "eval_steps": 4, "batch_size": 3}
     plain = bench_of(**training).to(Step.TRAIN)
     fast = prepare(bench_of(**training, provider="unsloth"))
     if method == "LoRA":  # interrupt it first: its time is up at the first train_step
-        assert run_train_step(fast, unsloth_python, seconds=1)[0] == 0
+        assert run_train_step(fast, forking_unsloth, seconds=1)[0] == 0
         assert fast.job.steps[Step.TRAIN].cause == "out_of_time"
-    code, output = run_train_step(fast, unsloth_python)
+    code, output = run_train_step(fast, unsloth_python if method == "Full" else forking_unsloth)
     assert code == 0, output[-3000:]
     assert fast.job.steps[Step.TRAIN].state == "done", output[-3000:]
     assert "Unsloth" in output
@@ -124,7 +142,7 @@ ALIGNMENTS: dict[str, tuple[dict[str, Any], Callable[..., Any]]] = {
 
 @pytest.mark.parametrize("algorithm", ALIGNMENTS)
 def test_both_engines_agree_in_reinforcement_learning(
-    bench_of: Callable[..., Bench], unsloth_python: Path, confident_tiny: Path, algorithm: str
+    bench_of: Callable[..., Bench], forking_unsloth: ForkingPython, confident_tiny: Path, algorithm: str
 ) -> None:
     rl, content = ALIGNMENTS[algorithm]
     training: dict[str, Any] = {
@@ -143,7 +161,7 @@ def test_both_engines_agree_in_reinforcement_learning(
     plain.to(Step.TRAIN)
     prepare(fast)
     for seconds in (1, 1000):  # interrupt it first: its time is up at the first train_step
-        code, output = run_train_step(fast, unsloth_python, seconds=seconds)
+        code, output = run_train_step(fast, forking_unsloth, seconds=seconds)
         assert code == 0, output[-3000:]
     assert fast.job.steps[Step.TRAIN].state == "done", output[-3000:]
     assert "Unsloth" in output
@@ -194,31 +212,24 @@ def own_versions() -> dict[str, str]:
     return {names[name]: version for name, version in pins.items() if name in names}
 
 
-@pytest.mark.parametrize(
-    ("training", "environment", "code"),
-    [
-        ({}, {"UNSLOTH_DISABLE_CPU_FALLBACK": "1"}, "unsloth_unusable"),
-        ({"method": "QLoRA"}, {}, "unsloth_needs_gpu"),
-    ],
-)
-def test_a_missing_gpu_is_reported_before_any_work(
-    bench_of: Callable[..., Bench],
-    unsloth_python: Path,
-    training: dict[str, Any],
-    environment: dict[str, str],
-    code: str,
+def test_a_missing_gpu_is_reported_before_any_work(bench_of: Callable[..., Bench], unsloth_python: Path) -> None:
+    bench = prepare(bench_of(provider="unsloth"))
+    assert refusal(bench, unsloth_python, UNSLOTH_DISABLE_CPU_FALLBACK="1") == "unsloth_unusable"
+
+
+def test_quantized_training_without_a_gpu_is_refused_before_any_work(
+    bench_of: Callable[..., Bench], forking_unsloth: ForkingPython
 ) -> None:
-    bench = prepare(bench_of(**training, provider="unsloth"))
-    assert refusal(bench, unsloth_python, **environment) == code
+    assert refusal(prepare(bench_of(method="QLoRA", provider="unsloth")), forking_unsloth) == "unsloth_needs_gpu"
 
 
 def test_vision_without_a_gpu_is_refused_before_any_work(
-    vision_bench_of: Callable[..., Bench], unsloth_python: Path
+    vision_bench_of: Callable[..., Bench], forking_unsloth: ForkingPython
 ) -> None:
-    assert refusal(prepare(vision_bench_of(provider="unsloth")), unsloth_python) == "unsloth_needs_gpu"
+    assert refusal(prepare(vision_bench_of(provider="unsloth")), forking_unsloth) == "unsloth_needs_gpu"
 
 
-def refusal(bench: Bench, python: Path, **environment: str) -> str:
+def refusal(bench: Bench, python: Path | ForkingPython, **environment: str) -> str:
     """Return the error code of a refused train step.
 
     Check that the hint names the other provider.
