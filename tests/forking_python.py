@@ -114,9 +114,9 @@ def main(connection: socket.socket, modules: Sequence[str]) -> None:
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(waking)
     running: set[int] = set()
-    requests = connection.makefile("rb", buffering=0)
+    requests, sources = connection.makefile("rb", buffering=0), (connection.fileno(), woken)
     while True:
-        for ready in select.select([connection, woken], [], [])[0]:
+        for ready in select.select(sources, [], [])[0]:
             if ready == woken:
                 os.read(woken, 1024)
                 _report_ended(connection, running)
