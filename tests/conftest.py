@@ -24,15 +24,16 @@ settings.load_profile("any-machine")
 GCP = pytest.param("gcp", marks=pytest.mark.emulators)
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="session", autouse=True)
 def long_lived_objects_are_frozen() -> None:
     """Take modules and collected tests out of full garbage collections.
 
     Each training begins with one (accelerate's `free_memory`), which otherwise takes a third of a tiny training's time.
     """
-    if gc.get_freeze_count() == 0:
-        gc.collect()
-        gc.freeze()
+    from trainer.process import imports
+
+    gc.collect()
+    imports.freeze()
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A Python process that has imported large libraries, and forks itself for each program to be run.
+"""A Python process with large libraries imported, which forks programs.
 
 Importing torch, transformers and PEFT takes a process five seconds, and unsloth eleven. A program that is started here
 has a process of its own all the same, which may be killed, but begins with the imports done. At least one test of each
@@ -69,9 +69,10 @@ class ForkingPython:
         threading.Thread(target=self._listen, daemon=True).start()
 
     def start(self, arguments: Sequence[str], environment: Mapping[str, str], output: Path) -> ForkedProgram:
-        """Start `python ARGUMENTS`, with a module or a script, in a session of its own.
+        """Start `python ARGUMENTS` in a session of its own.
 
-        output: file to which its output is appended. Raises ChildProcessError if the process that forks is gone.
+        arguments: a module (`-P -m NAME`) or a script, and its arguments. output: file to which its output is appended.
+        Raises ChildProcessError if the process that forks is gone.
         """
         request = {"arguments": list(arguments), "environment": dict(environment), "output": str(output)}
         with self._news:
@@ -83,7 +84,10 @@ class ForkingPython:
             return self._started.pop()
 
     def run(self, arguments: Sequence[str], environment: Mapping[str, str], output: Path) -> tuple[int, str]:
-        """Run `python ARGUMENTS` to its end. Returns its exit code and its output, which goes to a new file."""
+        """Run `python ARGUMENTS` to its end.
+
+        Returns its exit code and its output, which goes to the file `output`, a new one.
+        """
         output.unlink(missing_ok=True)
         return self.start(arguments, environment, output).wait(600), output.read_text()
 
@@ -104,7 +108,10 @@ class ForkingPython:
 
 
 def main(connection: socket.socket, modules: Sequence[str]) -> None:
-    """Import the modules; fork for each request, until the connection is closed."""
+    """Import the modules; fork for each request.
+
+    Ends, with all programs, when the connection is closed.
+    """
     for module in modules:
         importlib.import_module(module)
     gc.collect()

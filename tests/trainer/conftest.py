@@ -15,13 +15,15 @@ from gemtune.clock import SystemClock
 from gemtune.jobs.record import Claim, FencingToken, Job
 from gemtune.jobs.status import Step
 from gemtune.request.spec import Spec
-from tests import rows, tiny_gemma
+from tests import memory, rows, tiny_gemma
 from tests.fakes import World
 from tests.forking_python import ForkingPython
 from trainer.context import Context
 from trainer.process import child
 from trainer.process.child import ChildResult
 from trainer.steps import export, prepare, train
+
+tmp_path = memory.tmp_path  # each write of a store waits for the disk otherwise
 
 END_OF_TURN = 5  # in the tiny tokenizer
 COMPARISON = ["-P", "-m", "trainer.certificate.comparison_process"]
@@ -57,7 +59,7 @@ def confident_tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Children:
-    """Child processes of exports, whose imports of large libraries are done once.
+    """Child processes of exports, which share their imports.
 
     The first one of each program is started as in a deployment, the others are forked.
     """

@@ -1,4 +1,4 @@
-"""Forked programs have a process of their own, with arguments, variables and output as given."""
+"""Forked programs have processes, arguments, variables and output."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -46,11 +47,7 @@ class ChatTemplate:
         self.turns = turn_format_of(self.text)
         try:
             with RenderLimits():  # Jinja evaluates constant expressions when it compiles
-                environment = _environment()
-                self._template = environment.from_string(self.text)
-                # Each rendering copies the globals; from the ChainMap that they are, it takes a third of its time.
-                self._template.globals = dict(self._template.globals)
-                self.variables = _variables_of(environment, self.text) - RESERVED
+                self._template, self.variables = _compiled(self.text)
         except (Exception, LimitReached) as error:  # an untrusted template may raise anything
             raise _failed(error) from error
         # transformers passes these variables too, so that `tools is not none` and the like have the same result.
@@ -160,6 +157,19 @@ def json_object(path: Path) -> dict[str, Any]:
 def token_text(token: Any) -> str:
     """Return the text of a special token: a string, or an object's `content`."""
     return str(token.get("content", "")) if isinstance(token, dict) else str(token or "")
+
+
+@lru_cache(maxsize=4)
+def _compiled(text: str) -> tuple[Any, frozenset[str]]:
+    """Compile a template; return it, and the variables that a row can set.
+
+    A step needs the same template several times, and Jinja takes 10 ms to compile one.
+    """
+    environment = _environment()
+    template = environment.from_string(text)
+    # Each rendering copies the globals; from the ChainMap that they are, it takes a third of its time.
+    template.globals = dict(template.globals)
+    return template, _variables_of(environment, text) - RESERVED
 
 
 def _environment() -> Any:

@@ -50,7 +50,10 @@ def unsloth_python() -> Path:
 
 @pytest.fixture(scope="module")
 def forking_unsloth(unsloth_python: Path) -> Iterator[ForkingPython]:
-    """Return unsloth's Python with unsloth imported, which is what a train step does first."""
+    """Yield unsloth's Python, which has imported unsloth.
+
+    That is what a train step does first.
+    """
     compiled = {"UNSLOTH_COMPILE_LOCATION": str(engine.COMPILED_FOLDER), "UNSLOTH_DISABLE_STATISTICS": "1"}
     environment = os.environ | compiled | {"HF_HUB_OFFLINE": "1", "GEMTUNE_UNSLOTH_PYTHON": str(unsloth_python)}
     forking = ForkingPython(["unsloth"], environment, python=unsloth_python)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Iterator
 from contextlib import suppress
 
 import pytest
 
+from trainer.process import imports
 from trainer.process.collection import only_new_objects_collected
 
 
@@ -16,9 +18,12 @@ class Node:
 
 
 @pytest.fixture(autouse=True)
-def nothing_frozen() -> None:
-    """Undo what other tests froze."""
+def nothing_frozen(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Undo what other tests froze, and freeze it again afterwards."""
     gc.unfreeze()
+    monkeypatch.setattr(imports, "_is_frozen", False)
+    yield
+    gc.freeze()
 
 
 def test_garbage_of_the_block_is_collected_and_older_objects_are_not_looked_at() -> None:
@@ -43,9 +48,8 @@ def test_the_process_collects_as_before_after_an_error() -> None:
 
 
 def test_imports_that_were_frozen_stay_frozen() -> None:
-    gc.freeze()
+    imports.freeze()
     frozen, newer = gc.get_freeze_count(), Node()
     with only_new_objects_collected():
         assert any(each is newer for each in gc.get_objects())
     assert gc.get_freeze_count() == frozen
-    gc.unfreeze()
