@@ -209,8 +209,11 @@ class SharedDocuments(Protocol):
         """
         ...
 
-    def names(self, prefix: str) -> Iterator[str]:
-        """Yield the names that begin with `prefix`, sorted."""
+    def names(self, prefix: str, *, before: str | None = None) -> Iterator[str]:
+        """Yield the names that begin with `prefix`, sorted.
+
+        before: where they end; names from this one on are left out, and not read.
+        """
         ...
 
 

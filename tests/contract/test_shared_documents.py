@@ -30,6 +30,8 @@ def test_names_are_listed_by_prefix(documents: SharedDocuments) -> None:
         documents.update(name, lambda body: "x")
     assert list(documents.names("slots/")) == ["slots/export-rtx-pro-6000", "slots/l4"]
     assert list(documents.names("nothing/")) == []
+    assert list(documents.names("slots/", before="slots/l4")) == ["slots/export-rtx-pro-6000"]
+    assert list(documents.names("slots/", before="a")) == []
 
 
 def test_concurrent_changes_are_all_made(documents: SharedDocuments) -> None:

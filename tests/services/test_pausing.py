@@ -193,8 +193,8 @@ def test_secrets_live_as_long_as_a_job_waits(world: World, hold: str) -> None:
         running.services.control.step_ended(
             running.job_id, running.claim, Step.PREPARE, round_number=1, error=PlatformError("Quota exceeded")
         )
-    for _ in range(30):
-        world.clock.advance(days=1, hours=1)
+    for _ in range(10):
+        world.clock.advance(days=3, hours=1)
         world.services.sweep()
         assert running.services.advance.secret(running.job, "hf_token") == "hf_fakefakefake"
     assert timedelta(days=30) > SECRET_TTL

@@ -30,7 +30,8 @@ class SqliteSharedDocuments:
                 connection.execute("INSERT OR REPLACE INTO shared VALUES (?, ?)", (name, after))
         return after
 
-    def names(self, prefix: str) -> Iterator[str]:
-        """Yield the names that begin with `prefix`."""
+    def names(self, prefix: str, *, before: str | None = None) -> Iterator[str]:
+        """Yield the names that begin with `prefix` and precede `before`."""
         rows = self._database.read().execute("SELECT name FROM shared ORDER BY name").fetchall()
-        yield from (row["name"] for row in rows if row["name"].startswith(prefix))
+        names = (row["name"] for row in rows if row["name"].startswith(prefix))
+        yield from (name for name in names if before is None or name < before)

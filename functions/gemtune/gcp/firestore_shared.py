@@ -56,10 +56,11 @@ class FirestoreSharedDocuments:
 
         return retry_conflicts(attempt)
 
-    def names(self, prefix: str) -> Iterator[str]:
-        """Yield the names that begin with `prefix`."""
+    def names(self, prefix: str, *, before: str | None = None) -> Iterator[str]:
+        """Yield the names that begin with `prefix` and precede `before`."""
+        end = prefix + "\uffff" if before is None else before
         query = self._client.collection(COLLECTION).where(filter=FieldFilter("name", ">=", prefix))
-        query = query.where(filter=FieldFilter("name", "<", prefix + "\uffff")).order_by("name").select(["name"])
+        query = query.where(filter=FieldFilter("name", "<", end)).order_by("name").select(["name"])
         yield from [snapshot.get("name") for snapshot in query.stream(timeout=CALL_SECONDS)]
 
     def _document(self, name: str) -> firestore.DocumentReference:

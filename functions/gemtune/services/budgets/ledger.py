@@ -96,9 +96,8 @@ class OwnerBudgets:
         """
         now = self.clock.now()
         last = now - timedelta(days=31 * MONTHS_KEPT)
-        for month in _months(last - timedelta(days=366), last):
-            for name in list(self.documents.names(f"{PREFIX}{month}/")):
-                self.documents.update(name, lambda body: None)
+        for name in list(self.documents.names(PREFIX, before=f"{PREFIX}{last.astimezone(UTC):%Y-%m}")):
+            self.documents.update(name, lambda body: None)
 
     def _problem(self, owner: str, amount: Amount) -> Problem:
         """Return the problem of a request whose owner's budget is spent."""
