@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import resource
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -153,12 +154,22 @@ def _answers(exported: Runtime, expected: Reference) -> list[dict[str, str]]:
     pairs = zip(expected.rows.prompts, expected.answers, strict=False)
     return [
         {
-            "prompt": prompt.messages[-1]["content"],
+            "prompt": _shown(prompt.messages[-1]["content"]),
             "trained": exported.text(answer),
             "exported": exported.text(exported.answer(prompt.tokens, ANSWER_TOKENS)),
         }
         for prompt, answer in pairs
     ]
+
+
+def _shown(content: Any) -> str:
+    """Return a message's content as text.
+
+    It can be a list of parts, or an object for a tool's result.
+    """
+    if isinstance(content, list) and all(isinstance(part.get("text"), str) for part in content):
+        return "".join(part["text"] for part in content)
+    return content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
 
 
 def _measured(expected: Reference, heads: tuple[OutputHead, OutputHead | None], exported: Runtime) -> dict[str, Any]:

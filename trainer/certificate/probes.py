@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from gemtune.datasets.conversation import Conversation, ToolCall, Turn, of_messages
+from gemtune.datasets.conversation import Conversation, Languages, Text, ToolCall, Turn, of_messages
 
 _PROGRAM = 'def area(r):\n    """Of a circle."""\n\treturn 3.14159 * r ** 2  # \\u00b2\n'
 
@@ -83,6 +83,37 @@ PROBES: Mapping[str, Conversation] = {
     ),
     "a question with tools": Conversation(
         (Turn("user", "And in Rome?"), Turn("assistant", "I will ask.")), tools=(_WEATHER,)
+    ),
+    "a call of a tool": Conversation(
+        (
+            Turn("system", "You can call functions."),
+            Turn("user", "What is the weather in Oslo?"),
+            Turn("assistant", calls=(ToolCall("get_weather", {"city": "Oslo"}),)),
+        ),
+        tools=(_WEATHER,),
+    ),
+    "a result that is an object": Conversation(
+        (
+            Turn("user", "What is the weather in Oslo?"),
+            Turn("assistant", calls=(ToolCall("get_weather", {"city": "Oslo"}),)),
+            Turn("tool", '{"degrees": 7}', tool_name="get_weather", response={"degrees": 7}),
+            Turn("assistant", "It is 7 degrees."),
+        ),
+        tools=(_WEATHER,),
+    ),
+    "a translation": Conversation(
+        (
+            Turn("user", (Text(" Good morning, Ada. ", Languages("en", "de")),)),
+            Turn("assistant", "Guten Morgen, Ada."),
+        )
+    ),
+    "two translations": Conversation(
+        (
+            Turn("user", (Text("Guten Morgen.", Languages("de", "en")),)),
+            Turn("assistant", "Good morning."),
+            Turn("user", (Text("Thank you.", Languages("en", "de")),)),
+            Turn("assistant", "Danke."),
+        )
     ),
     "thinking": Conversation(
         (Turn("user", "What is 17 times 3?"), Turn("assistant", "51.")), template_options={"enable_thinking": True}

@@ -179,9 +179,11 @@ class LlamaCpp:
     def prompts(self, messages: Messages, options: Options) -> Mapping[str, Tokens]:
         by_template = self._template.render(messages, add_generation_prompt=True, options=options)
         ways = {"chat template": self._model.tokens(by_template)}
-        return ways if options else ways | {MODELFILE: self._by_modelfile(messages)}
+        return ways if options or not _are_texts(messages) else ways | {MODELFILE: self._by_modelfile(messages)}
 
     def trimmed_prompts(self, messages: Messages) -> Mapping[str, Tokens]:
+        if not _are_texts(messages):
+            return {}
         trimmed = [each | {"content": str(each["content"]).strip()} for each in messages]
         return {MODELFILE: self._by_modelfile(trimmed)}
 
@@ -200,6 +202,14 @@ class LlamaCpp:
 
     def text(self, tokens: Tokens) -> str:
         return self._model.text(tokens)
+
+
+def _are_texts(messages: Messages) -> bool:
+    """Return whether the contents of all messages are texts.
+
+    A Modelfile's template renders nothing else.
+    """
+    return all(isinstance(message["content"], str) for message in messages)
 
 
 def dtype_for(folder: Path) -> torch.dtype | Literal["auto"]:

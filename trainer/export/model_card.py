@@ -10,6 +10,7 @@ from typing import Any
 from gemtune.jobs.record import Artifact, Job, Metrics, Parity, RowsSummary
 from gemtune.request.exports import EXPORTS, Format
 from gemtune.request.spec import Spec
+from trainer.conversation.chat_template import ChatTemplate
 from trainer.export import versions
 from trainer.export.usage import how_to_run
 from trainer.published import public_fields
@@ -24,12 +25,13 @@ def model_card(
     at: datetime,
     trained_with: Mapping[str, str],
     base: str | None = None,
+    template: ChatTemplate | None = None,
 ) -> str:
     """Return the Markdown of a model card, with front matter for the Hub.
 
     Its format: https://huggingface.co/docs/hub/model-cards. artifacts: the other files of the export. at: time of the
     export. trained_with: versions of libraries at training, by package name. base: where the adapter's base model is,
-    if another job trained it.
+    if another job trained it. template: the chat template of training.
     """
     shown = public_fields(spec)
     sections = [
@@ -44,7 +46,7 @@ def model_card(
         _table("Configuration", ["setting", "value"], _settings(shown["training_config"])),
         _table("Versions", ["package", "training", "export"], _versions(trained_with)),
         _table("Files", ["name", "bytes", "SHA-256"], [(a.name, a.bytes, a.sha256) for a in artifacts]),
-        how_to_run(spec, base, is_lossy=parity is not None and parity.verdict != "passed"),
+        how_to_run(spec, base, is_lossy=parity is not None and parity.verdict != "passed", template=template),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
 

@@ -7,12 +7,14 @@ the texts around the marks give the parts of an equivalent Go template.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from gemtune.datasets.conversation import Languages, Message, Text, Turn
 from gemtune.errors import StepError
 from trainer.conversation.chat_template import ChatTemplate, TemplateRefusal
 from trainer.export import go_template
+from trainer.rendering.abilities import Abilities
 
 USER, MODEL, SECOND, SYSTEM = "userturn", "modelturn", "secondturn", "systemturn"
 
@@ -24,7 +26,7 @@ class Turns:
     begin: at the beginning of a conversation. before_answer: the generation prompt; some templates add an empty thought
     to the beginning of a model's turn. after_system: between a system message inside the user's turn and the user's
     text; None if the template does not put it there. system_turn: before and after a system message that has its own
-    turn; None if it has none.
+    turn; None if it has none. hands_over: the token after which a model waits for the results of its calls, or "".
     """
 
     begin: str
@@ -35,6 +37,7 @@ class Turns:
     before_answer: str
     after_system: str | None
     system_turn: tuple[str, str] | None = None
+    hands_over: str = ""
 
     def user_text_in(self, prompt: str) -> str | None:
         """Return the user's text in a rendered prompt of one turn, or None.
@@ -51,11 +54,45 @@ class Turns:
 def turns_of(template: ChatTemplate) -> Turns:
     """Return the texts that a chat template writes around messages.
 
-    Raises StepError `template_not_for_gguf` if it does more than writing fixed texts around them.
+    A template that writes instructions for a translation counts as one that writes the turns around them. Raises
+    StepError `template_not_for_gguf` if it does more than writing fixed texts around messages.
     """
-    question = [{"role": "user", "content": USER}]
+    translates = Abilities(template).needs_languages
+    try:
+        turns = _turns_around(template, _translation if translates else _message)
+    except TemplateRefusal as refusal:
+        raise _not_for_gguf(f"it rejects plain messages ({refusal})") from refusal
+    if translates and template.turns is not None and turns.before_user.startswith(template.turns.start + "user\n"):
+        turns = replace(turns, before_user=template.turns.start + "user\n")
+    hands_over = hand_over_token(template)
+    return replace(_with_system(turns, template), hands_over=hands_over)
+
+
+def hand_over_token(template: ChatTemplate) -> str:
+    """Return the token after which a model waits for results of its calls.
+
+    It is "" if the template has no calls.
+    """
+    token = "" if template.turns is None else template.turns.hands_over
+    return token if token in template.text else ""
+
+
+def _message(text: str) -> Message:
+    return Turn("user", text).message()
+
+
+def _translation(text: str) -> Message:
+    return Turn("user", (Text(text, Languages("en", "de")),)).message()
+
+
+def _turns_around(template: ChatTemplate, ask: Callable[[str], Message]) -> Turns:
+    """Return the texts around messages, without those of a system message.
+
+    ask: makes the message of a user. Raises TemplateRefusal, StepError `template_not_for_gguf`.
+    """
+    question = [ask(USER)]
     answered = [*question, {"role": "assistant", "content": MODEL}]
-    continued = [*answered, {"role": "user", "content": SECOND}]
+    continued = [*answered, ask(SECOND)]
     text = template.render(continued, add_generation_prompt=True)
     match = re.fullmatch(f"(.*?){USER}(.*){MODEL}(.*){SECOND}(.*)", text, re.DOTALL)
     if match is None:
@@ -74,8 +111,7 @@ def turns_of(template: ChatTemplate) -> Turns:
     if not begins.endswith(before_user):
         raise _not_for_gguf("a user's turn does not always begin with the same text")
     begin = begins.removesuffix(before_user)
-    turns = Turns(begin, before_user, after_user, before_model, after_model, before_answer, None)
-    return _with_system(turns, template)
+    return Turns(begin, before_user, after_user, before_model, after_model, before_answer, None)
 
 
 def modelfile(turns: Turns, gguf: str) -> str:
@@ -84,6 +120,7 @@ def modelfile(turns: Turns, gguf: str) -> str:
     gguf: its name. The template leaves out `begin`, because Ollama adds `<bos>` itself.
     """
     stops = {marker(turns.after_user), marker(turns.after_model), marker(turns.before_user)}
+    stops |= {turns.hands_over} - {""}
     lines = [f"FROM ./{gguf}", f'TEMPLATE """{_go(turns)}"""', *(f'PARAMETER stop "{stop}"' for stop in sorted(stops))]
     return "\n".join(lines) + "\n"
 

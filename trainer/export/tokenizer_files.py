@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from gemtune.methods import Method
 from trainer.base_model import folder_contents
 from trainer.conversation.chat_template import ChatTemplate, json_object
 from trainer.export import versions
-from trainer.export.modelfile import marker, turns_of
+from trainer.export.modelfile import hand_over_token, marker, turns_of
 from trainer.new_tokens import embedding
 
 TOKENIZER_FILES = (
@@ -90,20 +91,23 @@ def end_tokens(generation_config: Mapping[str, Any]) -> list[int]:
 
 
 def _end_answers(folder: Path, template: ChatTemplate) -> None:
-    """Add the token that ends a turn to `eos_token_id`.
+    """Add the tokens that end an answer to `eos_token_id`.
 
-    The generation config of pretrained models lacks it, so generation would go on after the answer.
+    These are the token that ends a turn, and the one after which a model waits for the results of its calls. The
+    generation config of pretrained models lacks them, so generation would go on after the answer.
     """
     from tokenizers import Tokenizer
 
-    try:
-        end = marker(turns_of(template).after_model)
-    except StepError:  # a more complex template: the base model's generation config stays
-        return
     added = Tokenizer.from_file(str(folder / "tokenizer.json")).get_added_tokens_decoder()
-    token = next((index for index, each in added.items() if each.special and each.content == end), None)
+    # The tokens of calls are not special in FunctionGemma's tokenizer, so that they stay when an answer is decoded.
+    texts = {hand_over_token(template)} - {""}
+    special = {each.content for each in added.values() if each.special}
+    # Without this marker the template is more complex, and the end of turns in the base model's config stays.
+    with suppress(StepError):
+        texts |= {marker(turns_of(template).after_model)} & special
     path = folder / "generation_config.json"
     config = json_object(path)
     ends = end_tokens(config)
-    if token is not None and token not in ends:
-        path.write_text(json.dumps(config | {"eos_token_id": [*ends, token]}, indent=2) + "\n")
+    missing = [index for index, each in sorted(added.items()) if each.content in texts and index not in ends]
+    if missing:
+        path.write_text(json.dumps(config | {"eos_token_id": [*ends, *missing]}, indent=2) + "\n")

@@ -12,7 +12,8 @@ from gemtune.errors import StepError
 from gemtune.llama_cpp import is_built, problem_of_model_type
 from gemtune.request.exports import GgufExport
 from trainer.base_model import folder_contents
-from trainer.conversation.chat_template import json_object
+from trainer.conversation.chat_template import ChatTemplate, json_object
+from trainer.export.modelfile import hand_over_token
 from trainer.export.usage import PROJECTOR
 from trainer.process import child
 
@@ -20,6 +21,10 @@ log = logging.getLogger(__name__)
 
 # llama.cpp's name of the embedding, which LoRA does not change.
 EMBEDDING = "token_embd.weight"
+# llama.cpp's script for copies of a file with other metadata.
+NEW_METADATA = "gguf-py/gguf/scripts/gguf_new_metadata.py"
+# Tokens after calls of tools at which llama.cpp stops by itself.
+KNOWN_ENDS = ("<|tool_response>",)
 
 
 def write(
@@ -48,6 +53,7 @@ def write(
         _convert(model, target, "f16", tools, check_stop)
     else:
         dithered = _quantized(model, target, export.llama_type, tools, untrained, check_stop)
+    _end_at_calls(model, target, tools, check_stop)
     if "vision_config" in folder_contents.config_of(model):
         _convert(model, folder / PROJECTOR, "f16", tools, check_stop, "--mmproj")
     return dithered
@@ -77,6 +83,24 @@ def _quantized(
         _run(quantize, "quantized", check_stop)
     exact.unlink()
     return dithered
+
+
+def _end_at_calls(model: Path, target: Path, tools: Path, check_stop: Callable[[], None]) -> None:
+    """Let llama.cpp's programs end an answer after its calls of tools.
+
+    The token after which the model waits for results becomes the file's end of a message. llama.cpp's converter has no
+    option for that, so that the script that came with it copies the file.
+    """
+    token = hand_over_token(ChatTemplate(model, json_object(model / "tokenizer_config.json")))
+    if not token or token in KNOWN_ENDS:
+        return
+    script, copy = str(tools / NEW_METADATA), target.with_name("copy.gguf")
+    added = json_object(model / "tokenizer.json").get("added_tokens", ())
+    number = next((each["id"] for each in added if each["content"] == token), None)
+    if number is None:
+        return
+    _run([script, str(target), str(copy), "--special-token-by-id", "eom", str(number), "--force"], "copied", check_stop)
+    copy.replace(target)
 
 
 def _add_token_list(model: Path) -> None:

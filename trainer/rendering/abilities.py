@@ -6,17 +6,29 @@ Templates differ: those of Gemma 1 and 2 refuse system turns and expect texts, t
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
+from typing import Any
 
-from gemtune.datasets.conversation import Content, Conversation, Image, Text, ToolCall, Turn, content_texts
+from gemtune.datasets.conversation import (
+    Content,
+    Conversation,
+    Image,
+    Languages,
+    Text,
+    ToolCall,
+    Turn,
+    content_texts,
+)
 from gemtune.datasets.refusal import BadRow
 from gemtune.errors import StepError
 from trainer.conversation.chat_template import ChatTemplate, TemplateRefusal
 
 # Words of the probes, which no template writes by itself.
 _SAID, _MORE = "quixotic", "zephyr"
+# Codes of languages that every template for translations knows.
+_ENGLISH, _GERMAN = "en", "de"
 # Thoughts as DeepSeek's and Qwen's models write them in front of an answer.
 _THOUGHT = re.compile(r"\s*<think>\s*(?P<thought>\S.*?)\s*</think>\s*", re.DOTALL)
 
@@ -26,20 +38,29 @@ class Abilities:
 
     def __init__(self, template: ChatTemplate):
         self._template = template
+        self._is_language: dict[str, bool] = {}
 
     def adapted(self, conversation: Conversation) -> Conversation:
         """Return a conversation as the template can show it.
 
         Lists of texts become one text where the template does not read lists. A system turn is put in front of the
         first user turn, with a blank line between, where the template has none; Gemma 3's does the same. Where it shows
-        thinking, so are thoughts in `<think>` tags. Raises BadRow for an option that the template does not have.
+        thinking, so are thoughts in `<think>` tags. Results of tools that are objects become JSON where it shows texts
+        only. Raises BadRow for an option that the template does not have, and for codes of languages that it does not
+        know or that it needs.
         """
         for name in conversation.template_options:
             if name not in self._template.variables:
                 raise BadRow(f"the chat template has no variable {name[:60]!r}, which chat_template_kwargs sets")
-        turns = [self._with_thinking(self._with_readable_content(turn)) for turn in conversation.turns]
+        self._check_languages(conversation)
+        turns: Sequence[Turn] = [
+            self._with_readable_response(self._with_thinking(self._with_readable_content(turn)))
+            for turn in conversation.turns
+        ]
         if turns[0].role == "system" and len(turns) > 1 and not self.takes_system:
             turns = [_with_system(turns[1], turns[0]), *turns[2:]]
+        if turns[0].role == "system" and self.names_developer:
+            turns = [replace(turns[0], as_developer=True), *turns[1:]]
         return conversation.with_turns(turns)
 
     def _with_readable_content(self, turn: Turn) -> Turn:
@@ -47,7 +68,7 @@ class Abilities:
         if isinstance(turn.content, str):
             return turn
         shows_lists = self.shows_system_lists if turn.role == "system" else self.shows_lists
-        if shows_lists or any(isinstance(part, Image) for part in turn.content):
+        if shows_lists or turn.languages or any(isinstance(part, Image) for part in turn.content):
             return turn
         return turn.with_content("".join(content_texts(turn.content)))
 
@@ -62,6 +83,66 @@ class Abilities:
         if tagged is None or not self.shows_thinking:
             return turn
         return replace(turn, thinking=tagged["thought"], content=turn.content[tagged.end() :])
+
+    def _with_readable_response(self, turn: Turn) -> Turn:
+        """Return a tool's result as a text where the template shows no object."""
+        return turn if turn.response is None or self.shows_responses else turn.with_content(turn.content)
+
+    def _check_languages(self, conversation: Conversation) -> None:
+        """Raise BadRow for codes of languages that the template cannot show.
+
+        They are missing, unknown, or without a place in it.
+        """
+        if not any(turn.languages for turn in conversation.turns):
+            if self.needs_languages:
+                raise BadRow(
+                    "the base model's chat template writes translations: the content of each user has to be a list of "
+                    "one part, {type: text, source_lang_code, target_lang_code, text}"
+                )
+            return
+        if not self.shows_languages:
+            raise BadRow(
+                "the base model's chat template has no place for source_lang_code and target_lang_code: use a "
+                "TranslateGemma, or write the languages into the text and ignore the codes in dataset_columns"
+            )
+        if self.needs_languages and any(turn.role == "system" for turn in conversation.turns):
+            raise BadRow("the base model's chat template writes translations, and has no place for a system message")
+        for turn in conversation.turns:
+            for languages in turn.languages:
+                for code in (languages.source, languages.target):
+                    if not self._knows(code):
+                        raise BadRow(f"the base model's chat template does not know the language {code[:40]!r}")
+
+    def _knows(self, code: str) -> bool:
+        """Return whether the template can translate from a language."""
+        if code not in self._is_language:
+            self._is_language[code] = self._translation(code, _ENGLISH) is not None
+        return self._is_language[code]
+
+    def _translation(self, source: str, target: str) -> str | None:
+        return self._rendered(Turn("user", (Text(_SAID, Languages(source, target)),)))
+
+    @cached_property
+    def shows_languages(self) -> bool:
+        """Return whether the rendering depends on codes of languages."""
+        to_german, to_english = self._translation(_ENGLISH, _GERMAN), self._translation(_GERMAN, _ENGLISH)
+        return to_german is not None and _SAID in to_german and to_german != to_english
+
+    @cached_property
+    def needs_languages(self) -> bool:
+        """Return whether a text without codes of languages is refused."""
+        return self.shows_languages and self._rendered(Turn("user", _SAID)) is None
+
+    @cached_property
+    def shows_responses(self) -> bool:
+        """Return whether a tool's result that is an object is rendered."""
+        turns = (
+            Turn("user", "Hi"),
+            Turn("assistant", calls=(ToolCall("f", {}),)),
+            Turn("tool", _MORE, tool_name="f", response={_MORE: _SAID}),
+        )
+        rendered = self._rendered(*turns)
+        return rendered is not None and _SAID in rendered and f"'{_SAID}'" not in rendered
 
     @cached_property
     def shows_thinking(self) -> bool:
@@ -84,6 +165,24 @@ class Abilities:
         return rendered is not None and _SAID in rendered
 
     @cached_property
+    def names_developer(self) -> bool:
+        """Return whether a system turn has to have the role developer.
+
+        FunctionGemma calls it so.
+        """
+        system, user = Turn("system", _SAID), Turn("user", _MORE)
+        as_developer = self._rendered(replace(system, as_developer=True), user)
+        named = "developer" in self._template.text and as_developer is not None and _SAID in as_developer
+        return named and as_developer != self._rendered(system, user)
+
+    @cached_property
+    def shows_tools(self) -> bool:
+        """Return whether definitions of tools are rendered."""
+        tool = {"type": "function", "function": {"name": _SAID, "description": _MORE, "parameters": {}}}
+        rendered = self._rendered(Turn("user", "Hi"), tools=(tool,))
+        return rendered is not None and _SAID in rendered
+
+    @cached_property
     def shows_system_lists(self) -> bool:
         """Return whether every text of a system turn's list is rendered.
 
@@ -92,10 +191,10 @@ class Abilities:
         rendered = self._rendered(Turn("system", (Text(_SAID), Text(_MORE))), Turn("user", "Hi"))
         return rendered is not None and _SAID in rendered and _MORE in rendered and "'text'" not in rendered
 
-    def _rendered(self, *turns: Turn) -> str | None:
+    def _rendered(self, *turns: Turn, tools: tuple[Mapping[str, Any], ...] = ()) -> str | None:
         """Return the rendering of turns, or None if the template cannot."""
         try:
-            return self._template.render_conversation(Conversation(turns))
+            return self._template.render_conversation(Conversation(turns, tools))
         except (TemplateRefusal, StepError):
             return None
 

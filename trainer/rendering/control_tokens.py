@@ -7,17 +7,19 @@ from typing import Any
 
 from gemtune.datasets.conversation import Conversation, content_texts
 from gemtune.datasets.refusal import BadRow
+from gemtune.families.generation import TurnFormat
 
 
 class ControlTokens:
     """Control tokens of a base model.
 
-    These are the special tokens of its tokenizer. reserved: further ones of its turn format. harmless: special tokens
-    that are checked elsewhere, those of pictures.
+    These are the special tokens of its tokenizer, and those of its turn format. harmless: special tokens that are
+    checked elsewhere, those of pictures.
     """
 
-    def __init__(self, tokenizer: Any, reserved: Iterable[str] = (), harmless: Iterable[str] = ()):
-        self._tokenizer, self._reserved = tokenizer, tuple(reserved)
+    def __init__(self, tokenizer: Any, turns: TurnFormat | None = None, harmless: Iterable[str] = ()):
+        self._tokenizer, self._reserved = tokenizer, () if turns is None else turns.control_tokens
+        self._of_calls = () if turns is None else turns.tool_call
         ignored = {*harmless}
         self._special = {
             number: token.content
@@ -31,7 +33,8 @@ class ControlTokens:
         for text in texts:
             token = self._token_in(text)
             if token is not None:
-                raise BadRow(f"its text contains {token!r}, which the chat template uses as a control token")
+                hint = ": write calls of tools into tool_calls" if token in self._of_calls else ""
+                raise BadRow(f"its text contains {token!r}, which the chat template uses as a control token{hint}")
 
     def _token_in(self, text: str) -> str | None:
         """Return the first control token that a text contains, or None."""

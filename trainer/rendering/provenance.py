@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any, Literal
 
-from gemtune.datasets.conversation import Content, Conversation, Image, Text, ToolCall, Turn
+from gemtune.datasets.conversation import Content, Conversation, Image, ToolCall, Turn
 from gemtune.datasets.refusal import BadRow
 
 # First characters of the planes for private use.
@@ -139,9 +139,11 @@ class _Marks:
         return text[:place] + mark + text[place:]
 
     def _turn(self, index: int, turn: Turn) -> Turn:
+        origin = Origin(index, "content")
         return replace(
             turn,
-            content=self._content(turn.content, Origin(index, "content")),
+            content=turn.content if turn.response is not None else self._content(turn.content, origin),
+            response=self._values(turn.response, origin),
             thinking=self._text(turn.thinking, Origin(index, "thinking")),
             calls=tuple(self._call(call, index) for call in turn.calls),
         )
@@ -149,7 +151,9 @@ class _Marks:
     def _content(self, content: Content, origin: Origin) -> Content:
         if isinstance(content, str):
             return self._text(content, origin)
-        return tuple(part if isinstance(part, Image) else Text(self._text(part.text, origin)) for part in content)
+        return tuple(
+            part if isinstance(part, Image) else replace(part, text=self._text(part.text, origin)) for part in content
+        )
 
     def _call(self, call: ToolCall, index: int) -> ToolCall:
         name = self._text(call.name, Origin(index, "tool_calls"))

@@ -29,8 +29,7 @@ class Renderer:
         self._pictures = pictures
         self._tool_schemas = ToolSchemas(self._render_tools)
         turns = self.template.turns
-        reserved = turns.control_tokens if turns is not None and turns.scanned else ()
-        self.control_tokens = ControlTokens(tokenizer, reserved, () if pictures is None else pictures.tokens)
+        self.control_tokens = ControlTokens(tokenizer, turns, () if pictures is None else pictures.tokens)
 
     def adapted(self, conversation: Conversation) -> Conversation:
         """Return a conversation as the template can show it.

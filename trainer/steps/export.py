@@ -146,6 +146,7 @@ def _export_to(context: Context, trained: TrainedWeights, uploads: UploadedFiles
         at=context.clock.now(),
         trained_with=versions.read(trained.folder),
         base=None if base is None else export.uri(base),
+        template=ChatTemplate(trained.folder, json_object(trained.folder / "tokenizer_config.json")),
     )
     (folder / "README.md").write_text(card)
     context.enter("saving the export")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 import torch
 from transformers import AutoTokenizer, Trainer
 
-from gemtune.families import of_model_type
+from gemtune.families import of_model_type, turn_format_of
 from gemtune.jobs.record import EvaluationMetrics
 from trainer.model.embeddings import copy_to_reference
 from trainer.model.hidden_states import head_inputs
@@ -56,18 +56,23 @@ def tokenizer_of(base: Path) -> PreTrainedTokenizerBase:
 
 
 def stop_at_turn_end(model: LanguageModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Add the token that ends a turn to the tokens that end a completion.
+    """Add the tokens that end an answer to the tokens that end a completion.
 
-    Some base models do not name it in their generation config.
+    These are the token that ends a turn, and the one after which a model waits for the results of its calls. Some base
+    models do not name them in their generation config.
     """
     family = of_model_type(model.config.model_type)
     if family is None:
         return
-    token = tokenizer.convert_tokens_to_ids(family.turns.end)
+    template = tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else ""
+    turns = turn_format_of(template) or family.turns
+    texts = [turns.end, *([turns.hands_over] if turns.hands_over and turns.hands_over in template else [])]
     configured = model.generation_config.eos_token_id
     ends = [] if configured is None else list(configured) if isinstance(configured, list) else [configured]
-    if token is not None and token != tokenizer.unk_token_id and token not in ends:
-        model.generation_config.eos_token_id = [*ends, token]
+    tokens = [tokenizer.convert_tokens_to_ids(text) for text in texts]
+    missing = [token for token in tokens if token not in (None, tokenizer.unk_token_id, *ends)]
+    if missing:
+        model.generation_config.eos_token_id = [*ends, *missing]
 
 
 def choose_reference(trainer: ReinforcementTrainer, setup: Setup) -> None:

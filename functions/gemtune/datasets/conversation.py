@@ -13,20 +13,37 @@ Message = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
+class Languages:
+    """Codes of the languages that a part is translated from and into.
+
+    TranslateGemma's rows have them.
+    """
+
+    source: str
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
 class Text:
-    """A text in a list of parts. Templates render each of them separately."""
+    """A text in a list of parts. Templates render each of them separately.
+
+    languages: of a text to translate.
+    """
 
     text: str
+    languages: Languages | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Image:
     """A picture in a list of parts.
 
-    image: as the row has it: {bytes, path}, a path, or a data: URL. Later, the opened picture.
+    image: as the row has it: {bytes, path}, a path, or a data: URL. Later, the opened picture. languages: of a picture
+    whose text is to be translated.
     """
 
     image: Any
+    languages: Languages | None = None
 
 
 Content = str | tuple[Text | Image, ...]
@@ -46,8 +63,9 @@ class Turn:
     """Turn of one role.
 
     thinking: the assistant's thoughts before it answers. calls: tools that the assistant calls. call_id, tool_name: of
-    a tool's result, the call that it answers and the tool's name. trained: whether the row says that the model learns
-    this turn; None if it says nothing.
+    a tool's result, the call that it answers and the tool's name. response: of a tool's result that is an object, the
+    object; content is then the same as JSON text. trained: whether the row says that the model learns this turn; None
+    if it says nothing. as_developer: of a system turn, whether the chat template calls its role developer.
     """
 
     role: Role
@@ -57,6 +75,8 @@ class Turn:
     call_id: str | None = None
     tool_name: str | None = None
     trained: bool | None = None
+    response: Mapping[str, Any] | None = None
+    as_developer: bool = False
 
     @property
     def is_empty(self) -> bool:
@@ -65,12 +85,20 @@ class Turn:
 
     def with_content(self, content: Content) -> Turn:
         """Return the turn with another content."""
-        return replace(self, content=content)
+        return replace(self, content=content, response=None)
+
+    @property
+    def languages(self) -> tuple[Languages, ...]:
+        """Return the languages of its parts that are to be translated."""
+        parts = () if isinstance(self.content, str) else self.content
+        return tuple(part.languages for part in parts if part.languages is not None)
 
     def texts(self) -> Iterator[str]:
         """Yield every text of the turn, those of its calls included."""
-        yield from content_texts(self.content)
+        yield from content_texts(self.content) if self.response is None else texts_in(self.response)
         yield self.thinking
+        for languages in self.languages:
+            yield from (languages.source, languages.target)
         yield from filter(None, (self.call_id, self.tool_name))
         for call in self.calls:
             yield call.name
@@ -78,7 +106,10 @@ class Turn:
 
     def message(self) -> Message:
         """Return the turn as chat templates expect it."""
-        message: Message = {"role": self.role, "content": content_value(self.content)}
+        content = content_value(self.content)
+        if self.response is not None:
+            content = {"name": self.tool_name, "response": dict(self.response)}
+        message: Message = {"role": "developer" if self.as_developer else self.role, "content": content}
         if self.thinking:
             message["reasoning_content"] = self.thinking
         if self.calls:
@@ -118,6 +149,7 @@ class Conversation:
             "tool_calls": any(turn.calls for turn in self.turns),
             "results of tools": any(turn.role == "tool" for turn in self.turns),
             "thinking": any(turn.thinking for turn in self.turns),
+            "codes of languages": any(turn.languages for turn in self.turns),
         }
         return tuple(name for name, is_there in present.items() if is_there)
 
@@ -148,7 +180,7 @@ class Conversation:
         def replaced(content: Content) -> Content:
             if isinstance(content, str):
                 return content
-            return tuple(Image(next(ahead)) if isinstance(part, Image) else part for part in content)
+            return tuple(replace(part, image=next(ahead)) if isinstance(part, Image) else part for part in content)
 
         return self.with_turns([replace(turn, content=replaced(turn.content)) for turn in self.turns])
 
@@ -183,10 +215,7 @@ def content_value(content: Content) -> Any:
     """Return a content as chat templates expect it."""
     if isinstance(content, str):
         return content
-    return [
-        {"type": "text", "text": part.text} if isinstance(part, Text) else {"type": "image", "image": part.image}
-        for part in content
-    ]
+    return [_part_value(part) for part in content]
 
 
 def texts_in(value: Any) -> Iterator[str]:
@@ -206,6 +235,13 @@ def _has_content(content: Content) -> bool:
     if isinstance(content, str):
         return bool(content.strip())
     return any(isinstance(part, Image) or part.text.strip() for part in content)
+
+
+def _part_value(part: Text | Image) -> dict[str, Any]:
+    value = {"type": "text", "text": part.text} if isinstance(part, Text) else {"type": "image", "image": part.image}
+    if part.languages is None:
+        return value
+    return value | {"source_lang_code": part.languages.source, "target_lang_code": part.languages.target}
 
 
 def _call_value(call: ToolCall) -> dict[str, Any]:

@@ -104,8 +104,8 @@ def _joined(first: Content, second: Content) -> Content:
     before, after = _parts(first), _parts(second)
     left, right = before[-1], after[0]
     # Templates strip each part, so the blank line is inside a part, not at the end of one.
-    if isinstance(left, Text) and isinstance(right, Text):
-        return (*before[:-1], Text(f"{left.text}\n\n{right.text}"), *after[1:])
+    if isinstance(left, Text) and isinstance(right, Text) and left.languages == right.languages:
+        return (*before[:-1], replace(left, text=f"{left.text}\n\n{right.text}"), *after[1:])
     return (*before, *after)
 
 

@@ -70,6 +70,10 @@ def turn_format_of(template: str) -> TurnFormat | None:
 
     None if it is not one of Gemma's.
     """
+    with_tools = [turns for family in FAMILIES for turns in family.tool_turns]
+    variants = [turns for turns in with_tools if turns.start in template and turns.hands_over in template]
+    if variants:
+        return variants[0]
     return next((family.turns for family in reversed(FAMILIES) if family.turns.start in template), None)
 
 

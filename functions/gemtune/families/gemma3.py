@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from gemtune.families.generation import NO_VISION_TOWER, Family, FusedLayers, ModelType, PictureFormat, TurnFormat
 from gemtune.families.size import uniform_size
 
+_TURNS = TurnFormat("<start_of_turn>", "<end_of_turn>", "gemma_chat_template.jinja")
 _270M = uniform_size(268_098_176, 18, 640, 2048, 1024, 256, 262_144)
 _1B = uniform_size(999_885_952, 26, 1152, 6912, 1024, 256, 262_144)
 _4B = uniform_size(4_300_079_472, 34, 2560, 10240, 2048, 1024, 262_208)
@@ -24,7 +27,15 @@ GEMMA_3 = Family(
         "gemma-3-12b": _12B, "translategemma-12b": _12B,
         "gemma-3-27b": _27B, "medgemma-27b": _27B, "translategemma-27b": _27B,
     },
-    turns=TurnFormat("<start_of_turn>", "<end_of_turn>", "gemma_chat_template.jinja"),
+    turns=_TURNS,
+    tool_turns=(  # FunctionGemma's
+        replace(
+            _TURNS,
+            tool_call=("<start_function_call>", "<end_function_call>"),
+            tool_result=("<start_function_response>", "<end_function_response>"),
+            reserved=("<start_function_declaration>", "<end_function_declaration>", "<escape>"),
+        ),
+    ),
     licence="gemma",
     pictures=PictureFormat(
         written="boi_token", around="\n\n", by_aspect_ratio=False, type_ids="token_type_ids", trains_tower=True

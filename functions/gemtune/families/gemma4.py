@@ -44,9 +44,9 @@ GEMMA_4 = Family(
         "<|turn>", "<turn|>", "gemma4_chat_template.jinja",
         scanned=True,
         empty_thought="<|channel>thought\n<channel|>",
-        tool_result=("<|tool_response>", "<tool_response|>"),
+        tool_call=("<|tool_call>", "<tool_call|>"), tool_result=("<|tool_response>", "<tool_response|>"),
         reserved=(
-            "<|channel>", "<channel|>", "<|tool>", "<tool|>", "<|tool_call>", "<tool_call|>", "<|think|>", '<|"|>',
+            "<|channel>", "<channel|>", "<|tool>", "<tool|>", "<|think|>", '<|"|>',
             "<|image>", "<|image|>", "<image|>", "<|audio>", "<|audio|>", "<audio|>", "<|video|>",
         ),
     ),

@@ -52,7 +52,8 @@ class TurnFormat:
     scanned: find the model's turns by searching for these tokens. Needed where the generation's templates do not
     render a conversation as a prefix of the same conversation with more turns.
     empty_thought: text at the end of a generation prompt that keeps the model from thinking.
-    tool_result: tokens around a tool's result inside a model's turn.
+    tool_call, tool_result: tokens around a call of a tool and around its result, both inside a model's turn. The model
+    writes the first one of a result after its calls, and hands over with it.
     reserved: further tokens that must not occur in a user's text.
     """
 
@@ -61,13 +62,19 @@ class TurnFormat:
     template: str
     scanned: bool = False
     empty_thought: str = ""
+    tool_call: tuple[str, str] = ("", "")
     tool_result: tuple[str, str] = ("", "")
     reserved: tuple[str, ...] = ()
 
     @property
     def control_tokens(self) -> tuple[str, ...]:
         """Return the tokens that must not occur in the text of a message."""
-        return (self.start, self.end, *filter(None, self.tool_result), *self.reserved)
+        return (self.start, self.end, *filter(None, (*self.tool_call, *self.tool_result)), *self.reserved)
+
+    @property
+    def hands_over(self) -> str:
+        """Return the token after which a model waits for results, or ""."""
+        return self.tool_result[0]
 
     @property
     def thought(self) -> tuple[str, str, str] | None:
@@ -119,6 +126,7 @@ class Family:
     names: parts of a repository's name that identify the generation.
     names_without_pictures: why models of these names, or parts of names, cannot be trained on pictures.
     sizes: model sizes by part of the repository's name; the longest matching part counts.
+    turns: turn format of its chat templates. tool_turns: those of variants whose templates have calls of tools besides.
     licence: the Hub's name of the licence.
     pictures: how its models read pictures; None where none of them sees.
     multimodal_modules: child modules of the model that are not its language model (vision, audio, projectors).
@@ -136,6 +144,7 @@ class Family:
     sizes: Mapping[str, ModelSize]
     turns: TurnFormat
     licence: str
+    tool_turns: tuple[TurnFormat, ...] = ()
     pictures: PictureFormat | None = None
     multimodal_modules: tuple[str, ...] = ()
     audio_modules: tuple[str, ...] = ()

@@ -22,11 +22,12 @@ from gemtune.request.exports import GGUF, GgufExport
 from gemtune.request.spec import ExportConfig, Spec
 from gemtune.settings import Settings
 from tests import tiny_gemma
-from tests.trainer import untrained_results
+from tests.trainer import untrained_results, variants
 from trainer.base_model import folder_contents
 from trainer.certificate import comparison, parity_check, verdict
 from trainer.certificate.held_out_rows import collect
 from trainer.conversation.chat_template import ChatTemplate, json_object
+from trainer.export import tokenizer_files
 from trainer.export.merge import merge
 from trainer.export.modelfile import modelfile, turns_of
 from trainer.export.trained_weights import TrainedWeights
@@ -121,6 +122,23 @@ def test_each_family_answers_as_it_was_trained(
     assert compared["probes"]["mean_kl"] < 0.005
     first = compared["answers"][0]
     assert first["trained"] == first["exported"] != ""
+
+
+@pytest.mark.parametrize("variant", ["functiongemma", "translategemma"])
+def test_variants_have_the_prompts_and_end_tokens_of_training(tmp_path: Path, tools: Path, variant: str) -> None:
+    tiny = sharpen_logits(tiny_gemma.build(tmp_path / "tiny", head_dim=256))
+    base = getattr(variants, variant)(tiny, tmp_path / "base")
+    adapter = untrained_results.write_adapter(base, tmp_path / "adapter")
+    tokenizer_files.add_tokenizer(base, adapter)
+    trained = TrainedWeights(base, adapter, tmp_path)
+    folder = export(trained, tmp_path / "f16", "f16", tools)
+    compared = compare_export(trained, folder, "f16", tools)
+    assert problems(compared, "f16") == []
+    assert compared["prompts_that_differ"] == []
+    model = LlamaModel(tools, folder / gguf_export("f16").file_name)
+    ends = [model.ends(model.tokens(text)[-1]) for text in ("<end_of_turn>", "<start_function_response>")]
+    assert ends == [True, variant == "functiongemma"]
+    assert sorted(path.name for path in folder.iterdir()) == ["Modelfile", gguf_export("f16").file_name]
 
 
 @pytest.mark.parametrize("shape", ["gemma3", "gemma4-dense-text", "gemma4-unified"])

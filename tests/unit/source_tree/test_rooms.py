@@ -176,6 +176,7 @@ WITHOUT_TORCH = {room for room in ALLOWED if room.startswith(("gemtune", "deploy
 ELSEWHERE = {
     "convert_hf_to_gguf.py",
     "vendor/llama.cpp/convert_hf_to_gguf.py",
+    "gguf-py/gguf/scripts/gguf_new_metadata.py",
     "llama_cpp/llama_cpp.py",
     "bindings/llama_cpp/llama_cpp.py",
     "llama_cpp/_ctypes_extensions.py",

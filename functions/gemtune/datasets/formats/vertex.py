@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from gemtune.datasets.conversation import Conversation, Image, Role, Text, ToolCall, Turn
@@ -11,8 +11,8 @@ from gemtune.datasets.formats.shape import Format, Row
 from gemtune.datasets.reading.content import image_of, joined
 from gemtune.datasets.reading.fields import Fields
 from gemtune.datasets.reading.flags import read_flag
-from gemtune.datasets.reading.tools import arguments_of, from_json, name_of, read_tools, structured, without_nulls
-from gemtune.datasets.reading.turns import message_list, role_of
+from gemtune.datasets.reading.tools import arguments_of, from_json, name_of, read_tools, structured
+from gemtune.datasets.reading.turns import message_list, result_turn, role_of
 
 ROLES: Mapping[str, Role] = {
     "user": "user",
@@ -110,12 +110,10 @@ def _call(fields: Fields) -> ToolCall:
 
 
 def _result(fields: Fields) -> Turn:
-    """Return the result of a function, an object, as JSON text."""
+    """Return the result of a function, an object."""
     call_id, name, response = fields.take_text("id"), name_of(fields), fields.take("response")
     fields.close(harmless=())
-    if not isinstance(response, str):
-        response = json.dumps(without_nulls(from_json(response, fields, "response")), ensure_ascii=False)
-    return Turn("tool", response, call_id=call_id, tool_name=name)
+    return replace(result_turn(response, fields), call_id=call_id, tool_name=name)
 
 
 def _picture(fields: Fields, role: Role) -> Image:

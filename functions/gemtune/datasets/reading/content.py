@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from gemtune.datasets.conversation import Content, Image, Role, Text
+from gemtune.datasets.conversation import Content, Image, Languages, Role, Text
 from gemtune.datasets.reading.fields import HARMLESS, Fields, unicode_text
 
 NO_PICTURES = "a picture, which a text job cannot have: set modality to vision"
@@ -41,8 +42,24 @@ def read_part(part: Fields, role: Role) -> Text | Image:
         read = image_of(part.take_first("image_url", "image", "url", "path"), role, part)
     else:
         raise part.bad(WRONG_PART)
+    languages = _languages(part)
     part.close(harmless=HARMLESS | {"cache_control"})
-    return read
+    if languages is not None and role != "user":
+        raise part.bad(f"codes of languages in a message of the {role}; only users give something to translate")
+    return read if languages is None else replace(read, languages=languages)
+
+
+def _languages(part: Fields) -> Languages | None:
+    """Return the languages of a part to translate; None if it has none.
+
+    TranslateGemma's chat template reads them. Raises BadRow.
+    """
+    source, target = part.take_text("source_lang_code"), part.take_text("target_lang_code")
+    if not source and not target:
+        return None
+    if not source or not target:
+        raise part.bad("source_lang_code and target_lang_code belong together, and one of them is missing")
+    return Languages(source, target)
 
 
 def image_of(image: Any, role: Role, fields: Fields) -> Image:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from gemtune.datasets.conversation import Content, Conversation, Image, Text, Turn, content_texts
@@ -67,7 +68,9 @@ def _with_places(turn: Turn) -> Turn:
             parts.append(part)
             continue
         first, *others = part.text.split(MARK)
-        pieces = [Text(first), *(piece for other in others for piece in (Image(None), Text(other)))]
+        pieces: list[Text | Image] = [replace(part, text=first)]
+        for other in others:
+            pieces += [Image(None, part.languages), replace(part, text=other)]
         parts += [piece for piece in pieces if isinstance(piece, Image) or piece.text.strip()]
     return turn.with_content(tuple(parts))
 
@@ -75,7 +78,12 @@ def _with_places(turn: Turn) -> Turn:
 def _filled(turn: Turn, images: Iterator[Any]) -> Turn:
     if isinstance(turn.content, str):
         return turn
-    return turn.with_content(tuple(Image(next(images)) if _is_place(part) else part for part in turn.content))
+    return turn.with_content(
+        tuple(
+            replace(part, image=next(images)) if isinstance(part, Image) and _is_place(part) else part
+            for part in turn.content
+        )
+    )
 
 
 def _parts(content: Content) -> tuple[Text | Image, ...]:

@@ -94,7 +94,7 @@ def _as_calls(turn: Turn, number: int, row: Fields) -> list[Turn]:
                 raise row.bad(
                     f"turn {number} has a picture beside the results in {RESULT} tags: write it into a turn of its own"
                 )
-            return [replace(turn, role="tool", content=result) for result in results]
+            return [replace(turn.with_content(result), role="tool") for result in results]
         if turn.role == "user":
             raise row.bad(
                 f"turn {number} has text beside the results in {RESULT} tags: write it into a turn of its own"

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from gemtune.datasets.conversation import Content, Role, Turn
 from gemtune.datasets.reading.content import read_content
-from gemtune.datasets.reading.fields import Fields, cell_text, kind_of
+from gemtune.datasets.reading.fields import Fields, cell_text, kind_of, unicode_text
 from gemtune.datasets.reading.flags import read_flag
-from gemtune.datasets.reading.tools import from_json, read_calls
+from gemtune.datasets.reading.tools import from_json, name_of, read_calls, without_nulls
 from gemtune.datasets.refusal import BadRow
 
 # Names of roles in OpenAI's shape, in lower case. `model` is the assistant's name in Gemma's turn format, `chatbot` in
@@ -69,7 +71,8 @@ def read_turns(value: Any, fields: Fields, column: str) -> list[Turn]:
     fields: of the row. column: the field that has the list. Raises BadRow.
     """
     messages = message_list(value, fields, column)
-    return [read_turn(fields.within(each, column, f"turn {number}")) for number, each in enumerate(messages, 1)]
+    fields_of_turns = (fields.within(each, column, f"turn {number}") for number, each in enumerate(messages, 1))
+    return [turn for each in fields_of_turns for turn in read_message(each)]
 
 
 def message_list(value: Any, fields: Fields, column: str) -> Sequence[Any]:
@@ -82,6 +85,62 @@ def message_list(value: Any, fields: Fields, column: str) -> Sequence[Any]:
     if not isinstance(messages, list) or not messages:
         raise fields.bad(f"{column} is not a list of messages")
     return messages
+
+
+def read_message(fields: Fields) -> list[Turn]:
+    """Return the turns of one message.
+
+    It is one, or one per result if the message has several results of tools. Raises BadRow.
+    """
+    value = fields.peek("content")
+    if isinstance(value, Mapping) or (isinstance(value, list) and any(is_response(each) for each in value)):
+        role = role_of(fields.peek("role"), ROLES, fields)
+        if role == "tool":
+            return _results(fields)
+    return [read_turn(fields)]
+
+
+def is_response(value: Any) -> bool:
+    """Return whether a value is a result with a name, {name, response}."""
+    return isinstance(value, Mapping) and value.get("name") is not None and value.get("response") is not None
+
+
+def _results(fields: Fields) -> list[Turn]:
+    """Return the results of a tool's message, one or several objects.
+
+    An object is {name, response}, or the response itself. Raises BadRow.
+    """
+    fields.take("role")
+    content = fields.take("content")
+    call_id, named = fields.take_text("tool_call_id"), fields.take_first("name", "tool_name")
+    if named is not None and not isinstance(named, str):
+        raise fields.bad("name is not a text")
+    trained = read_flag(fields, "tool")
+    fields.close()
+    results = content if isinstance(content, list) else [content]
+    if call_id is not None and len(results) > 1:
+        raise fields.bad("several results have one tool_call_id: write a message for each")
+    turns = []
+    for number, each in enumerate(results, 1):
+        name, response = named, each
+        if is_response(each) or isinstance(content, list):
+            result = fields.within(each, "content", "" if len(results) == 1 else f"result {number}")
+            own, response = name_of(result), result.take("response")
+            if named not in (None, own):
+                raise fields.bad(f"its name is {named[:60]!r}, and its result has the name {own[:60]!r}")
+            result.close(harmless=())
+            name = own
+        turns.append(replace(result_turn(response, fields), call_id=call_id, tool_name=name, trained=trained))
+    return turns
+
+
+def result_turn(response: Any, fields: Fields) -> Turn:
+    """Return the result of a tool, an object or another value. Raises BadRow."""
+    if isinstance(response, str):
+        return Turn("tool", unicode_text(response))
+    value = without_nulls(from_json(response, fields, "response"))
+    text = json.dumps(value, ensure_ascii=False)
+    return Turn("tool", text, response=value if isinstance(value, Mapping) else None)
 
 
 def read_turn(fields: Fields) -> Turn:
