@@ -55,6 +55,7 @@ class _LazyGroup(CommandGroup):
         "Begin": {
             "demo": "workstation.service",
             "up": "workstation.service",
+            "down": "workstation.service",
             "models": "models",
             "data": "data",
             "plan": "jobs",

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
-import os
 import secrets
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import gemtune
 from gemtune.bootstrap import Services, services
-from gemtune.embedded.disk import make_folder, writing
 from gemtune.embedded.sqlite_bus import SqliteBus
 from gemtune.embedded.sqlite_launcher import SqliteLauncher
-from gemtune.errors import GemtuneError
 from gemtune.handlers import error_answers
 from gemtune.handlers.http_api import LARGEST_BODY_BYTES, MAX_BODY_BYTES
-from gemtune.local_server import work_folders
+from gemtune.local_server import home_lock, work_folders
 from gemtune.local_server.cloud_run_jobs import CloudRunJobs
 from gemtune.local_server.delivery import Delivery, FunctionClient
+from gemtune.local_server.home_lock import CannotServe
 from gemtune.local_server.recovery import recover
 from gemtune.local_server.stop_signals import stop_signals
 from gemtune.local_server.uploads import Uploads
@@ -39,15 +35,6 @@ SWEEP_SECONDS, SWEEP_TIMEOUT_SECONDS = 20.0, 120.0
 MAX_EVENT_BYTES = 16 * 1024 * 1024
 
 
-class CannotServe(GemtuneError):
-    """Raised if the server cannot start.
-
-    Its port or its GEMTUNE_HOME is in use.
-    """
-
-    code = "cannot_serve"
-
-
 def serve(*, port: int | None = None, kind: type[Server] | None = None) -> None:
     """Serve until SIGTERM or SIGINT; `kind` replaces the class Server.
 
@@ -55,7 +42,7 @@ def serve(*, port: int | None = None, kind: type[Server] | None = None) -> None:
     """
     app = services()
     port = app.settings.port if port is None else port
-    with _lock_home(app.settings.home):
+    with home_lock.locked(app.settings.home):
         (kind or Server)(app, port).run()
 
 
@@ -182,26 +169,3 @@ def _guarded(app: Any, token: str) -> Callable[..., Iterable[bytes]]:
         return [error_answers.body("forbidden", "only gemtune itself may send events", None)]
 
     return guard
-
-
-@contextmanager
-def _lock_home(home: Path) -> Iterator[None]:
-    """Hold the lock of a GEMTUNE_HOME, so that only one server uses it.
-
-    The operating system releases the lock at the end of the process, even after a crash. Raises CannotServe if another
-    process holds it.
-    """
-    make_folder(home)
-    with writing(home):
-        lock = (home / "server.lock").open("a+")
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            message = f"another gemtune server is already using {home}"
-            raise CannotServe(message, hint="use that server, or set GEMTUNE_HOME to another folder") from None
-        with writing(home):
-            lock.truncate(0)
-            lock.write(f"{os.getpid()}\n")
-            lock.flush()
-        yield

@@ -96,6 +96,7 @@ LOCAL_COMMANDS = {
     "webhook-key": [],
     "publish": ["-"],
     "up": [],
+    "down": [],
     "demo": ["--examples", str(EXAMPLES)],
 }
 
@@ -119,7 +120,12 @@ def test_a_home_that_cannot_be_created_is_reported_without_a_traceback(command: 
 
 @pytest.mark.parametrize("command", [command for command in LOCAL_COMMANDS if command != "demo"])
 def test_an_unusable_file_in_the_home_is_reported_without_a_traceback(command: str, tmp_path: Path) -> None:
-    names = {"secret": "secrets/gemtune-user-x", "webhook-key": "secrets/gemtune-webhook-key", "up": "server.lock"}
+    names = {
+        "secret": "secrets/gemtune-user-x",
+        "webhook-key": "secrets/gemtune-webhook-key",
+        "up": "server.lock",
+        "down": "server.lock",
+    }
     name = names.get(command, "gemtune.db")
     (tmp_path / name).mkdir(parents=True)
     assert str((tmp_path / name).parent) in error_with_home(command, tmp_path)

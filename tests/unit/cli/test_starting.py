@@ -13,10 +13,14 @@ from pathlib import Path
 from unittest.mock import Mock
 
 import click
+import psutil
 import pytest
 
+from gemtune.bootstrap import services
 from gemtune.cli.connection import Connection, starting
+from gemtune.local_server import home_lock
 from tests.unit.cli.servers import running_servers
+from tests.unit.cli.test_cli import run
 from tests.unit.conftest import FakeService
 
 NOTHING_THERE = "http://127.0.0.1:9"
@@ -86,11 +90,19 @@ def test_an_accepted_offer_starts_a_service_that_goes_on(
     (server,) = running_servers()
     try:
         assert connection.ask("GET", "/health")["status"] == "healthy"
-        assert f"kill {server.pid}" in printed
+        assert "`gemtune down` stops it" in printed
         assert os.getpgid(server.pid) != os.getpgid(0), "Ctrl-C would stop it"
+        assert home_lock.holder(tmp_path / "home") == server.pid
+        services.cache_clear()
+        stopped = run("down", GEMTUNE_HOME=str(tmp_path / "home"))
+        assert (stopped.exit_code, "unfinished jobs continue" in stopped.stdout) == (0, True)
+        assert server.wait(60) == 0
     finally:
-        server.send_signal(signal.SIGTERM)
-        server.wait(60)
+        with suppress(psutil.NoSuchProcess):
+            server.kill()
+    assert home_lock.holder(tmp_path / "home") is None
+    again = run("down", GEMTUNE_HOME=str(tmp_path / "home"))
+    assert (again.exit_code, again.stdout) == (0, f"No service uses {tmp_path / 'home'}\n")
 
 
 def test_a_service_that_does_not_start_shows_its_log(

@@ -40,7 +40,7 @@ def offer_service(connection: Connection) -> None:
         )
     wait_until_healthy(connection, server, log)
     click.echo(
-        f"Started a service, with its log in {log}. It goes on after this command; `kill {server.pid}` stops it.",
+        f"Started a service, with its log in {log}. It goes on after this command; `gemtune down` stops it.",
         err=True,
     )
 

@@ -1,9 +1,12 @@
-"""Commands that use the backend itself: up, publish, listen, demo."""
+"""Commands that use the backend itself: up, down, publish, listen, demo."""
 
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
+import time
 
 import click
 
@@ -14,6 +17,8 @@ from gemtune.log_lines import log_to_stderr
 
 # Seconds that one pull of `listen` waits for a message.
 WAIT_SECONDS = 10.0
+# Seconds between looks at a service that is stopping.
+POLL_SECONDS = 0.05
 
 
 @click.command()
@@ -27,6 +32,30 @@ def up(port: int | None) -> None:
         raise BadSetting(message, hint="unset GEMTUNE_BACKEND to start a service on this machine")
     log_to_stderr()
     server.serve(port=port)
+
+
+@click.command()
+def down() -> None:
+    """Stop the service on this machine that uses GEMTUNE_HOME.
+
+    A running training writes a checkpoint first. Unfinished jobs continue at the next start.
+    """
+    from gemtune.local_server import home_lock
+
+    home = services().settings.home
+    process = home_lock.holder(home)
+    if process is None:
+        click.echo(f"No service uses {home}")
+        return
+    try:
+        os.kill(process, signal.SIGTERM)
+    except OSError as error:
+        message = f"the service of {home} is process {process}, which cannot be stopped: {error.strerror}"
+        raise click.ClickException(f"{message}; stop it as the user, and in the container, that started it") from None
+    click.echo(f"Stopping the service of {home} (process {process}) …", err=True)
+    while home_lock.holder(home) == process:
+        time.sleep(POLL_SECONDS)
+    click.echo("Stopped; unfinished jobs continue at the next start")
 
 
 @click.command()
@@ -111,4 +140,4 @@ def demo(examples: str) -> None:
     raise click.exceptions.Exit(run(examples))
 
 
-COMMANDS = {c.name: c for c in (up, publish, listen, webhook_key, demo)}
+COMMANDS = {c.name: c for c in (up, down, publish, listen, webhook_key, demo)}
