@@ -104,6 +104,36 @@ def test_the_same_row_gives_the_same_result_in_every_kind_of_file(kind: FileKind
         assert result(method, read(written([row], kind), f"a{kind.suffix}", tmp_path)) == expected
 
 
+BY_FIELD = {"role": ["user", "assistant"], "content": ["Hi", "Ahoy"]}
+SPOKEN_BY_FIELD = {"from": ["human", "gpt"], "value": ["Hi", "Ahoy"]}
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.suffix)
+def test_messages_as_one_list_per_field_are_messages(kind: FileKind, tmp_path: Path) -> None:
+    """Read them as the library datasets stores a Sequence of objects."""
+    chat = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ahoy"}]
+    answer_by_field = {name: values[1:] for name, values in BY_FIELD.items()}
+    pair = {"prompt": "Hi", "chosen": chat[1:], "rejected": chat[1:]}
+    for method, row, plain in (
+        ("SFT", {"messages": BY_FIELD}, {"messages": chat}),
+        ("SFT", {"conversations": BY_FIELD}, {"messages": chat}),
+        ("SFT", {"conversations": SPOKEN_BY_FIELD}, {"messages": chat}),
+        ("DPO", pair | {"chosen": answer_by_field}, pair),
+    ):
+        content = written([row], kind)
+        read_row, expected = result(method, read(content, f"a{kind.suffix}", tmp_path)), READERS[method](plain)
+        assert not isinstance(read_row, Refused), read_row
+        assert read_row.content == expected.content
+    uneven = {"messages": BY_FIELD | {"content": ["Hi"]}}
+    assert READERS["SFT"](uneven).reason == "messages is not a list of messages"
+
+
+@pytest.mark.parametrize("header", ["", "Unnamed: 0"])
+def test_numbers_of_rows_that_libraries_write_are_counted(header: str, tmp_path: Path) -> None:
+    row = read(f"{header},prompt,completion\n0,Hi,Ahoy\n".encode(), "train.csv", tmp_path)
+    assert result("SFT", row).unread_fields == (header or "column 1",)
+
+
 LABELLED = {"prompt": "Hi", "completion": "Ahoy"}
 CALLS = pa.list_(pa.struct([("name", pa.string()), ("arguments", pa.map_(pa.string(), pa.float64()))]))
 TURN = pa.struct([("role", pa.string()), ("content", pa.string()), ("tool_calls", CALLS)])

@@ -11,7 +11,7 @@ from gemtune.datasets.reading.content import image_of, joined, read_content, rea
 from gemtune.datasets.reading.fields import Fields
 from gemtune.datasets.reading.flags import read_flag
 from gemtune.datasets.reading.tools import arguments_of, name_of, read_tools, structured, template_options
-from gemtune.datasets.reading.turns import ROLES, message_list, read_turn, role_of
+from gemtune.datasets.reading.turns import ROLES, by_message, message_list, read_turn, role_of
 
 BLOCKS = ("tool_use", "tool_result", "thinking", "redacted_thinking")
 _HARMLESS = frozenset({"cache_control", "citations", "signature", "is_error"})
@@ -23,7 +23,7 @@ def is_anthropic(row: Row) -> bool:
         return False
     if "system" in row:
         return True
-    messages = structured(row["messages"])
+    messages = by_message(structured(row["messages"]))
     turns = [each for each in messages if isinstance(each, Mapping)] if isinstance(messages, list) else []
     contents = [content for turn in turns if isinstance(content := turn.get("content"), list)]
     return any(_is_block(block) for content in contents for block in content)

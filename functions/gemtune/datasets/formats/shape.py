@@ -9,6 +9,7 @@ from typing import Any
 from gemtune.datasets.conversation import Conversation, PlainText
 from gemtune.datasets.reading.fields import Fields
 from gemtune.datasets.reading.tools import structured
+from gemtune.datasets.reading.turns import by_message
 from gemtune.datasets.row_options import FormatName
 
 Row = Mapping[str, Any]
@@ -36,6 +37,6 @@ def first_turn(value: Any) -> Mapping[str, Any]:
 
     It is empty if the list, which may be JSON text, has none.
     """
-    value = structured(value)
+    value = by_message(structured(value))
     first = value[0] if isinstance(value, list) and value else None
     return first if isinstance(first, Mapping) else {}

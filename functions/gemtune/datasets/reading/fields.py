@@ -30,7 +30,9 @@ _HARMLESS = """
     header country state turn completion_tokens prompt_tokens logprobs system_fingerprint __index_level_0__
     skip_prompt_formatting full_topic views avatarUrl avatar_url
 """
-HARMLESS = frozenset(_HARMLESS.split())
+# Numbers of rows that pandas and R write in front of a table: a column without a name, and pandas's name for it.
+_ROW_NUMBERS = ("column 1", "Unnamed: 0", "Unnamed: 0.1")
+HARMLESS = frozenset((*_HARMLESS.split(), *_ROW_NUMBERS))
 # Unknown fields of a row that a message names.
 MOST_NAMED = 8
 # Fields whose meaning is known, but which nothing here can honour: what to do about each.

@@ -44,7 +44,7 @@ def column_turns(fields: Fields, column: str, role: Role) -> list[Turn]:
 
     It is a list of messages, also as JSON text, or another text, which is one message of the role.
     """
-    value = cell_text(fields.take(column))
+    value = by_message(cell_text(fields.take(column)))
     if is_text(value):
         return [Turn(role, read_content(value, role, fields))]
     if value is not None and not isinstance(value, str | list):
@@ -79,9 +79,12 @@ def message_list(value: Any, fields: Fields, column: str) -> Sequence[Any]:
     """Return the messages of a column, undecoded. Raises BadRow."""
     if isinstance(value, str) and re.match(r"\s*\[\s*\{\s*'", value):
         raise fields.bad(f"{column} is a list as Python prints it, not JSON: write it with json.dumps")
-    messages = from_json(value, fields, column) if isinstance(value, str) and value.lstrip().startswith("[") else value
+    messages = (
+        from_json(value, fields, column) if isinstance(value, str) and value.lstrip().startswith(("[", "{")) else value
+    )
     if messages is None:
         raise fields.bad(f"the row has no {column}")
+    messages = by_message(messages)
     if not isinstance(messages, list) or not messages:
         raise fields.bad(f"{column} is not a list of messages")
     return messages
@@ -141,6 +144,21 @@ def result_turn(response: Any, fields: Fields) -> Turn:
     value = without_nulls(from_json(response, fields, "response"))
     text = json.dumps(value, ensure_ascii=False)
     return Turn("tool", text, response=value if isinstance(value, Mapping) else None)
+
+
+def by_message(messages: Any) -> Any:
+    """Return messages that are stored as one list per field as a list of them.
+
+    So the library datasets stores a `Sequence` of objects: {role: [user, assistant], content: [Hi, Hello]}. Anything
+    else stays as it is.
+    """
+    if not isinstance(messages, Mapping):
+        return messages
+    columns = {name: values for name, values in messages.items() if values is not None}
+    lengths = {len(values) if isinstance(values, list) else None for values in columns.values()}
+    if len(lengths) != 1 or None in lengths:
+        return messages
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
 def read_turn(fields: Fields) -> Turn:

@@ -14,7 +14,7 @@ from gemtune.datasets.formats.vertex import content_turns, read_contents
 from gemtune.datasets.reading.content import read_content
 from gemtune.datasets.reading.fields import HARMLESS, Fields, cell_text
 from gemtune.datasets.reading.tools import read_tools, structured
-from gemtune.datasets.reading.turns import is_text, read_turns
+from gemtune.datasets.reading.turns import by_message, is_text, read_turns
 from gemtune.datasets.refusal import BadRow
 from gemtune.datasets.rl.answers import (
     PROMPTS,
@@ -86,7 +86,7 @@ def _answer(row: Fields, column: str, value: Any) -> list[Turn]:
     value = cell_text(value)
     if is_text(value, or_message=True):
         return [Turn("assistant", read_content(value, "assistant", row))]
-    value = structured(value)
+    value = by_message(structured(value))
     return read_any_turns([value] if isinstance(value, Mapping) else value, row, column)
 
 
