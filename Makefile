@@ -2,6 +2,8 @@
 PORT ?= 8080
 GEMTUNE_HOME ?= $(CURDIR)/.gemtune
 export PORT GEMTUNE_HOME
+# Commands and tests start many processes: without stored bytecode each compiles the same sources, for up to a second.
+unexport PYTHONDONTWRITEBYTECODE
 
 BIN := .venv/bin
 INSTALL := setup/environment.sh

@@ -226,6 +226,14 @@ def test_without_a_budget_the_account_is_kept_all_the_same(world: World) -> None
     assert world.services.budgets.seconds_left(running.job, Step.TRAIN) is None
 
 
+def test_the_sweep_removes_accounts_of_months_that_are_over_for_a_year(world: World) -> None:
+    shared, months = world.services.shared, ("2023-01", "2025-09", "2025-12", "2026-11")
+    for month in months:
+        shared.update(f"accounts/{month}/owner/0", lambda body: "{}")
+    world.services.sweep()
+    assert list(shared.names("accounts/")) == [f"accounts/{month}/owner/0" for month in months[2:]]
+
+
 def test_a_page_adds_up_the_oldest_jobs_when_there_are_too_many() -> None:
     page = AccountPage()
     for number in range(JOBS_KEPT + 5):
