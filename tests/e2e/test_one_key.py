@@ -27,5 +27,6 @@ def test_fifty_requests_with_one_key_become_one_job_with_one_token(service: Serv
     assert json.loads(secrets[0].read_text())["value"].startswith("hf_fakefakefake")
     assert len(list((service.home / "config" / "specs").glob("*.json"))) == 1
     (job_id,) = accepted
-    service.completed(job_id)
+    service.wait_until(job_id, lambda job: job["status"] != "queued", seconds=240)
     assert len(service.client.get("/jobs").json()["jobs"]) == 1
+    assert service.client.post(f"/jobs/{job_id}/cancel").status_code == 202

@@ -1,15 +1,19 @@
-"""One job by each way in, with a listener on job-status."""
+"""One job by each way in, with a listener on job-status and a webhook."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from standardwebhooks.webhooks import Webhook
 
+from tests import rows
 from tests.e2e.api import wait_for
 from tests.e2e.service import Service
+from tests.webhook_receiver import WebhookReceiver
 
 MOVES = ["job_queued", "job_preparing", "job_training", "job_exporting", "job_completed"]
 
@@ -22,15 +26,33 @@ def loads_in_peft(adapter: str, base: str) -> bool:
     return any("lora_B" in name and bool(weight.abs().sum() > 0) for name, weight in model.named_parameters())
 
 
-def test_a_request_by_each_way_in_becomes_an_adapter_and_a_listener_gets_every_event(
-    service: Service, request_of: Any, tmp_path: Path
+@pytest.fixture
+def receiver() -> Iterator[WebhookReceiver]:
+    receiver = WebhookReceiver(500)
+    yield receiver
+    receiver.stop()
+
+
+@pytest.fixture
+def calling_service(tmp_path: Path) -> Iterator[Service]:
+    """Yield a service that may call webhooks on this machine."""
+    service = Service(tmp_path)
+    service.environment["GEMTUNE_WEBHOOKS_TO_LOOPBACK"] = "yes"
+    with service:
+        service.put_dataset("chats", rows.train_rows(32), rows.held_out_rows(8))
+        yield service
+
+
+def test_a_request_by_each_way_in_becomes_an_adapter_and_every_event_is_delivered(
+    calling_service: Service, request_of: Any, receiver: WebhookReceiver, tmp_path: Path
 ) -> None:
+    service = calling_service
     # Subscribe first, so that no message is missed.
     assert service.cli("listen", "--subscription", "test", "--once").returncode == 0
     request = request_of(eval_strategy="epoch")
     base = request["training_config"]["base_model_id"]
 
-    by_post = service.submit(request)
+    by_post = service.submit(request | {"hf_token": "hf_fakefakefake", "notify": {"webhook_url": receiver.url}})
 
     (tmp_path / "published.json").write_text(json.dumps(request | {"job_name": "published"}))
     assert service.cli("publish", str(tmp_path / "published.json")).returncode == 0
@@ -68,6 +90,23 @@ def test_a_request_by_each_way_in_becomes_an_adapter_and_a_listener_gets_every_e
         firsts = {message["seq"]: message["type"] for message in messages}  # a message may come twice
         assert list(firsts) == sorted(firsts)
         assert [event_type for event_type in firsts.values() if event_type in MOVES] == MOVES
+    check_webhooks(service, receiver)
+
+
+def check_webhooks(service: Service, receiver: WebhookReceiver) -> None:
+    """Check that a job's events were all sent to its webhook, and signed."""
+    wait_for(lambda: "job_completed" in receiver.types(), seconds=240, what="the webhook")
+    assert [event_type for event_type in receiver.types() if event_type in MOVES] == MOVES
+    key = service.cli("webhook-key").stdout.strip()
+    for headers, body in receiver.requests:
+        assert Webhook(key).verify(body, headers)
+
+
+def test_a_webhook_on_this_machine_is_refused_unless_the_setting_allows_it(service: Service, request_of: Any) -> None:
+    request = request_of() | {"notify": {"webhook_url": "http://127.0.0.1:9/"}}
+    refused = service.client.post("/train", json=request)
+    assert (refused.status_code, refused.json()["problems"][0]["code"]) == (422, "bad_webhook_url")
+    assert "GEMTUNE_WEBHOOKS_TO_LOOPBACK" in refused.text
 
 
 def test_the_answer_to_a_broken_job_file_lists_every_error(service: Service) -> None:
