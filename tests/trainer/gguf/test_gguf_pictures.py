@@ -119,7 +119,7 @@ def test_the_projector_file_of_gemma_4_contains_the_base_models_vision_tower(
     """The tower is not trained, so every weight equals that of the base model."""
     if not is_built(Settings.from_environment().llama_cpp):
         pytest.skip("llama.cpp is not built on this machine: run make llama (it needs cmake and g++)")
-    bench = bench_for(shape, **LEARNING)
+    bench = bench_for(shape, **LEARNING | {"max_steps": 4})
     bench.export = {"format": "gguf", "quantization": "f16"}
     job = bench.to(Step.EXPORT).job
     assert job.status == "completed"

@@ -288,22 +288,36 @@ print(json.dumps(fingerprints))
 """
 
 
-def fingerprints(python: Path, changed: str) -> dict[str, list[str]]:
+def fingerprints(forking: ForkingPython, changed: str, folder: Path) -> dict[str, list[str]]:
     """Return the fingerprints of TRL in a process, after some code."""
-    ran = subprocess.run([python, "-c", changed + FINGERPRINT], check=True, capture_output=True, text=True)
-    by_name: dict[str, list[str]] = json.loads(ran.stdout.splitlines()[-1])
+    (folder / "program.py").write_text(changed + FINGERPRINT)
+    code, output = forking.run([str(folder / "program.py")], forking.environment, folder / "output.log")
+    assert code == 0, output
+    by_name: dict[str, list[str]] = json.loads(output.splitlines()[-1])
     return by_name
 
 
 @pytest.fixture(scope="module")
-def released(unsloth_python: Path) -> dict[str, list[str]]:
-    return fingerprints(unsloth_python, "")
+def without_unsloth(unsloth_python: Path) -> Iterator[ForkingPython]:
+    """Yield unsloth's Python with what TRL imports, and without unsloth."""
+    forking = ForkingPython(["accelerate", "datasets", "peft", "transformers"], os.environ, python=unsloth_python)
+    yield forking
+    forking.stop()
 
 
-@pytest.mark.parametrize("changed", [REPLACED_AS_ON_A_GPU + FORGETS, PREPARES])
-def test_both_engines_use_trl_as_released(unsloth_python: Path, released: dict[str, list[str]], changed: str) -> None:
+@pytest.fixture(scope="module")
+def released(without_unsloth: ForkingPython, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+    return fingerprints(without_unsloth, "", tmp_path_factory.mktemp("released"))
+
+
+@pytest.mark.parametrize(
+    ("python", "changed"), [("without_unsloth", REPLACED_AS_ON_A_GPU + FORGETS), ("forking_unsloth", PREPARES)]
+)
+def test_both_engines_use_trl_as_released(
+    request: pytest.FixtureRequest, released: dict[str, list[str]], python: str, changed: str, tmp_path: Path
+) -> None:
     assert len(released) > 20
-    assert fingerprints(unsloth_python, changed) == released
+    assert fingerprints(request.getfixturevalue(python), changed, tmp_path) == released
 
 
 def test_an_environment_without_unsloth_is_reported_before_any_work(bench_of: Callable[..., Bench]) -> None:
