@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -14,6 +15,8 @@ from gemtune import bootstrap
 from gemtune.datasets.files.splits import FOLDER
 from gemtune.datasets.uploads import record
 from gemtune.datasets.uploads.record import DatasetFile, dataset_id_of
+from gemtune.ports import Objects
+from gemtune.request.uploads.dataset import DatasetUpload
 from gemtune.services.datasets.upload import UploadDataset
 from tests.fakes import World
 from tests.handlers.conftest import embedded_only
@@ -191,6 +194,57 @@ def test_a_dataset_that_is_completed_while_it_is_announced_again_stays_ready(
     assert api.get(f"/datasets/{dataset_id}").json["status"] == "ready"  # type: ignore[index]
     services.upload_dataset.remove_abandoned(services.clock.now() + timedelta(days=365))
     assert api.get(f"/datasets/{dataset_id}").json["status"] == "ready"  # type: ignore[index]
+
+
+class Interrupted:
+    """Objects that do something else before one of their operations."""
+
+    def __init__(self, objects: Objects, at: int, interruption: Callable[[], object]):
+        self._objects, self._left, self._interruption = objects, at, interruption
+
+    @property
+    def was_interrupted(self) -> bool:
+        return self._left < 0
+
+    def __getattr__(self, name: str) -> Any:
+        operation = getattr(self._objects, name)
+
+        def interrupted(*arguments: Any) -> Any:
+            self._left -= 1
+            if self._left == -1:
+                self._interruption()
+            return operation(*arguments)
+
+        return interrupted
+
+
+@pytest.mark.parametrize("first", ["begin", "complete"])
+def test_a_dataset_is_ready_however_another_announcement_and_its_completion_meet(
+    services: bootstrap.Services, first: str
+) -> None:
+    """Let each of the two happen before every operation of the other one."""
+    data, clock = services.buckets.data, services.clock
+    plain = UploadDataset(data, clock)
+    upload = DatasetUpload.model_validate(announce(("train.jsonl", ROWS), name="tickets"))
+    renamed = upload.model_copy(update={"name": "letters"})
+    dataset_id = plain.begin(upload).dataset_id
+    actions: dict[str, Callable[[UploadDataset], object]] = {
+        "begin": lambda uploading: uploading.begin(renamed),
+        "complete": lambda uploading: uploading.complete(dataset_id),
+    }
+    (second,) = {*actions} - {first}
+    for at in range(100):
+        plain.begin(upload)
+        for part in range(3):
+            plain.store_part(dataset_id, 0, part, ROWS[100 * part : 100 * part + 100])
+        objects = Interrupted(data, at, lambda: actions[second](plain))
+        actions[first](UploadDataset(objects, clock))  # type: ignore[arg-type]
+        if not objects.was_interrupted:
+            assert at > 3
+            return
+        assert plain.read(dataset_id).ready_at is not None, f"before operation {at} of {first}"
+        assert data.read(f"{FOLDER}/{dataset_id}/train.jsonl") == ROWS
+        services.datasets.delete(dataset_id)
 
 
 def test_finding_abandoned_uploads_reads_no_complete_dataset(

@@ -36,27 +36,26 @@ class UploadDataset:
     def begin(self, upload: DatasetUpload) -> DatasetRecord:
         """Create the record of a dataset, or return that of the same files.
 
-        A repeated upload changes name and tags only. A record that stays the same is not written again, since the same
-        files may be completed for somebody else at this moment.
+        A repeated upload changes name and tags only. The same files may be completed for somebody else at this moment:
+        then the object that begins an upload is gone, after it was written here, and the record is that of a complete
+        dataset.
         """
         files = tuple(DatasetFile(path=file.path, bytes=file.bytes, sha256=file.sha256) for file in upload.files)
         dataset_id = dataset_id_of(files)
-        try:
-            stored = self.read(dataset_id)
-            record = stored.model_copy(update={"name": upload.name, "tags": tuple(upload.tags)})
-        except DatasetNotFound:
-            stored = None
-            record = DatasetRecord(
-                dataset_id=dataset_id,
-                name=upload.name,
-                tags=tuple(upload.tags),
-                files=files,
-                created_at=self.clock.now(),
-            )
-        if record.ready_at is None:
+        stored = self._find(dataset_id)
+        if stored is None or stored.ready_at is None:
             self.data.write(begun_name(dataset_id), b"")
-        if record != stored:
-            self._write(record)
+            stored = self._find(dataset_id)  # it may have been completed before this object was there
+        described = {"name": upload.name, "tags": tuple(upload.tags)}
+        if stored is None:
+            record = DatasetRecord(dataset_id=dataset_id, files=files, created_at=self.clock.now(), **described)
+        else:
+            record = stored.model_copy(update=described)
+        if record == stored:
+            return record
+        self._write(record)
+        if record.ready_at is None and self.data.stat(begun_name(dataset_id)) is None:
+            record = self._mark_ready(record)
         return record
 
     def read(self, dataset_id: str) -> DatasetRecord:
@@ -96,10 +95,10 @@ class UploadDataset:
             names = [part_name(dataset_id, number, part) for part in range(len(file.part_sizes))]
             self._check(record, number, names)
             self.data.join(names, f"{folder_of(dataset_id)}/{file.path}")
-        record = record.model_copy(update={"ready_at": self.clock.now()})
-        self._write(record)
+        record = self._mark_ready(record)
         self.data.delete_prefix(upload_folder(dataset_id))
-        return record
+        newest = self.read(dataset_id)  # an announcement that has read the record before may have written it since
+        return newest if newest.ready_at is not None else self._mark_ready(newest)
 
     def missing_parts(self, record: DatasetRecord) -> Mapping[int, list[int]]:
         """Return the numbers of the parts that are not there, for each file."""
@@ -142,6 +141,17 @@ class UploadDataset:
         if digest.hexdigest() != record.files[number].sha256:
             self.data.delete_prefix(parts_folder(record.dataset_id, number))
             raise ChecksumMismatch(record.files[number].path)
+
+    def _find(self, dataset_id: str) -> DatasetRecord | None:
+        try:
+            return self.read(dataset_id)
+        except DatasetNotFound:
+            return None
+
+    def _mark_ready(self, record: DatasetRecord) -> DatasetRecord:
+        ready = record.model_copy(update={"ready_at": self.clock.now()})
+        self._write(ready)
+        return ready
 
     def _write(self, record: DatasetRecord) -> None:
         self.data.write(record_name(record.dataset_id), record.model_dump_json().encode())
