@@ -138,7 +138,7 @@ def read_yaml(content: bytes, *, named: str = "this") -> Any:
         raise Unreadable(
             "not_yaml", f"{named} has a key that is not a string", hint="use field names as keys"
         ) from None
-    except (ValueError, RecursionError):
+    except (ValueError, OverflowError, RecursionError):  # of dates, and of escapes beyond Unicode
         raise Unreadable("not_yaml", f"{named} is not YAML", hint=hint) from None
     return read_json(written, named=named, max_bytes=8 * MAX_YAML_BYTES)
 
@@ -178,6 +178,19 @@ def too_large(named: str, max_bytes: int) -> Unreadable:
     return Unreadable("too_large", f"{named} has more than {max_bytes} bytes", hint="make it smaller")
 
 
+def first_repeated(names: Iterable[str]) -> str | None:
+    """Return the first name that an earlier one equals, or None.
+
+    It takes linear time: a request of 1 MiB can have a hundred thousand names.
+    """
+    earlier: set[str] = set()
+    for name in names:
+        if name in earlier:
+            return name
+        earlier.add(name)
+    return None
+
+
 class _Reader:
     """Hooks that the JSON decoder calls for each number and object."""
 
@@ -208,9 +221,8 @@ class _Reader:
         """Build an object, and refuse repeated keys."""
         value = dict(pairs)
         if len(value) < len(pairs):
-            names = [name for name, _ in pairs]
-            repeated = next(name for name in names if names.count(name) > 1)
-            message = f"{self._named} has the key {repeated[:80]!r} twice"
+            repeated = first_repeated(name for name, _ in pairs)
+            message = f"{self._named} has the key {str(repeated)[:80]!r} twice"
             raise Unreadable("repeated_key", message, hint="keep one of them")
         return value
 

@@ -204,6 +204,8 @@ def test_an_invalid_position_in_a_list_is_refused(api: Any, route: str, after: s
         "{}",
         '"ab"',
         '["+0000-99-99","a"]',
+        '["0001-01-01T00:00:00+14:00","a"]',
+        '["9999-12-31T23:59:59-14:00","a"]',
         "1" * 180,
     ],
 )

@@ -146,13 +146,16 @@ def request(connection: Connection, job: str) -> None:
     """Print the request of a job, to submit it again.
 
     `gemtune request JOB | gemtune train - --set training_config.seed=7` trains again with another seed. Tokens and the
-    address of a webhook are left out, and named on standard error.
+    address of a webhook are left out, and named on standard error. The request of an export of its own has only its
+    export.
     """
     job_id = connection.find_job(job)
     response = connection.call("GET", f"/jobs/{job_id}/request")
     if connection.print_if_json(response):
         return
     click.echo(json.dumps(response["request"], indent=1))
+    if response["path"] != "/train" and not connection.quiet:
+        click.echo(f"this job only exports: its request is for POST {response['path']}, not for training", err=True)
     if response["left_out"] and not connection.quiet:
         click.echo(f"left out: {', '.join(response['left_out'])}; give them again to submit it", err=True)
 

@@ -9,7 +9,7 @@ import json
 import logging
 import sqlite3
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from gemtune.embedded.database import Database
@@ -115,7 +115,7 @@ class SqliteStore:
         conditions = [f"{column} = :{column}" for column, value in values.items() if value is not None]
         if page_token is not None:
             place = decode_page_token(page_token)
-            values |= {"created_at": _iso(place.created_at.astimezone(UTC)), "job_id": place.job_id}
+            values |= {"created_at": _iso(place.created_at), "job_id": place.job_id}
             conditions.append("(created_at, job_id) < (:created_at, :job_id)")
         where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
         order = "ORDER BY created_at DESC, job_id DESC LIMIT :limit"

@@ -25,6 +25,10 @@ DOCUMENTS: Mapping[str, ErrorCode] = {
     ),
     "not_an_object": ErrorCode("The document is not a JSON object.", "Send `{…}`."),
     "too_deep": ErrorCode("It is nested deeper than 80 levels.", "Compare it with `GET /openapi.json`."),
+    "more_problems": ErrorCode(
+        "The request has more problems than the 100 that an answer lists.",
+        "Correct those that are listed, and send it again.",
+    ),
     "repeated_key": ErrorCode("An object has the same key twice.", "Keep one of them."),
     "not_finite": ErrorCode("A number is NaN, or too large for a float.", "Send a finite number."),
     "too_many_digits": ErrorCode("A whole number has more than 300 digits.", "Round it."),

@@ -61,7 +61,11 @@ class JobRequest(BaseModel):
     """Request of a job, which can be sent again."""
 
     request: Mapping[str, Any] = Field(
-        description="the request as it was accepted, with its defaults, in the form that `POST /train` takes"
+        description="the request as it was accepted, with its defaults, in the form that `path` takes"
+    )
+    path: str = Field(
+        description="where to POST it: `/train`, or `/jobs/{job_id}/exports` of the job that trained, if this one only "
+        "exports again"
     )
     left_out: Sequence[str] = Field(
         description="its fields that are not shown: tokens, other than references to stored secrets, and the webhook"

@@ -44,7 +44,9 @@ def plan(services: Services, *, job_id: str) -> answers.Planned:
 def request(services: Services, *, job_id: str) -> answers.JobRequest:
     """Show the request of a job."""
     stored = stored_request(services.buckets, services.store.get(job_id))
-    return answers.JobRequest(request=stored.request.model_dump(mode="json"), left_out=stored.left_out)
+    return answers.JobRequest(
+        request=stored.request.model_dump(mode="json"), path=stored.path, left_out=stored.left_out
+    )
 
 
 def export(

@@ -9,7 +9,7 @@ import base64
 import binascii
 import json
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
 from gemtune.errors import BadPageToken
 from gemtune.untrusted import Unreadable, read_json
@@ -41,8 +41,9 @@ def decode_page_token(token: str) -> PagePosition:
         if len(token) > MAX_LENGTH:
             raise ValueError
         created_at, job_id = read_json(base64.urlsafe_b64decode(token.encode("ascii")))
-        place = PagePosition(datetime.fromisoformat(created_at), job_id)
-        aware = place.created_at.utcoffset() is not None
+        time = datetime.fromisoformat(created_at)
+        aware = time.utcoffset() is not None
+        place = PagePosition(time.astimezone(UTC), job_id)  # fails in the first and the last hours of the calendar
     except (ValueError, TypeError, binascii.Error, Unreadable, OverflowError):
         raise BadPageToken() from None
     if not isinstance(job_id, str) or not aware:

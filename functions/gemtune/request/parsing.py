@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -28,6 +29,8 @@ STAND_INS: Mapping[type[BaseModel], Mapping[str, Any]] = {
     TrainRequest: {"processed_dataset_id": "absent", "training_config": {"base_model_id": "absent/absent"}},
     ExportRequest: {"export_config": {}},
 }
+# Problems that an answer lists. A request of 1 MiB can have a hundred thousand, and each takes time to describe.
+MOST_PROBLEMS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +102,10 @@ def read_as(
     except Unreadable as error:
         return Reading(None, (Problem(error.loc, error.message, error.code, error.hint),))
     request, problems = _validate(model, raw, stand_ins)
-    return Reading(request, (*problems, *_misplaced_tokens(raw, tokens_exposed=tokens_exposed)))
+    tokens = tuple(islice(_misplaced_tokens(raw, tokens_exposed=tokens_exposed), MOST_PROBLEMS + 1))
+    if len(tokens) > MOST_PROBLEMS:
+        tokens = (*tokens[:MOST_PROBLEMS], _more_problems("further texts look like tokens"))
+    return Reading(request, (*problems, *tokens))
 
 
 def _validate(
@@ -107,14 +113,17 @@ def _validate(
 ) -> tuple[Request | None, list[Problem]]:
     """Return the valid part of a request, and the problems of the rest.
 
-    Invalid fields get their defaults. The request is None if it does not validate even then.
+    Invalid fields get their defaults. The request is None if it does not validate even then, or has more than
+    MOST_PROBLEMS.
     """
     text = json.dumps(raw)
     try:
         return model.model_validate_json(text), []
     except ValidationError as error:
         details = error.errors(include_url=False, include_input=False)
-        problems = [_problem(model, raw, detail) for detail in details]
+        problems = [_problem(model, raw, detail) for detail in details[:MOST_PROBLEMS]]
+    if len(details) > MOST_PROBLEMS:
+        return None, [*problems, _more_problems(f"{len(details) - MOST_PROBLEMS} further problems are not listed")]
     readable = copy.deepcopy(raw)
     for problem in problems:
         # Without its discriminator an object cannot be validated, so all of it is removed.
@@ -126,6 +135,11 @@ def _validate(
         return model.model_validate_json(json.dumps(readable)), problems
     except ValidationError:
         return None, problems
+
+
+def _more_problems(message: str) -> Problem:
+    """Return the problem that stands for those that are not listed."""
+    return Problem((), message, "more_problems", "correct those that are listed, and send the request again")
 
 
 def _problem(model: type[BaseModel], raw: object, detail: Any) -> Problem:

@@ -426,6 +426,11 @@ class ExportRequest(Contract):
     )
     max_hours: Hours | None = Field(None, description="most hours that this export may run, as in a request to train")
 
+    @classmethod
+    def part_of(cls, request: TrainRequest) -> ExportRequest:
+        """Return the part of a training request that an export request has."""
+        return cls(**{name: getattr(request, name) for name in cls.model_fields})
+
     def as_train_request(self, trained: Spec) -> TrainRequest:
         """Return a training request with the training of another job.
 

@@ -170,11 +170,20 @@ def test_jobs_beyond_one_page_are_listed_too(service: FakeService) -> None:
 
 
 def test_the_request_of_a_job_can_be_piped_into_train(service: FakeService) -> None:
-    body = {"request": {"processed_dataset_id": "chats"}, "left_out": ["hf_token", "notify.webhook_url"]}
+    left_out = ["hf_token", "notify.webhook_url"]
+    body = {"request": {"processed_dataset_id": "chats"}, "path": "/train", "left_out": left_out}
     service.answers["GET", "/jobs/training_d_m_0123456789ab/request"] = (200, body)
     result = run("request", "training_d_m_0123456789ab", url=service.url)
     assert json.loads(result.stdout) == body["request"]
     assert result.stderr == "left out: hf_token, notify.webhook_url; give them again to submit it\n"
+
+
+def test_the_request_of_an_export_says_that_it_does_not_train(service: FakeService) -> None:
+    body = {"request": {"export_config": {}}, "path": "/jobs/training_d_m_1/exports", "left_out": []}
+    service.answers["GET", "/jobs/export_d_m_0123456789ab/request"] = (200, body)
+    result = run("request", "export_d_m_0123456789ab", url=service.url)
+    assert json.loads(result.stdout) == body["request"]
+    assert "POST /jobs/training_d_m_1/exports, not for training" in result.stderr
 
 
 def test_an_identity_token_goes_to_https_only(service: FakeService) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 
+from gemtune.untrusted import first_repeated
+
 # Reason to refuse a row, in words of programs that save tables.
 NOT_UTF8 = "not UTF-8 text: save the table as CSV UTF-8"
 
@@ -24,7 +26,7 @@ def read_header(line: bytes, *, tabs: bool) -> tuple[list[str], str]:
     except (csv.Error, UnicodeDecodeError) as error:
         raise BadHeader(f"does not name its columns: {error}") from error
     names = [name.strip() or f"column {number}" for number, name in enumerate(cells, 1)]
-    twice = next((name for name in names if names.count(name) > 1), None)
+    twice = first_repeated(names)
     if twice is not None:
         raise BadHeader(f"has two columns {twice[:80]!r}")
     return names, delimiter
