@@ -15,6 +15,10 @@ COMMAND_LINE: Mapping[str, ErrorCode] = {
         "Another server owns this `GEMTUNE_HOME`, or the port is taken.",
         "Use that server, or set `GEMTUNE_HOME` or `PORT` to another one.",
     ),
+    "cannot_stop": ErrorCode(
+        "`gemtune down` cannot see which process has this `GEMTUNE_HOME`: another user's, or one in a container.",
+        "Stop it as that user, in that container.",
+    ),
     "cannot_open": ErrorCode(
         "The database of this `GEMTUNE_HOME` was written by a newer version.",
         "Run that version, or use another `GEMTUNE_HOME`.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,8 +15,10 @@ from gemtune.embedded.disk import make_folder, writing
 from gemtune.errors import GemtuneError
 
 NAME = "server.lock"
-# A process that asks who has the lock takes it for an instant, so a server tries some times.
-ATTEMPTS, PAUSE_SECONDS = 10, 0.01
+PID = re.compile("[1-9][0-9]{0,9}", re.ASCII)
+# A process that asks who has the lock takes it for an instant, so a server tries some times. Who asks tries longer: a
+# server that has the lock writes its id next.
+ATTEMPTS, ATTEMPTS_TO_ASK, PAUSE_SECONDS = 10, 200, 0.01
 
 
 class CannotServe(GemtuneError):
@@ -25,6 +28,12 @@ class CannotServe(GemtuneError):
     """
 
     code = "cannot_serve"
+
+
+class CannotStop(GemtuneError):
+    """Raised if it is not certain which process serves a GEMTUNE_HOME."""
+
+    code = "cannot_stop"
 
 
 @contextmanager
@@ -53,19 +62,36 @@ def locked(home: Path) -> Iterator[None]:
 
 
 def holder(home: Path) -> int | None:
-    """Return the process that serves a GEMTUNE_HOME, or None."""
+    """Return the process that serves a GEMTUNE_HOME, or None.
+
+    Raises CannotStop if the process with the written id is not the one with the lock. The id may be that of an earlier
+    server, or of a process in a container, where another process of this machine may have it.
+    """
     try:
-        lock = (home / NAME).open()
+        lock = (home / NAME).open(errors="replace")
     except FileNotFoundError:
         return None
     with lock:
-        while not _flock(lock, fcntl.LOCK_SH):
+        for _ in range(ATTEMPTS_TO_ASK):
+            if _flock(lock, fcntl.LOCK_SH):
+                return None
             lock.seek(0)
-            written = lock.read().strip()
-            if written.isdecimal():
+            written = lock.read(20).strip()
+            if PID.fullmatch(written) and _has_opened(int(written), home / NAME):
                 return int(written)
-            time.sleep(PAUSE_SECONDS)  # the process has the lock, and is about to write its id
-    return None
+            time.sleep(PAUSE_SECONDS)
+    message = f"a process uses {home}, but this one cannot see which"
+    raise CannotStop(message, hint="stop it as the user, and in the container or on the machine, that started it")
+
+
+def _has_opened(process: int, path: Path) -> bool:
+    """Return whether a process is seen to have opened a file."""
+    import psutil
+
+    try:
+        return any(path.samefile(file.path) for file in psutil.Process(process).open_files())
+    except (psutil.Error, OSError):
+        return False
 
 
 def _flock(lock: IO[str], kind: int) -> bool:
