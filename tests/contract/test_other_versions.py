@@ -243,6 +243,10 @@ UNREADABLE: Mapping[str, tuple[Callable[[Fields], Fields], str, set[str]]] = {
         {"relaunches"},
     ),
     "times": (lambda fields: fields | {"created_at": "soon", "started_at": "then"}, "started_at", {"started_at"}),
+    "time zone": (with_("launch.lease_until", "2026-11-24T12:00:00"), "launch.lease_until", {"launch.lease_until"}),
+    "counts": (with_("version", -1), "version", set()),
+    "id": (with_("job_id", "training_other"), "job_id", set()),
+    "spec name": (with_("spec_name", "../x"), "spec_name", {"spec_name"}),
     "required": (without("job_name", "owner", "spec_name", "request_hash"), "job_name", set()),
     # Firestore lists documents that have the two fields of the order.
     "nothing": (lambda fields: {name: fields[name] for name in ("created_at", "job_id")}, "job_name", set()),

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator
 
-from gemtune.jobs.parts.base import Record
+from gemtune.jobs.parts.base import Count, Record
 from gemtune.jobs.parts.holds import Admission, Pause, PauseReason, Priority, Waiting
 from gemtune.jobs.parts.plan import Plan, Workload
 from gemtune.jobs.sources import OpenSource
 from gemtune.jobs.status import STEPS, OpenStatus, OpenStep, Step, is_final
+from gemtune.object_name import is_safe
 
 # Number of past attempts of a step that its record keeps. A week of one-hour executions makes 168, and a Firestore
 # document holds 1 MiB.
@@ -32,7 +32,7 @@ class Launch(Record):
     """
 
     number: int = 0
-    lease_until: datetime | None = None
+    lease_until: AwareDatetime | None = None
     execution: str | None = None
     unclaimed: int = 0
 
@@ -86,9 +86,9 @@ class StepRecord(Record):
     state: StepState | str = "pending"  # a newer version may know further states
     attempt: int = 0  # number of the newest attempt; 0 before the first one
     execution: str | None = None  # what runs the newest attempt, by the platform's name
-    started_at: datetime | None = None  # when the newest attempt began
+    started_at: AwareDatetime | None = None  # when the newest attempt began
     seconds: float = 0.0  # of all past attempts
-    heartbeat_at: datetime | None = None
+    heartbeat_at: AwareDatetime | None = None
     cause: str | None = None  # why the newest attempt ended unfinished
     phase: str | None = None  # what the running attempt does, in words; None if it has not said
     checkpoint: int = 0  # train_step of the newest complete checkpoint
@@ -355,10 +355,10 @@ class Job(Record):
     idempotency_key: str | None = None
     request_hash: str
     relaunches: int = 0
-    created_at: datetime
-    updated_at: datetime
-    started_at: datetime | None = None
-    finished_at: datetime | None = None
+    created_at: AwareDatetime
+    updated_at: AwareDatetime
+    started_at: AwareDatetime | None = None
+    finished_at: AwareDatetime | None = None
     launch: Launch = Field(default_factory=Launch)
     claim: Claim | None = None
     admission: Admission | None = None  # of the step that runs, or that is about to
@@ -366,7 +366,7 @@ class Job(Record):
     pause: Pause | None = None
     workload: Workload | None = None  # None until prepare is done
     plan: Plan | None = None  # made when prepare is done
-    secrets_renewed_at: datetime | None = None  # None: not since the job was created
+    secrets_renewed_at: AwareDatetime | None = None  # None: not since the job was created
     steps: Mapping[OpenStep, StepRecord] = Field(default_factory=_pending_steps)
     progress: Progress | None = None
     metrics: Metrics | None = None
@@ -378,9 +378,9 @@ class Job(Record):
     error: Failure | None = None
     warnings: tuple[JobWarning, ...] = ()
     rows: RowsSummary | None = None
-    version: int = 1
-    last_seq: int = 0
-    published_seq: int = 0
+    version: Count = 1
+    last_seq: Count = 0
+    published_seq: Count = 0
 
     @field_validator("steps")
     @classmethod
@@ -391,6 +391,17 @@ class Job(Record):
         """
         ours = {step: steps[step] if step in steps else StepRecord() for step in STEPS}
         return ours | {step: steps[step] for step in sorted(steps) if step not in ours}
+
+    @field_validator("spec_name")
+    @classmethod
+    def _names_an_object(cls, name: str) -> str:
+        """Refuse a name that no object can have.
+
+        An empty one stands for one that was not readable.
+        """
+        if name and not is_safe(name):
+            raise ValueError("it is not a valid object name")
+        return name
 
     @property
     def key_hash(self) -> str | None:
@@ -464,5 +475,5 @@ class JobSummary(BaseModel):
     status: OpenStatus = Field(description="current status; `unknown` if the record cannot be read")
     modality: str = Field(description="`text` or `vision`")
     base_model_id: str = Field(description="base model, as the request named it")
-    created_at: datetime = Field(description="when the job was accepted")
+    created_at: AwareDatetime = Field(description="when the job was accepted")
     waiting: Waiting | None = Field(None, description="the machine that the job waits for; null if it does not wait")

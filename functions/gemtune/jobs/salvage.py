@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from gemtune.errors import RecordUnreadable
 from gemtune.jobs.record import Job
 from gemtune.jobs.status import Status
+from gemtune.untrusted import Unreadable, read_json
 
 # The field that keeps the values that could not be read, by their places in the record.
 UNREADABLE = "unreadable"
@@ -45,8 +46,8 @@ def salvage_job(stored: str | Mapping[str, Any], facts: Mapping[str, Any]) -> Jo
     own. Raises RecordUnreadable when nothing can be read.
     """
     fields = {**_fields(stored), **facts}
-    fields.setdefault("updated_at", fields["created_at"])
     for _ in range(PASSES):
+        fields.setdefault("updated_at", fields["created_at"])
         try:
             return Job.model_validate(fields)
         except ValidationError as error:
@@ -70,7 +71,26 @@ def _fields(stored: str | Mapping[str, Any]) -> dict[str, Any]:
         fields = json.loads(stored)
     except (ValueError, RecursionError):
         fields = None
-    return fields if isinstance(fields, dict) else {UNREADABLE: {"record": stored}}
+    return _storable(fields) if isinstance(fields, dict) else {UNREADABLE: {"record": stored}}
+
+
+def _storable(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return fields that can be written as JSON again.
+
+    Those that are nested too deeply, or have half of a surrogate pair, become texts with escapes among the unreadable.
+    """
+    storable, unstorable = dict[str, Any](), dict[str, str]()
+    for name, value in fields.items():
+        written = json.dumps({name: value})
+        try:
+            read_json(written, max_bytes=len(written), not_finite=True)
+            storable[name] = value
+        except Unreadable:
+            unstorable[json.dumps(name)[1:-1]] = json.dumps(value)
+    if unstorable:
+        earlier = storable.get(UNREADABLE)
+        storable[UNREADABLE] = (earlier if isinstance(earlier, dict) else {}) | unstorable
+    return storable
 
 
 def _place(fields: Mapping[str, Any], loc: Place) -> Place:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 from gemtune.jobs.record import Job
+from gemtune.secret_name import NAME
 
 OWN_PREFIX = "gemtune-job-"
 USER_PREFIX = "gemtune-user-"
@@ -34,6 +35,6 @@ def job_of_secret(secret_name: str) -> str:
 def job_secrets(job: Job) -> list[str]:
     """Return the names of the secrets that the job owns.
 
-    Secrets of the user that it refers to are not among them.
+    Secrets of the user that it refers to are not among them, nor names in a damaged record that no secret can have.
     """
-    return [name for name in job.secret_names.values() if name.startswith(OWN_PREFIX)]
+    return [name for name in job.secret_names.values() if name.startswith(OWN_PREFIX) and NAME.fullmatch(name)]

@@ -53,9 +53,12 @@ def to_fields(job: Job) -> dict[str, Any]:
 def read(job_id: str, stored: str | Mapping[str, Any]) -> Job:
     """Read a job from JSON or fields. Raises RecordUnreadable."""
     try:
-        return Job.model_validate_json(stored) if isinstance(stored, str) else Job.model_validate(stored)
+        job = Job.model_validate_json(stored) if isinstance(stored, str) else Job.model_validate(stored)
     except ValidationError as error:
         raise RecordUnreadable(job_id, _faults(error)) from error
+    if job.job_id != job_id:  # what is done to it would be done to the other job
+        raise RecordUnreadable(job_id, "job_id: it is the id of another job")
+    return job
 
 
 # Fields of a record that the list of jobs shows. The job_id is the store's own key.
@@ -71,8 +74,10 @@ def summary(job_id: str, shown: Mapping[str, Any], *, modality: str, created_at:
     only what the store knows by itself: id, modality and time.
     """
     try:
-        return JobSummary.model_validate({name: shown.get(name) for name in SHOWN_IN_LISTS} | {"job_id": job_id})
-    except ValidationError:
+        row = JobSummary.model_validate({name: shown.get(name) for name in SHOWN_IN_LISTS} | {"job_id": job_id})
+        row.model_dump_json()
+        return row
+    except (ValidationError, PydanticSerializationError):
         return JobSummary(
             job_id=job_id,
             job_name="",

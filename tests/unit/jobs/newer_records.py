@@ -11,12 +11,12 @@ from datetime import UTC, datetime
 from enum import Enum
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel
+from pydantic import AwareDatetime, BaseModel
 
 # The field that no version knows; its value names the class of the part.
 LATER = "added_later"
 _AT = datetime(2026, 11, 24, tzinfo=UTC).isoformat()
-_VALUES: Mapping[type, Any] = {str: "x", int: 1, float: 1.5, bool: True, datetime: _AT}
+_VALUES: Mapping[type, Any] = {str: "x", int: 1, float: 1.5, bool: True, datetime: _AT, AwareDatetime: _AT}
 
 
 def filled(model: type[BaseModel]) -> dict[str, Any]:

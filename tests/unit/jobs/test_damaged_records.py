@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from gemtune.errors import RecordUnreadable
 from gemtune.jobs import stored
 from gemtune.jobs.changes import cancel_job
+from gemtune.jobs.record import Job
 from gemtune.jobs.salvage import salvage_job
 from gemtune.jobs.sources import Source
 from gemtune.jobs.status import Step
+from tests.unit.jobs.newer_records import parts_of
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
 FACTS = {"job_id": "training_x", "created_at": NOW}
@@ -38,6 +40,54 @@ def test_a_record_without_readable_fields_becomes_a_job_with_empty_fields(conten
     shown = job.model_dump(include=set(WHOLE))
     assert shown == dict.fromkeys(WHOLE, "") | {"status": "unknown", "updated_at": NOW}
     assert (job.job_id, job.created_at) == ("training_x", NOW)
+
+
+NESTED = "[" * 300 + "]" * 300
+# JSON of a value that a record cannot have, by the name of its field.
+DAMAGE = [
+    ("job_name", '"\\ud800"'),
+    ("added_later", '"\\ud800"'),
+    ("added_later", '{"\\udfff": 1}'),
+    ("added\\ud800later", "1"),
+    ("added_later", NESTED),
+    ("added_later", "9" * 4000),
+    ("unreadable", f'{{"owner": {NESTED}}}'),
+    ("version", "9" * 30),
+    ("last_seq", "-1"),
+    ("created_at", '"2026-11-24T12:00:00"'),
+    ("finished_at", '"2026-11-24T12:00:00"'),
+    ("updated_at", "1e18"),
+    ("updated_at", "null"),
+    ("max_hours", "1e400"),
+    ("job_id", '"training_y"'),
+    ("spec_name", '"../../x"'),
+    ("steps", '{"train": {"heartbeat_at": "2026-11-24T12:00:00", "attempts": [{"\\ud800": 1}]}}'),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), DAMAGE)
+def test_a_damaged_record_can_be_cancelled_and_stored(name: str, value: str) -> None:
+    content = f'{json.dumps(WHOLE | {"job_id": "training_x"})[:-1]}, "{name}": {value}}}'
+    cancelled, _ = cancel_job(salvage_job(content, FACTS), at=NOW)
+    read = stored.read("training_x", stored.to_json(cancelled))
+    assert (read.status, read.job_id, read.created_at, read.spec_name in ("s", "")) == (
+        "cancelled",
+        "training_x",
+        NOW,
+        True,
+    )
+
+
+def test_every_time_of_a_record_has_to_have_a_time_zone() -> None:
+    fields = [(part.__name__, name, field) for part in parts_of(Job) for name, field in part.model_fields.items()]
+    assert [
+        (part, name) for part, name, field in fields if datetime in (field.annotation, *get_args(field.annotation))
+    ] == []
+
+
+def test_a_list_shows_a_record_whose_name_is_not_a_text() -> None:
+    shown = WHOLE | {"job_name": "\ud800"}
+    assert stored.summary("training_x", shown, modality="text", created_at=NOW).status == "unknown"
 
 
 def test_unreadable_values_are_kept_by_path_and_the_rest_is_salvaged() -> None:

@@ -36,8 +36,8 @@ SERVICE: Mapping[str, str] = {
     "datasets.rl": "datasets datasets.formats datasets.reading",
     "datasets.uploads": "errors",
     # The domain: no service, no handler, no port.
-    "jobs": "errors jobs.parts untrusted",
-    "jobs.parts": "",
+    "jobs": "errors jobs.parts object_name secret_name untrusted",
+    "jobs.parts": "untrusted",
     "admission": "errors jobs jobs.parts machines",
     "machines": "errors families jobs jobs.parts methods",
     "request": "datasets datasets.files errors families jobs jobs.parts machines methods redaction request.matching "

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from gemtune.untrusted import MAX_NUMBER
+
+# Number that a store keeps in a column, or adds to. Beyond its bounds, SQLite cannot.
+Count = Annotated[int, Field(ge=0, le=MAX_NUMBER)]
 
 
 class Record(BaseModel):

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Literal
 
-from pydantic import Field
+from pydantic import AwareDatetime, Field
 
 from gemtune.jobs.parts.base import Record
 
@@ -29,8 +28,8 @@ class Waiting(Record):
         "`capacity`, `pending` (the execution did not begin in time) or `maintenance`: the platform has none now"
     )
     position: int = Field(description="place in the queue, from 1; 0 if the job has its slot")
-    since: datetime = Field(description="when the wait began")
-    estimated_start: datetime | None = Field(
+    since: AwareDatetime = Field(description="when the wait began")
+    estimated_start: AwareDatetime | None = Field(
         None,
         description="estimated end of the wait by the plans of the jobs that run and of those before it; null if not "
         "known",
@@ -48,7 +47,7 @@ class Admission(Record):
     machine: str
     cloud_run_job: str
     attempt: int
-    at: datetime
+    at: AwareDatetime
 
 
 class Pause(Record):
@@ -58,4 +57,4 @@ class Pause(Record):
         description="`request`: a user asked for it; `prepare`: the request's `pause_after` did; `cost_cap`: the job "
         "has reached `max_cost_usd` or `max_hours`; `budget`: its owner's budget of the month is spent"
     )
-    at: datetime = Field(description="when it was requested")
+    at: AwareDatetime = Field(description="when it was requested")
