@@ -48,9 +48,13 @@ def confident_tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     Its larger embeddings, which are its output head too, make its logits differ. Those of `tiny` are so small that
     every token is about as likely as any other.
     """
+    return enlarge_embeddings(tiny_gemma.build(tmp_path_factory.mktemp("models") / "confident-tiny"))
+
+
+def enlarge_embeddings(folder: Path) -> Path:
+    """Enlarge the embeddings of a tiny model, most of all that of END_OF_TURN."""
     from safetensors.torch import load_file, save_file
 
-    folder = tiny_gemma.build(tmp_path_factory.mktemp("models") / "confident-tiny")
     weights = load_file(folder / "model.safetensors")
     weights["model.embed_tokens.weight"] *= 8
     weights["model.embed_tokens.weight"][END_OF_TURN] *= 4

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,111 +17,23 @@ from gemtune.jobs.status import Step
 from tests import preference_rows, rows
 from tests.trainer.conftest import Bench
 from tests.trainer.steps.test_train import adapter, after_steps
-from tests.trainer.training.test_grpo import HAS_AN_E, SHORT, logged_entries
-
-BETA = 0.3
-DPO = {"method": "RL", "rl_config": {"algorithm": "dpo", "beta": BETA}, "batch_size": 4, "max_steps": 3}
-GRPO = {
-    "method": "RL",
-    "rl_config": {
-        "algorithm": "grpo",
-        "beta": BETA,
-        "num_generations": 4,
-        "max_completion_length": 6,
-        "rewards": [HAS_AN_E, SHORT],
-    },
-    "batch_size": 8,
-    "max_steps": 3,
-    "learning_rate": 2e-2,
-}
-PAIRS = preference_rows.pairs(rows.train_rows(4))
-
-
-def go_on(bench: Bench, train: list[dict[str, Any]], held_out: list[dict[str, Any]], **training: Any) -> Bench:
-    """Turn the bench to a new job that trains on from its last one."""
-    same = {"base_model_id": bench.training["base_model_id"], "learning_rate": 5e-3, "gradient_accumulation_steps": 1}
-    bench.training = same | {"base_job_id": bench.job_id} | training
-    bench.job_id = ""
-    bench.put("train", train)
-    bench.put("eval", held_out)
-    return bench
+from tests.trainer.training.plain_trl import (
+    DPO,
+    GRPO,
+    PAIRS,
+    adapter_folder,
+    go_on,
+    largest_difference,
+    logged,
+    plain_dpo,
+    plain_grpo,
+    saved,
+)
+from tests.trainer.training.test_grpo import logged_entries
 
 
 def go_on_by_dpo(bench: Bench, **training: Any) -> Bench:
     return go_on(bench, PAIRS, preference_rows.pairs(rows.held_out_rows(4)), **(DPO | training))
-
-
-def adapter_folder(bench: Bench) -> Path:
-    attempt = bench.job.steps[Step.TRAIN].attempt
-    return Path(bench.services.buckets.export.uri(f"jobs/{bench.job_id}/adapter/{attempt}"))
-
-
-def plain_model(bench: Bench, folder: Path) -> Any:
-    """Return the base model with an adapter, as PEFT loads it to train it."""
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM
-
-    base = AutoModelForCausalLM.from_pretrained(bench.base, dtype=torch.float32, attn_implementation="eager")
-    return PeftModel.from_pretrained(base, folder, is_trainable=True)
-
-
-def plain_arguments(output: Path, training: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "output_dir": str(output),
-        "learning_rate": training.get("learning_rate", 5e-3),
-        "per_device_train_batch_size": training["batch_size"],
-        "gradient_accumulation_steps": 1,
-        "max_steps": training["max_steps"],
-        "logging_steps": 1,
-        "seed": 42,
-        "data_seed": 42,
-        "use_cpu": True,
-        "bf16": False,
-        "gradient_checkpointing": False,
-        "disable_dropout": True,
-        "report_to": [],
-        "save_strategy": "no",
-        "disable_tqdm": True,
-        "beta": BETA,
-    }
-
-
-def logged(trainer: Any, name: str) -> list[float]:
-    return [entry[name] for entry in trainer.state.log_history if "loss" in entry]
-
-
-def plain_dpo(bench: Bench, start: Path, output: Path) -> Any:
-    """Train the pairs with TRL alone, from an adapter on."""
-    from datasets import Dataset
-    from transformers import AutoTokenizer
-    from trl import DPOConfig, DPOTrainer
-
-    conversations = [
-        {
-            "prompt": [{"role": "user", "content": pair["prompt"]}],
-            **{name: [{"role": "assistant", "content": pair[name]}] for name in ("chosen", "rejected")},
-        }
-        for pair in PAIRS
-    ]
-    trainer = DPOTrainer(
-        model=plain_model(bench, start),
-        args=DPOConfig(**plain_arguments(output, DPO), max_length=None),
-        train_dataset=Dataset.from_list(conversations),
-        processing_class=AutoTokenizer.from_pretrained(bench.base),
-    )
-    trainer.train()
-    return trainer
-
-
-def largest_difference(left: Mapping[str, torch.Tensor], right: Mapping[str, torch.Tensor]) -> float:
-    assert left.keys() == right.keys()
-    return max(float((left[name] - right[name]).abs().max()) for name in left)
-
-
-def saved(trainer: Any, folder: Path) -> dict[str, torch.Tensor]:
-    """Return the adapter that TRL trained, by the names of PEFT's file."""
-    trainer.model.save_pretrained(folder, selected_adapters=["default"])
-    return load_file(folder / "adapter_model.safetensors")
 
 
 def test_dpo_on_a_supervised_adapter_is_plain_trl_on_peft(bench_of: Callable[..., Bench], tmp_path: Path) -> None:
@@ -233,36 +145,6 @@ def test_all_weights_are_trained_on_from_a_job(bench_of: Callable[..., Bench]) -
     assert bench.job.metrics.baseline is not None
     assert bench.job.metrics.baseline.eval_loss == before.metrics.eval_loss
     assert "adapter" not in (Path(bench.job.adapter_path or "") / "README.md").read_text().split("##")[0]
-
-
-def plain_grpo(bench: Bench, start: Path, output: Path) -> Any:
-    """Train with TRL alone, from an adapter on."""
-    from datasets import Dataset
-    from transformers import AutoTokenizer
-    from trl import GRPOConfig, GRPOTrainer
-
-    def has_e(completions: list[Any], **_: Any) -> list[float]:
-        return [float("e" in each[0]["content"]) for each in completions]
-
-    def short(completion_ids: list[list[int]], **_: Any) -> list[float]:
-        return [max(0.0, min(1.0, 1 - (len(ids) - 3) / 3)) for ids in completion_ids]
-
-    prompts = [{"prompt": [row["messages"][0]]} for row in rows.train_rows(12)]
-    trainer = GRPOTrainer(
-        model=plain_model(bench, start),
-        reward_funcs=[has_e, short],
-        args=GRPOConfig(
-            **plain_arguments(output, GRPO),
-            num_generations=4,
-            max_completion_length=6,
-            reward_weights=[1.0, 0.25],
-            loss_type="dapo",
-        ),
-        train_dataset=Dataset.from_list(prompts),
-        processing_class=AutoTokenizer.from_pretrained(bench.base),
-    )
-    trainer.train()
-    return trainer
 
 
 def test_an_adapter_is_not_trained_on_with_another_base_model(

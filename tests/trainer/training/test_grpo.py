@@ -18,10 +18,8 @@ from gemtune.request.rl_spec import GrpoLoss
 from tests import preference_rows, rows
 from tests.trainer.conftest import END_OF_TURN, Bench
 from tests.trainer.steps.test_train import adapter, after_steps
+from tests.trainer.training.plain_trl import HAS_AN_E, SHORT
 from tests.trainer.training.rl_trainers import make_trainer, randomize_adapter
-
-HAS_AN_E = {"type": "regex", "name": "has_e", "pattern": "e"}
-SHORT = {"type": "length", "at_most": 3, "weight": 0.25}
 
 
 def grpo_bench(bench_of: Callable[..., Bench], base: Path, *rewards: dict[str, Any], **training: Any) -> Bench:
