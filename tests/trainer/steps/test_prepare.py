@@ -86,7 +86,7 @@ def test_the_report_counts_rows_tokens_and_steps_and_shows_what_is_trained(bench
         ({"texts": "Hi"}, "has texts"),
         ([1], "not a JSON object"),
         ({"messages": [USER, {"role": "assistant", "content": "\ud800"}]}, "half of a surrogate pair"),
-        ({"prompt": "Hi", "completion": float("nan")}, "not finite"),
+        ({"prompt": "Hi", "completion": float("nan")}, "prompt and no completion, or an empty one"),
     ],
 )
 def test_a_bad_row_is_refused_by_number_and_reason(bench: Bench, row: Any, reason: str) -> None:
