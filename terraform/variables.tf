@@ -153,7 +153,14 @@ variable "timeout_seconds" {
   }
   validation {
     condition     = var.timeout_seconds.train <= 43200 || alltrue([for machine in values(var.machines) : machine.accelerator == null])
-    error_message = "A task with a GPU can take at most 12 hours, and only an hour unless Google has enabled more."
+    error_message = "A training with a GPU can take at most 12 hours, and only an hour unless Google has enabled more."
+  }
+  validation {
+    # Large models are exported on the machines for training, see run_jobs.tf.
+    condition = var.timeout_seconds.export <= 43200 || alltrue([
+      for machine in values(var.machines) : machine.accelerator == null || machine.memory_gib <= var.cpu_steps.export.memory_gib
+    ])
+    error_message = "An export on a machine with a GPU can take at most 12 hours, and only an hour unless Google has enabled more."
   }
 }
 

@@ -98,13 +98,12 @@ run "outside_callers_come_through_the_gateway" {
       issuer   = "https://issuer.example.com"
       jwks_uri = "https://issuer.example.com/keys"
       audience = "gemtune"
-      region   = "europe-west1"
     }
   }
 
   assert {
-    condition     = google_api_gateway_gateway.gemtune["this"].region == "europe-west1"
-    error_message = "API Gateway is in fewer regions than the service could be"
+    condition     = google_api_gateway_gateway.gemtune["this"].region == "us-central1"
+    error_message = "the gateway is in the service's region, unless another is named"
   }
   assert {
     condition     = contains(keys(google_cloud_run_v2_service_iam_member.invoker), "api gateway")
@@ -125,6 +124,10 @@ run "data_may_be_deleted_when_told" {
   assert {
     condition     = alltrue([for bucket in google_storage_bucket.gemtune : bucket.force_destroy]) && google_firestore_database.records.deletion_policy == "DELETE"
     error_message = "all of it"
+  }
+  assert {
+    condition     = google_firestore_database.records.delete_protection_state == "DELETE_PROTECTION_DISABLED"
+    error_message = "a protected database cannot be deleted"
   }
 }
 

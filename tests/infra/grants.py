@@ -230,6 +230,7 @@ def _of_others() -> Iterator[tuple[Grant, Reason]]:
         ("fan-out", "events"),
         ("api", "gateway"),
         ("api", "group:team@example.com"),
+        ("api", "user:you@example.com"),
     ):
         yield Grant(who, "run.invoker", ("service", f"gemtune-{function}")), Reason(f"calls {function}", GOOGLE)
     checked = Reason("has a dataset checked", "datasets are checked by a test of their own")
@@ -280,16 +281,20 @@ def _of_others() -> Iterator[tuple[Grant, Reason]]:
 def _of_members() -> Iterator[tuple[Grant, Reason]]:
     """Yield grants of members that everything.tfvars names."""
     people = "a member that a variable names"
-    me, producer = "user:me@example.com", "serviceAccount:producer@example-project.iam.gserviceaccount.com"
-    yield Grant(producer, "pubsub.publisher", ("topic", "job-requests")), Reason("publishes requests", people)
-    for bucket, role in (("data", "User"), ("uploads", "User"), ("export", "Viewer")):
-        yield Grant(me, f"storage.object{role}", _bucket(bucket)), Reason("uploads, and downloads results", people)
-    yield Grant(me, "pubsub.subscriber", ("subscription", "ends")), Reason("listens", people)
+    me, you = "user:me@example.com", "user:you@example.com"
+    producer = "serviceAccount:producer@example-project.iam.gserviceaccount.com"
+    for who in (producer, you):
+        yield Grant(who, "pubsub.publisher", ("topic", "job-requests")), Reason("publishes requests", people)
+    for who in (me, you):
+        for bucket, role in (("data", "User"), ("uploads", "User"), ("export", "Viewer")):
+            yield Grant(who, f"storage.object{role}", _bucket(bucket)), Reason("uploads, and downloads results", people)
+    for who, name in ((me, "ends"), (you, "ends"), (me, "every")):
+        yield Grant(who, "pubsub.subscriber", ("subscription", name)), Reason("listens", people)
 
 
 TABLE: Mapping[Grant, Reason] = dict([*_of_buckets(), *_of_project(), *_of_secrets(), *_of_others(), *_of_members()])
 
-PROJECT_ID, NUMBER = "example-project", "123456789012"
+PROJECT_ID, NUMBER, REGION = "example-project", "123456789012", "europe-west4"
 DOMAIN = f"@{PROJECT_ID}.iam.gserviceaccount.com"
 
 
@@ -337,7 +342,7 @@ def _target(address: str, values: Mapping[str, object]) -> Target:
     name = str(values[attribute])
     if kind == "bucket":
         name = name.removeprefix(f"{PROJECT_ID}-gemtune-")
-    if "location" in values and values["location"] != "us-central1":
+    if "location" in values and values["location"] != REGION:
         raise ValueError(f"{address} is in {values['location']}")
     return kind, name.rpartition("-of-")[2] if name.startswith("made-up-") else name
 

@@ -47,7 +47,7 @@ def test_the_workflow_has_its_environment(applied: Planned) -> None:
     variables = set(re.findall(r'sys\.get_env\("(\w+)"\)', text)) - {"GOOGLE_CLOUD_WORKFLOW_EXECUTION_ID"}
     assert set(workflow["user_env_vars"]) == variables
     assert workflow["user_env_vars"]["CONTROL_URL"] == address_of(applied, "gemtune-control")
-    assert workflow["user_env_vars"]["RUN_PARENT"] == "projects/example-project/locations/us-central1"
+    assert workflow["user_env_vars"]["RUN_PARENT"] == "projects/example-project/locations/europe-west4"
 
 
 def test_secrets_are_used_by_name(applied: Planned) -> None:
@@ -90,13 +90,34 @@ def test_the_gateway_routes_exactly_the_endpoints_of_the_api(applied: Planned) -
     document = json.loads(base64.b64decode(config["openapi_documents"][0]["document"][0]["contents"]))
     routes = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
     assert routes == {(endpoint.method, endpoint.path) for endpoint in ENDPOINTS}
+    for path, methods in document["paths"].items():
+        for method in methods.values():
+            assert [each["name"] for each in method.get("parameters", ())] == re.findall(r"\{(\w+)\}", path)
+
+
+def test_the_gateway_lets_in_whom_the_issuer_knows_and_waits_as_long_as_the_api(applied: Planned) -> None:
+    ((_, config),) = applied.resources("google_api_gateway_api_config")
+    document = json.loads(base64.b64decode(config["openapi_documents"][0]["document"][0]["contents"]))
     assert document["security"] == [{"caller": []}]
-    assert document["x-google-backend"]["address"] == address_of(applied, "gemtune-api")
+    assert document["securityDefinitions"]["caller"] == {
+        "type": "oauth2",
+        "flow": "implicit",
+        "authorizationUrl": "",
+        "x-google-issuer": "https://issuer.example.com",
+        "x-google-jwks_uri": "https://issuer.example.com/keys",
+        "x-google-audiences": "gemtune",
+    }
+    assert document["x-google-backend"] == {
+        "address": address_of(applied, "gemtune-api"),
+        "path_translation": "APPEND_PATH_TO_ADDRESS",
+        "deadline": applied.one(FUNCTION, "gemtune-api")["service_config"][0]["timeout_seconds"],
+    }
+    assert document["schemes"] == ["https"]
 
 
 def test_every_alert_has_a_channel_and_a_documentation(applied: Planned) -> None:
     for address, policy in applied.resources("google_monitoring_alert_policy"):
-        assert len(policy["notification_channels"]) == 1, address
+        assert len(policy["notification_channels"]) == 6, address
         assert policy["documentation"][0]["content"], address
     ((_, budget),) = applied.resources("google_billing_budget")
     assert budget["budget_filter"][0]["projects"] == ["projects/123456789012"]

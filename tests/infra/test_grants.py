@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
 import pytest
 
 from tests.infra.grants import ROLES, TABLE, granted
@@ -36,10 +34,9 @@ def test_every_single_role_that_is_removed_is_missed(applied: Planned) -> None:
 
 
 def without(state: Planned, address: str) -> Planned:
-    shown = copy.deepcopy(dict(state.shown))
-    resources = shown["values"]["root_module"]["resources"]
-    resources[:] = [resource for resource in resources if resource["address"] != address]
-    return Planned(shown)
+    resources = state.shown["values"]["root_module"]["resources"]
+    others = [resource for resource in resources if resource["address"] != address]
+    return Planned({"values": {"root_module": {"resources": others}}})
 
 
 def test_custom_roles_have_the_permissions_of_the_table(applied: Planned) -> None:

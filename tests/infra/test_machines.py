@@ -19,12 +19,13 @@ def task(job: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     return template["containers"][0], [selector["accelerator"] for selector in template["node_selector"] or []]
 
 
-def test_each_step_has_the_machine_that_the_estimates_assume(applied: Planned) -> None:
-    jobs = applied.named("google_cloud_run_v2_job")
-    machines = {f"gemtune-{step}": machine for step, machine in CPU_STEPS.items()}
-    machines |= {f"gemtune-train-{name}": machine for name, machine in MACHINES.items()}
+def test_each_step_has_the_machine_that_the_estimates_assume(applied: Planned, plan: Planned) -> None:
+    steps = {f"gemtune-{step}": machine for step, machine in CPU_STEPS.items()}  # by default
+    machines = steps | {f"gemtune-train-{name}": machine for name, machine in MACHINES.items()}
     machines |= {f"gemtune-export-{name}": MACHINES[name] for name in WITH_MORE_MEMORY}
+    jobs = applied.named("google_cloud_run_v2_job")
     assert set(jobs) == set(machines)
+    jobs |= {name: plan.one("google_cloud_run_v2_job", name) for name in steps}
     for name, machine in machines.items():
         container, accelerators = task(jobs[name])
         assert container["resources"][0]["limits"] == limits(machine)

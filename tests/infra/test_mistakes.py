@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -56,15 +56,28 @@ def unwanted(planted: With) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def refused_together(terraform: Terraform) -> str:
-    """Return the error for all values that are checked on their own."""
-    return _refusal(terraform, [refused for refused in REFUSED if not refused.alone])
+def refusals(terraform: Terraform) -> Mapping[tuple[str, str], list[str]]:
+    """Return the errors of Terraform by variable and value, in as few runs as the values allow."""
+    runs: list[dict[str, str]] = []
+    for refused in (each for each in REFUSED if not each.alone):
+        run = next((run for run in runs if run.get(refused.variable, refused.value) == refused.value), None)
+        if run is None:
+            runs.append(run := {})
+        run[refused.variable] = refused.value
+    errors = {value: errors for run in runs for errors in [_errors(terraform, run)] for value in run.items()}
+    for refused in (each for each in REFUSED if each.alone):
+        value = (refused.variable, refused.value)
+        if value not in errors:
+            errors[value] = _errors(terraform, dict([value]), refused.with_)
+    return errors
 
 
-def _refusal(terraform: Terraform, values: Sequence[Refused]) -> str:
+def _errors(terraform: Terraform, values: Mapping[str, str], with_: str = "") -> list[str]:
+    """Return the errors of a plan with these values of variables."""
+    others = [f"-var={with_}"] if with_ else []
     with pytest.raises(RuntimeError) as raised:
-        terraform.plan(*(f"-var={refused.variable}={refused.value}" for refused in values))
-    return _one_line(str(raised.value))
+        terraform.plan(*others, *(f"-var={name}={value}" for name, value in values.items()))
+    return _one_line(str(raised.value)).split("Error: ")[1:]
 
 
 def _one_line(message: str) -> str:
@@ -80,8 +93,20 @@ def test_validate_finds_a_mistake(mistake: Mistake, planted: With) -> None:
 
 
 @pytest.mark.parametrize("refused", REFUSED, ids=lambda refused: f"{refused.variable} {refused.message}")
-def test_a_wrong_value_of_a_variable_is_refused(refused: Refused, terraform: Terraform, refused_together: str) -> None:
-    assert refused.message in (_refusal(terraform, [refused]) if refused.alone else refused_together)
+def test_a_wrong_value_of_a_variable_is_refused(
+    refused: Refused, refusals: Mapping[tuple[str, str], list[str]]
+) -> None:
+    errors = [error for error in refusals[refused.variable, refused.value] if f'variable "{refused.variable}"' in error]
+    assert [error for error in errors if refused.message in error]
+
+
+def test_each_rule_for_a_variable_has_a_value_that_it_refuses() -> None:
+    text = (ROOT / "terraform" / "variables.tf").read_text()
+    for part in re.split(r'^variable "', text, flags=re.MULTILINE)[1:]:
+        name = part.partition('"')[0]
+        tried = [refused.message for refused in REFUSED if refused.variable == name]
+        rules = re.findall(r'error_message = "(.*)"', part)
+        assert [rule for rule in rules if not any(message in rule for message in tried)] == [], name
 
 
 @pytest.mark.parametrize("mistake", AGAINST_POLICY, ids=lambda mistake: mistake.name)

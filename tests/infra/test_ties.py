@@ -20,6 +20,7 @@ from gemtune.services.dispatch import LEASE
 from tests.infra.conftest import Applied
 from tests.infra.offline import ROOT, Terraform
 from tests.infra.planned import Planned
+from tests.infra.settings_needed import EVERY
 from trainer.store.checkpoints import REQUIRED_FILES
 from trainer.store.manifest import NAME as MANIFEST
 
@@ -160,10 +161,31 @@ def test_outputs_tell_the_command_line_where_things_are(applied: Planned) -> Non
     assert outputs["topics"] == {name: f"made-up-id-of-{name}" for name in applied.named("google_pubsub_topic")}
     names = ("config", "data", "uploads", "export", "source")
     assert outputs["buckets"] == {name: f"example-project-gemtune-{name}" for name in names}
-    assert outputs["image_repository"] == "us-central1-docker.pkg.dev/example-project/gemtune-trainer"
+    assert outputs["image_repository"] == "europe-west4-docker.pkg.dev/example-project/gemtune-trainer"
     assert outputs["build_service_account"] == "made-up-id-of-gemtune-build"
     assert outputs["workflow"] == "made-up-id-of-fine-tune"
     assert outputs["gateway_url"].startswith("https://made-up-default_hostname")
-    assert (outputs["project_id"], outputs["region"]) == ("example-project", "us-central1")
-    settings = {**applied.settings_of("gemtune-dispatch"), "GEMTUNE_WORKFLOW": "fine-tune"}
-    assert outputs["settings"].items() <= settings.items()
+    assert (outputs["project_id"], outputs["region"]) == ("example-project", "europe-west4")
+    settings = applied.settings_of("gemtune-dispatch")
+    assert outputs["settings"] == {name: settings[name] for name in (*EVERY, "GEMTUNE_WORKFLOW")}
+    assert set(outputs["service_accounts"].values()) == {
+        values["email"] for _, values in applied.resources("google_service_account")
+    }
+
+
+def test_the_capacity_that_is_compared_with_quotas_is_that_of_the_deployment(applied: Planned) -> None:
+    capacity = applied.shown["values"]["outputs"]["capacity"]["value"]
+    functions = applied.named("google_cloudfunctions2_function")
+    assert capacity["functions"] == {
+        name: {"instances": config["max_instance_count"], "memory": config["available_memory"]}
+        for name, config in ((name, function["service_config"][0]) for name, function in functions.items())
+    }
+    jobs = applied.named("google_cloud_run_v2_job")
+    assert set(capacity["jobs"]) == set(jobs)
+    for name, job in jobs.items():
+        task = job["template"][0]["template"][0]
+        (container,), said = task["containers"], capacity["jobs"][name]
+        limits = container["resources"][0]["limits"]
+        assert (str(said["cpus"]), f"{said['memory_gib']}Gi") == (limits["cpu"], limits["memory"])
+        assert [said["accelerator"]] == ([each["accelerator"] for each in task["node_selector"] or []] or [None])
+        assert f"/{said['image']}@sha256:" in container["image"]

@@ -13,12 +13,12 @@ from gemtune.gcp.firestore_store import EVENTS, JOBS
 from gemtune.jobs.status import Step
 from gemtune.machines.choice import CPU_STEPS, MACHINES, WITH_MORE_MEMORY, Machine
 from gemtune.ports import Topic
-from tests.infra.grants import DOMAIN, NUMBER, PROJECT_ID, ROLES
+from tests.infra.grants import DOMAIN, NUMBER, PROJECT_ID, REGION, ROLES
 from tests.infra.settings_needed import needed_by
-from tests.infra.wanted_monitoring import monitoring
+from tests.infra.wanted_monitoring import CHANNELS, monitoring
 from trainer.store.checkpoints import REQUIRED_FILES
 
-REGION = "us-central1"
+RECORDS = "eur3"
 WEEK, DAY = 604_800, 86_400
 Values = Mapping[str, Any]
 
@@ -32,18 +32,21 @@ SETTINGS = {
         for name in ("config", "data", "uploads", "export")
     },
     "GEMTUNE_MACHINES": "l4,rtx-pro-6000,cpu",
-    "GEMTUNE_AT_ONCE": "cpu=1,l4=1,rtx-pro-6000=1",
-    "GEMTUNE_USD_PER_HOUR": "rtx-pro-6000=4.25",
+    "GEMTUNE_AT_ONCE": "cpu=1,l4=3,rtx-pro-6000=2",
+    "GEMTUNE_USD_PER_HOUR": "export=0.9,prepare=0.2,rtx-pro-6000=4.25",
     "GEMTUNE_DEFAULT_MAX_COST_USD": "12.5",
     "GEMTUNE_DEFAULT_MAX_HOURS": "10",
     "GEMTUNE_MAX_COST_USD": "50",
     "GEMTUNE_MAX_HOURS": "48",
     "GEMTUNE_OWNER_USD_PER_MONTH": "300",
     "GEMTUNE_OWNER_HOURS_PER_MONTH": "200",
-    "GEMTUNE_WITHOUT_GGUF": "no",
+    "GEMTUNE_WITHOUT_GGUF": "yes",
     "GEMTUNE_WORKFLOW": "fine-tune",
     "GEMTUNE_MOUNTS": "/mnt/gemtune",
-    **{f"GEMTUNE_{step.upper()}_TIMEOUT_SECONDS": "3600" for step in Step},
+    **{
+        f"GEMTUNE_{step.upper()}_TIMEOUT_SECONDS": seconds
+        for step, seconds in zip(Step, ("1800", "43200", "7200"), strict=True)
+    },
     "GEMTUNE_GATEWAY": f"gemtune-gateway{DOMAIN}",
     "GEMTUNE_HF_TOKEN_SECRET": "hub-token",
     "GEMTUNE_WANDB_API_KEY_SECRET": "wandb-key",
@@ -53,11 +56,11 @@ SETTINGS = {
 # calls. Sweep has one instance with one request, because two would do the same work.
 FUNCTIONS = {
     "api": {"memory": "512Mi", "seconds": 60, "requests": 4, "instances": 20},
-    "dispatch": {"memory": "512Mi", "seconds": 120, "requests": 4, "instances": 2},
-    "ingest": {"memory": "512Mi", "seconds": 120, "requests": 4, "instances": 2},
-    "fan-out": {"memory": "512Mi", "seconds": 300, "requests": 4, "instances": 2},
-    "notify": {"memory": "512Mi", "seconds": 60, "requests": 4, "instances": 1},
-    "control": {"memory": "512Mi", "seconds": 60, "requests": 4, "instances": 1},
+    "dispatch": {"memory": "512Mi", "seconds": 120, "requests": 4, "instances": 5},
+    "ingest": {"memory": "512Mi", "seconds": 120, "requests": 4, "instances": 6},
+    "fan-out": {"memory": "512Mi", "seconds": 300, "requests": 4, "instances": 10},
+    "notify": {"memory": "512Mi", "seconds": 60, "requests": 4, "instances": 7},
+    "control": {"memory": "512Mi", "seconds": 60, "requests": 4, "instances": 8},
     "sweep": {"memory": "1Gi", "seconds": 540, "requests": 1, "instances": 1},
 }
 # Function -> type of its event, and filters.
@@ -154,7 +157,7 @@ def _function(name: str) -> Values:
         event_type, filters = TRIGGERS[name]
         values["event_trigger"] = [
             {
-                "trigger_region": REGION,  # where the records and the buckets are
+                "trigger_region": RECORDS if name == "fan-out" else REGION,  # where the records, or the buckets, are
                 "event_type": event_type,
                 "retry_policy": "RETRY_POLICY_RETRY",
                 "service_account_email": email("events"),
@@ -175,7 +178,7 @@ def _job(step: str, machine: Machine) -> Values:
         "max_retries": 0,  # control decides about retries
         "containers": [
             {
-                "image": f"{REGION}-docker.pkg.dev/{PROJECT_ID}/gemtune-trainer/{machine.image}@sha256:{digest}",
+                "image": f"us-central1-docker.pkg.dev/{PROJECT_ID}/gemtune-trainer/{machine.image}@sha256:{digest}",
                 "args": [name],
                 "resources": [{"limits": {"cpu": str(machine.cpus), "memory": f"{machine.memory_gib}Gi"} | gpu}],
                 "env": [{"name": key, "value": value} for key, value in settings(f"gemtune-{step}").items()],
@@ -208,10 +211,10 @@ def _bucket(name: str) -> Values:
 
     rules = [rule("AbortIncompleteMultipartUpload", age=7)]
     if name == "export":
-        # Only checkpoints have these files, and no checkpoint is resumed after a month. Nothing of a result matches.
+        # Only checkpoints have these files, and no checkpoint is resumed after so long. Nothing of a result matches.
         suffixes = [f"/{file}" for file in REQUIRED_FILES if file != "trainer_state.json"]
-        rules.append(rule("Delete", age=30, matches_prefix=["jobs/"], matches_suffix=suffixes))
-        rules.append(rule("Delete", days_since_custom_time=60, matches_prefix=["models/"]))
+        rules.append(rule("Delete", age=45, matches_prefix=["jobs/"], matches_suffix=suffixes))
+        rules.append(rule("Delete", days_since_custom_time=90, matches_prefix=["models/"]))
     if name == "source":
         rules.append(rule("Delete", age=14, matches_prefix=["builds/"]))
     return {
@@ -309,12 +312,12 @@ def _project() -> dict[str, Values]:
         "google_billing_budget.gemtune[0]": {
             "billing_account": "012345-6789AB-CDEF01",
             "budget_filter": [{"projects": [f"projects/{NUMBER}"]}],
-            "amount": [{"specified_amount": [{"currency_code": "USD", "units": "100"}]}],
+            "amount": [{"specified_amount": [{"currency_code": "EUR", "units": "100"}]}],
             "threshold_rules": [
                 *({"threshold_percent": share} for share in (0.5, 0.9, 1)),
                 {"threshold_percent": 1, "spend_basis": "FORECASTED_SPEND"},
             ],
-            "all_updates_rule": [{"monitoring_notification_channels": ["made-up-id-of-me@example.com"]}],
+            "all_updates_rule": [{"monitoring_notification_channels": CHANNELS[:5]}],  # it can have no more
         },
     }
 
@@ -336,11 +339,12 @@ def _storage() -> dict[str, Values]:
 def _programs() -> dict[str, Values]:
     """Return everything that runs code."""
     functions, jobs = "google_cloudfunctions2_function.gemtune", "google_cloud_run_v2_job.step"
+    steps = CPU_STEPS | {"prepare": Machine(cpus=2, memory_gib=8)}  # everything.tfvars has other sizes than the default
     trains = {f"train-{name}": machine for name, machine in MACHINES.items()}
     exports = {f"export-{name}": MACHINES[name] for name in WITH_MORE_MEMORY}
     return {
         **{f'{functions}["{name}"]': _function(name) for name in FUNCTIONS},
-        **{f'{jobs}["{step}"]': _job(step, machine) for step, machine in (CPU_STEPS | trains | exports).items()},
+        **{f'{jobs}["{step}"]': _job(step, machine) for step, machine in (steps | trains | exports).items()},
         "google_eventarc_trigger.data_bucket[0]": {
             "name": "gemtune-ingest-data",
             "location": REGION,
@@ -398,14 +402,17 @@ def _messages() -> dict[str, Values]:
             }
             for topic in PUSHED
         },
-        f'{subscriptions}.status["ends"]': {
-            "name": "ends",
-            "topic": "made-up-id-of-job-status",
-            "enable_message_ordering": True,
-            "filter": 'attributes.status = "completed"',
-            "ack_deadline_seconds": 60,
-            "message_retention_duration": f"{WEEK}s",
-            "expiration_policy": [{"ttl": ""}],
+        **{
+            f'{subscriptions}.status["{name}"]': {
+                "name": name,
+                "topic": "made-up-id-of-job-status",
+                "enable_message_ordering": True,
+                "ack_deadline_seconds": 60,
+                "message_retention_duration": f"{WEEK}s",
+                "expiration_policy": [{"ttl": ""}],
+                **filtered,
+            }
+            for name, filtered in (("ends", {"filter": 'attributes.status = "completed"'}), ("every", {}))
         },
     }
 
@@ -415,7 +422,7 @@ def _records() -> dict[str, Values]:
     return {
         "google_firestore_database.records": {
             "name": "(default)",  # clients open it without a name
-            "location_id": REGION,
+            "location_id": RECORDS,
             "type": "FIRESTORE_NATIVE",
             "point_in_time_recovery_enablement": "POINT_IN_TIME_RECOVERY_ENABLED",
             "delete_protection_state": "DELETE_PROTECTION_ENABLED",
@@ -457,7 +464,7 @@ def _gateway() -> dict[str, Values]:
         'google_api_gateway_gateway.gemtune["this"]': {
             "gateway_id": "gemtune",
             "api_config": "made-up-id-of-google_api_gateway_api_config",
-            "region": REGION,
+            "region": "europe-west1",
         },
     }
 

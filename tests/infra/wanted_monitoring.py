@@ -15,7 +15,8 @@ METRICS = {
     "relaunched_jobs": ("sweep", "^job [a-z0-9_-]+ is launched again: "),
     "unmended": ("sweep", "^the sweep could not repair "),
 }
-CHANNELS = ["made-up-id-of-me@example.com"]
+EMAILS = [f"{name}@example.com" for name in "abcdef"]
+CHANNELS = [f"made-up-id-of-{email}" for email in EMAILS]
 Values = Mapping[str, Any]
 
 
@@ -25,9 +26,12 @@ def monitoring(dead_topics: Sequence[str]) -> dict[str, Values]:
     dead_topics: topics of messages that could not be delivered.
     """
     return {
-        'google_monitoring_notification_channel.email["me@example.com"]': {
-            "type": "email",
-            "labels": {"email_address": "me@example.com"},
+        **{
+            f'google_monitoring_notification_channel.email["{email}"]': {
+                "type": "email",
+                "labels": {"email_address": email},
+            }
+            for email in EMAILS
         },
         **{
             f'google_logging_metric.gemtune["{name}"]': {
@@ -58,10 +62,10 @@ def _alerts(dead_topics: Sequence[str]) -> dict[str, Values]:
             "ALIGN_MAX",
             0,
         ),
-        "failed_jobs": (_of_metric("failed_jobs"), HOUR, "ALIGN_DELTA", 0),
+        "failed_jobs": (_of_metric("failed_jobs"), HOUR, "ALIGN_DELTA", 3),
         "stuck_jobs": (_of_metric("relaunched_jobs"), HOUR, "ALIGN_DELTA", 0),
         "unmended": (_of_metric("unmended"), HOUR, "ALIGN_DELTA", 0),
-        "gpu_hours": (f"{seconds} AND {of_gpus}", DAY, "ALIGN_DELTA", 24 * HOUR),
+        "gpu_hours": (f"{seconds} AND {of_gpus}", DAY, "ALIGN_DELTA", 48 * HOUR),
     }
     return {
         f'google_monitoring_alert_policy.gemtune["{name}"]': _policy(
