@@ -21,11 +21,7 @@ RUNNING = ("PENDING", "QUEUED", "WORKING")
 # Seconds between requests for the status of a build.
 POLL_INTERVAL = 10.0
 # Resources that a build needs: a registry to push to, a bucket to read sources from, and a service account.
-BUILD_RESOURCES = (
-    "google_artifact_registry_repository_iam_member.build",
-    'google_project_iam_member.gemtune["build logging.logWriter"]',
-    'google_storage_bucket_iam_member.gemtune["source build viewer"]',
-)
+BUILD_RESOURCES = ("time_sleep.build_roles",)
 
 
 def tag(deployment: Deployment) -> str:

@@ -53,6 +53,12 @@ KNOWN_ERRORS = (
         120,
     ),
     KnownError(
+        r"missing permissions? on the build service account|Access to bucket gcf-v2-sources-\S+ denied",
+        "the roles of the account that builds are new and not in force yet",
+        _LATER,
+        120,
+    ),
+    KnownError(
         r"Service account \S+ (does not exist|was not found)|Error 400: .*service account.* does not exist",
         "a service account is new and not known everywhere yet",
         _LATER,

@@ -86,10 +86,12 @@ def destroy(deployment: Deployment) -> None:
 def output(deployment: Deployment, name: str) -> None:
     """Print an output of Terraform: text as it is, a map as NAME=VALUE lines.
 
-    Raises Refused if there is no such output.
+    Raises Refused if there is no such output, and if the state belongs to another project or region.
     """
     need("terraform")
-    outputs = Terraform(deployment).outputs()
+    terraform = Terraform(deployment)
+    terraform.init(quiet=True)  # the last command may have been for a state elsewhere
+    outputs = terraform.outputs()
     if name not in outputs:
         listed = f"one of {', '.join(sorted(outputs))}" if outputs else "`make deploy` first"
         raise Refused(f"there is no output {name!r}; use {listed}")

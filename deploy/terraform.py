@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -36,27 +37,30 @@ class Terraform:
         """Run a command. Raises Failed."""
         run("terraform", "-chdir=terraform", *arguments, environment=self._environment)
 
-    def init(self) -> None:
+    def init(self, *, quiet: bool = False) -> None:
         """Prepare the project's folder and state, and check whose state it is.
 
-        Raises Refused if it belongs to another project or region.
+        quiet: print nothing, for commands whose output is read by a shell. Raises Refused if the state belongs to
+        another project or region.
         """
+        prepare = self._read if quiet else self
         self.deployment.folder.mkdir(parents=True, exist_ok=True)
         self._check_place()
         self._adopt_old_state()
         bucket, local = self.deployment.state_bucket, self._local_state
         if bucket is None:
             BACKEND.unlink(missing_ok=True)
-            self("init", "-input=false", "-lockfile=readonly", f"-backend-config=path={local}")
+            prepare("init", "-input=false", "-lockfile=readonly", f"-backend-config=path={local}")
         else:
             BACKEND.write_text('terraform {\n  backend "gcs" {}\n}\n')
             moves = ["-migrate-state", "-force-copy"] if local.exists() else []
             place = (f"-backend-config=bucket={bucket}", f"-backend-config=prefix={self._prefix}")
-            self("init", "-input=false", "-lockfile=readonly", *place, *moves)
+            prepare("init", "-input=false", "-lockfile=readonly", *place, *moves)
             self._place_file.write_text(bucket)
             if local.exists():
                 local.rename(local.with_suffix(".moved"))
-                print(f"the state is now in gs://{bucket}/{self._prefix}; pass STATE_BUCKET={bucket} every time")
+                moved = f"the state is now in gs://{bucket}/{self._prefix}; pass STATE_BUCKET={bucket} every time"
+                print(moved, file=sys.stderr)
         self._check_owner()
 
     def outputs(self) -> dict[str, Any]:
@@ -138,7 +142,7 @@ class Terraform:
             return
         if _owner(json.loads(OLD_STATE.read_text() or "{}")) == self._names:
             shutil.move(OLD_STATE, self._local_state)
-            print(f"moved terraform/{OLD_STATE.name} to {self._local_state.relative_to(ROOT)}")
+            print(f"moved terraform/{OLD_STATE.name} to {self._local_state.relative_to(ROOT)}", file=sys.stderr)
 
     def _check_owner(self) -> None:
         """Raise Refused if the state is of another project or region."""

@@ -5,6 +5,7 @@ Their output goes to the terminal, unless the caller reads it.
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -63,9 +64,13 @@ def run(*command: str, environment: Mapping[str, str] | None = None) -> None:
 def read(*command: str, environment: Mapping[str, str] | None = None) -> str:
     """Run a command and return its standard output.
 
-    Raises Failed with its standard error, which is shown too.
+    It cannot ask anything, because a question would not be seen: gcloud takes its own default answers. Raises Failed
+    with the standard error, which is shown too.
     """
-    ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    unasked = {**(os.environ if environment is None else environment), "CLOUDSDK_CORE_DISABLE_PROMPTS": "1"}
+    ran = subprocess.run(
+        command, cwd=ROOT, env=unasked, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
     sys.stderr.write(ran.stderr)
     if ran.returncode != 0:
         raise Failed(command, ran.returncode, ran.stderr)

@@ -70,6 +70,18 @@ resource "google_project_iam_member" "build_sources" {
   }
 }
 
+# Roles of a new account can be refused for some minutes ("missing permission on the build service account"). The images
+# and the functions are built as this account.
+resource "time_sleep" "build_roles" {
+  create_duration = "120s"
+  depends_on = [
+    google_artifact_registry_repository_iam_member.build,
+    google_project_iam_member.build_sources,
+    google_project_iam_member.gemtune,
+    google_storage_bucket_iam_member.gemtune,
+  ]
+}
+
 # Cloud Storage publishes to a topic that Eventarc creates for a trigger, under a name that is not known here.
 resource "google_project_iam_member" "storage_events" {
   project = var.project_id

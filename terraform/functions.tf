@@ -171,11 +171,9 @@ resource "google_cloudfunctions2_function" "gemtune" {
   }
 
   depends_on = [
-    google_project_iam_member.gemtune,
     google_project_iam_member.storage_events,
-    google_storage_bucket_iam_member.gemtune,
-    google_artifact_registry_repository_iam_member.build,
     time_sleep.agents,
+    time_sleep.build_roles,
   ]
 }
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from pathlib import Path
 
 import pytest
 
-from deploy import images
+from deploy import images, tools
 from deploy.cloud_build import IMAGES, configuration
 from deploy.deployment import OPEN_BUILD_REGIONS, Deployment, open_build_region
 from gemtune.machines.choice import MACHINES
@@ -267,6 +269,16 @@ def test_output_prints_an_address_or_settings_for_a_shell(cloud: StandIns) -> No
     assert cloud.make("output", *PROJECT_AND_REGION, "NAME=settings").stdout == "A=b\nC=d\n"
     ran = cloud.make("output", *PROJECT_AND_REGION, "NAME=nothing")
     assert "use one of api_url, settings" in ran.stderr
+
+
+def test_a_program_whose_output_is_read_asks_nothing() -> None:
+    """Otherwise gcloud waits for an answer to a question that nobody sees.
+
+    It offers to install its component `beta`, and to enable an API.
+    """
+    code = "import os, sys; print(repr(sys.stdin.read()), os.environ['CLOUDSDK_CORE_DISABLE_PROMPTS'])"
+    for environment in (None, dict(os.environ)):
+        assert tools.read(sys.executable, "-c", code, environment=environment) == "'' 1"
 
 
 @pytest.mark.parametrize("typed", ["", "yes\n", "other-project\n"])

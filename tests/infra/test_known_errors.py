@@ -36,6 +36,14 @@ PASSING = {
     """│ Error: Error creating Trigger: googleapi: Error 400: The Cloud Storage service account for your bucket is
 │ unable to publish to Cloud Pub/Sub topics in the specified project.
 """: "the role of Google's account for Cloud Storage is new",
+    """│ Error: Error waiting to create function: Error waiting for Creating function: Error code 13, message:
+│ Build failed with status: FAILURE and message: failed to Fetch: failed to download archive
+│ gs://gcf-v2-sources-123-europe-west1/gemtune-api/function-source.zip: Access to bucket
+│ gcf-v2-sources-123-europe-west1 denied. You must grant Storage Object Viewer permission to gemtune-build@p.
+""": "the roles of the account that builds are new",
+    """│ Error: Error waiting to create function: Error code 3, message: Could not build the function due to a missing
+│ permission on the build service account.
+""": "the roles of the account that builds are new",
     """│ Error: Request `Create IAM Members roles/run.invoker` returned error: Error 400: Service account
 │ gemtune-push@p.iam.gserviceaccount.com does not exist., badRequest
 """: "a service account is new",

@@ -57,7 +57,10 @@ def unwanted(planted: With) -> list[str]:
 
 @pytest.fixture(scope="module")
 def refusals(terraform: Terraform) -> Mapping[tuple[str, str], list[str]]:
-    """Return the errors of Terraform by variable and value, in as few runs as the values allow."""
+    """Return the errors of Terraform by variable and value.
+
+    It runs as few times as the values allow.
+    """
     runs: list[dict[str, str]] = []
     for refused in (each for each in REFUSED if not each.alone):
         run = next((run for run in runs if run.get(refused.variable, refused.value) == refused.value), None)

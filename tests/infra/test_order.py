@@ -7,10 +7,14 @@ from collections.abc import Mapping
 
 import pytest
 
+from deploy import images
+from tests.infra.grants import granted
 from tests.infra.offline import Terraform
+from tests.infra.planned import Planned
 
 APIS = "google_project_service.enabled"
 AGENTS = "time_sleep.agents"
+BUILD_ROLES = "time_sleep.build_roles"
 METRICS = "time_sleep.log_metrics"
 
 
@@ -61,6 +65,17 @@ def test_dead_letters_are_for_an_agent_that_exists(before: Mapping[str, set[str]
 
 def test_alerts_on_our_metrics_wait_until_the_metrics_are_known(before: Mapping[str, set[str]]) -> None:
     assert {METRICS, "google_logging_metric.gemtune"} <= before["google_monitoring_alert_policy.gemtune"]
+
+
+def test_what_is_built_waits_for_every_role_of_the_account_that_builds(
+    before: Mapping[str, set[str]], applied: Planned
+) -> None:
+    roles = {address.partition("[")[0] for address, grant in granted(applied) if grant.who == "build"}
+    assert len(roles) == 4
+    assert roles <= before[BUILD_ROLES]
+    assert BUILD_ROLES in before["google_cloudfunctions2_function.gemtune"]
+    assert images.BUILD_RESOURCES == (BUILD_ROLES,)  # before the images are built
+    assert not {name for name in before[BUILD_ROLES] if "function" in name or "run_v2" in name}
 
 
 def test_roles_are_granted_before_what_needs_them_runs(before: Mapping[str, set[str]]) -> None:

@@ -51,11 +51,11 @@ def test_a_local_state_is_moved_to_the_bucket(cloud: StandIns) -> None:
     state.write_text("{}")
     ran = cloud.make("plan", f"PROJECT_ID={FIRST}", "REGION=europe-west1", "STATE_BUCKET=our-states")
     assert "-migrate-state" in init_of(cloud)
-    assert "the state is now in gs://our-states/gemtune/first-example-project" in ran.stdout
+    assert "the state is now in gs://our-states/gemtune/first-example-project" in ran.stderr
     assert not state.exists()
 
 
-@pytest.mark.parametrize("target", ["plan", "deploy", "destroy"])
+@pytest.mark.parametrize("target", ["plan", "deploy", "destroy", "output"])
 @pytest.mark.parametrize(
     "outputs",
     [
@@ -116,6 +116,15 @@ terraform.apply(*deployment.variables(images.placeholders(deployment)), *OPTIONS
     assert applied.returncode == 0, applied.stderr
     state = checkout / "build" / FIRST / "terraform.tfstate"
     assert "project_id" not in json.loads(state.read_text())["outputs"]
+    output = "project.output(Deployment.from_environment(os.environ), 'buckets')"
+    shown = deploy(output, FIRST)
+    assert "source=first-example-project-gemtune-source" in shown.stdout.splitlines(), shown.stderr
+    # The last command was for a project whose state is in a bucket.
+    (checkout / "terraform" / terraform.BACKEND.name).write_text('terraform {\n  backend "gcs" {}\n}\n')
+    assert deploy(output, FIRST).stdout == shown.stdout
+    never = deploy(output, SECOND)
+    assert never.returncode != 0
+    assert "`make deploy` first" in never.stderr
     plan = "project.plan(Deployment.from_environment(os.environ))"
     first, second = deploy(plan, FIRST), deploy(plan, SECOND)
     assert first.returncode == second.returncode == 0, first.stderr + second.stderr

@@ -112,6 +112,8 @@ def test_the_sweep_runs_within_the_lease_of_a_launch(applied: Planned) -> None:
     assert int(job["attempt_deadline"].removesuffix("s")) >= function["timeout_seconds"]
     assert function["timeout_seconds"] <= 1800  # Cloud Scheduler's longest deadline
     assert sweep.ORPHAN_AGE > LEASE
+    parts = 4  # events, secrets, specs, deleted jobs; each may end with one long call
+    assert sweep.REPAIR_SECONDS + parts * sweep.PART_SECONDS <= 0.8 * function["timeout_seconds"]
 
 
 def test_the_workflow_waits_longer_than_control_may_take(applied: Planned) -> None:
@@ -184,8 +186,8 @@ def test_the_capacity_that_is_compared_with_quotas_is_that_of_the_deployment(app
     assert set(capacity["jobs"]) == set(jobs)
     for name, job in jobs.items():
         task = job["template"][0]["template"][0]
-        (container,), said = task["containers"], capacity["jobs"][name]
+        (container,), size = task["containers"], capacity["jobs"][name]
         limits = container["resources"][0]["limits"]
-        assert (str(said["cpus"]), f"{said['memory_gib']}Gi") == (limits["cpu"], limits["memory"])
-        assert [said["accelerator"]] == ([each["accelerator"] for each in task["node_selector"] or []] or [None])
-        assert f"/{said['image']}@sha256:" in container["image"]
+        assert (str(size["cpus"]), f"{size['memory_gib']}Gi") == (limits["cpu"], limits["memory"])
+        assert [size["accelerator"]] == ([each["accelerator"] for each in task["node_selector"] or []] or [None])
+        assert f"/{size['image']}@sha256:" in container["image"]

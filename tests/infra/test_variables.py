@@ -1,4 +1,4 @@
-"""Every variable of Terraform has a default that suits a new project, and an effect.
+"""Each variable of Terraform has an effect, and a default for a new project.
 
 The tables of wanted values and grants are compared with a deployment in which each variable has another value than its
 default, so whatever ignores a variable differs from them.

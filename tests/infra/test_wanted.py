@@ -42,15 +42,15 @@ def differences(values: Mapping[str, Any]) -> Iterator[str]:
         yield from differences_of(address, checked[address], expected_values[address])
 
 
-def differences_of(address: str, value: Any, wanted: Any) -> Iterator[str]:
-    """Yield a message for each attribute of a resource that is not the wanted one."""
+def differences_of(address: str, value: Any, expected_value: Any) -> Iterator[str]:
+    """Yield a message for each attribute that is not the wanted one."""
     shown = with_effect(address, value)
-    actual, expected = dict(leaves(shown)), dict(leaves(wanted))
+    actual, expected = dict(leaves(shown)), dict(leaves(expected_value))
     for path in sorted(actual.keys() | expected.keys(), key=str):
         if actual.get(path) != expected.get(path):
             place = ".".join(map(str, path))
             yield f"{address}: {place} is {actual.get(path)!r}; wanted {expected.get(path)!r}"
-    if sorted(_blocks(shown)) != sorted(_blocks(wanted)):
+    if sorted(_blocks(shown)) != sorted(_blocks(expected_value)):
         yield f"{address}: other blocks"
 
 
@@ -92,16 +92,17 @@ def mutants(value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def mutations(values: Mapping[str, Any]) -> Iterator[tuple[str, str, bool]]:
-    """Yield kind, place and whether it is missed, for each change of one attribute or resource.
+    """Yield kind, place and whether it is missed, for each single change.
 
-    A changed resource is compared alone, because the others are as wanted.
+    A change is one of an attribute or a resource. A changed resource is compared alone, because the others are as
+    wanted.
     """
-    wanted = table.wanted()
+    expected_values = table.wanted()
     for address, value in values.items():
         shown = with_effect(address, value)
 
         def is_missed(changed: Any, address: str = address) -> bool:
-            return next(differences_of(address, changed, wanted[address]), None) is None
+            return next(differences_of(address, changed, expected_values[address]), None) is None
 
         for path, leaf in leaves(shown):
             for kind, wrong in (each for each in mutants(leaf) if each[1] != leaf):

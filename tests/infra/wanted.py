@@ -308,6 +308,7 @@ def _project() -> dict[str, Values]:
         },
         # Durations that Google documents for a new account, and for a new metric, to become known everywhere.
         "time_sleep.agents": {"create_duration": "120s"},
+        "time_sleep.build_roles": {"create_duration": "120s"},
         "time_sleep.log_metrics": {"create_duration": "600s"},
         "google_billing_budget.gemtune[0]": {
             "billing_account": "012345-6789AB-CDEF01",

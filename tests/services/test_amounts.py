@@ -59,7 +59,8 @@ AMOUNTS: dict[Any, dict[str, Any]] = {
         "CHECK_AGE": timedelta(days=7),
         "REPAIR_SECONDS": 240.0,
         "SWEEP_SECONDS": 180,
-        "SECRETS_PER_SWEEP": 200,
+        "CHECKED_PER_SWEEP": 200,
+        "PART_SECONDS": 45.0,
         "LATE_WRITES": timedelta(days=2),
     },
 }

@@ -219,7 +219,7 @@ def test_a_sweep_without_time_goes_on_where_it_stopped(world: World, monkeypatch
 
 
 def test_many_secrets_are_checked_in_parts(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sweep, "SECRETS_PER_SWEEP", 5)
+    monkeypatch.setattr(sweep, "CHECKED_PER_SWEEP", 5)
     for number in range(20):
         world.services.secrets.create(f"gemtune-job-training_gone-hf_token-{number}", "x", ttl=timedelta(days=8))
     pass_time(world, timedelta(hours=2))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from gemtune.request.uploads.dataset import DatasetUpload
 from gemtune.services.datasets.upload import UploadDataset
 from gemtune.services.fan_out import FanOut
 from gemtune.services.machine_slots import MachineSlots
+from gemtune.services.sweep import SWEEP_SECONDS
 from tests.fakes import World
 from tests.services.test_running import Running
 
@@ -154,6 +156,52 @@ def test_the_secrets_of_a_waiting_job_are_renewed_once_a_day(world: World, monke
     assert len(renewed) == 3  # every 25 hours, since a sweep every hour comes that late at most
     assert set(renewed) == set(job.job.secret_names.values())
     assert without_secrets.job.secrets_renewed_at is None
+
+
+def make_slow(world: World, monkeypatch: pytest.MonkeyPatch, of: type, name: str) -> list[Any]:
+    """Let a method take two minutes; return its first arguments as they come."""
+    method, subjects = getattr(of, name), list[Any]()
+
+    def slow(self: Any, subject: Any, **options: Any) -> Any:
+        world.clock.advance(minutes=2)
+        subjects.append(subject)
+        return method(self, subject, **options)
+
+    monkeypatch.setattr(of, name, slow)
+    return subjects
+
+
+@pytest.mark.parametrize("backlog", ["events", "secrets", "specs", "deleted jobs"])
+def test_a_backlog_leaves_time_for_the_repair_of_jobs_and_is_worked_off(
+    backlog: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(tmp_path / "home")
+    services = world.services
+    job_ids = [world.submit(key=str(number), hf_token="hf_fakefakefake") for number in range(6)]
+    if backlog != "events":
+        for job_id in job_ids:
+            services.cancel(job_id)
+    world.clock.advance(days=8 if backlog == "specs" else 0, hours=2)  # nothing is too young to be removed
+    if backlog == "deleted jobs":
+        for job_id in job_ids:
+            services.delete(job_id)
+    lost = Running(world)
+    world.launcher.states[lost.claim.execution] = ExecutionState.FAILED
+    slow: Mapping[str, tuple[type, str]] = {
+        "events": (FanOut, "__call__"),
+        "secrets": (type(services.secrets), "delete"),
+        "specs": (type(services.buckets.config), "delete"),
+        "deleted jobs": (type(services.buckets.export), "delete_prefix"),
+    }
+    subjects = make_slow(world, monkeypatch, *slow[backlog])
+    started = world.clock.monotonic()
+    services.sweep()
+    assert world.clock.monotonic() - started < 540  # the function's timeout
+    assert lost.job.launch.number == 2
+    for _ in range(30):
+        world.clock.advance(seconds=SWEEP_SECONDS)
+        services.sweep()
+    assert len({job_id for job_id in job_ids if any(job_id in str(subject) for subject in subjects)}) == len(job_ids)
 
 
 def test_a_sweep_reads_as_much_after_many_jobs_and_datasets_as_after_few(world: World) -> None:

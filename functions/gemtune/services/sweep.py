@@ -6,11 +6,13 @@ It resends lost messages, replaces lost workflow executions, publishes remaining
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
+from typing import TypeVar
 from zlib import crc32
 
 from gemtune.admission import pauses
@@ -34,6 +36,7 @@ from gemtune.services.machine_slots import MachineSlots
 from gemtune.services.stop_executions import StopExecutions
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 # If a job has no launch this long after its last change, the request for a launch is published again.
 PUBLISH_GRACE = timedelta(minutes=1)
@@ -45,10 +48,13 @@ SECRET_RENEWAL = timedelta(days=1)
 UPLOAD_AGE = timedelta(days=7)
 # A check of a dataset is removed after so long.
 CHECK_AGE = timedelta(days=7)
-# Seconds that one sweep spends on unfinished jobs, each of which takes a call to the platform. The rest is quick.
+# Seconds that one sweep spends on unfinished jobs, each of which takes a call to the platform.
 REPAIR_SECONDS = 240.0
-# Seconds between two sweeps on Google Cloud, and secrets that each of them checks.
-SWEEP_SECONDS, SECRETS_PER_SWEEP = 180, 200
+# Seconds that one sweep spends on each kind of things whose number has no bound: events to publish, secrets, specs and
+# deleted jobs. Together with the repairs they stay below the function's timeout.
+PART_SECONDS = 45.0
+# Seconds between two sweeps on Google Cloud, and secrets or deleted jobs that each of them looks at.
+SWEEP_SECONDS, CHECKED_PER_SWEEP = 180, 200
 # Time after a job's deletion in which its last execution may still write files; sweeps remove them.
 LATE_WRITES = timedelta(days=2)
 
@@ -79,7 +85,7 @@ class Sweep:
         A repair that fails does not prevent the others.
         """
         now = self.clock.now()
-        for job_id in self.store.unpublished():
+        for job_id in self._for_some_time(_shuffled(self.store.unpublished(), now)):
             self._guarded(job_id, partial(self.fan_out, job_id))
         self._guarded("slots", self.slots.sweep)
         self._guarded("accounts", self.budgets.remove_old)
@@ -107,6 +113,14 @@ class Sweep:
                 return
         if start is not None:
             self.store.set_sweep_position(None)
+
+    def _for_some_time(self, names: Iterable[T]) -> Iterator[T]:
+        """Yield names until this sweep has spent PART_SECONDS on them."""
+        deadline = self.clock.monotonic() + PART_SECONDS
+        for name in names:
+            yield name
+            if self.clock.monotonic() >= deadline:
+                return
 
     def _guarded(self, subject: str, repair: Callable[[], None]) -> None:
         """Run one repair, and log the error if it fails.
@@ -211,10 +225,8 @@ class Sweep:
         If there are many, each sweep checks another part of them.
         """
         old = [secret.name for secret in self.secrets.list(OWN_PREFIX) if now - secret.created_at >= ORPHAN_AGE]
-        parts = -(-len(old) // SECRETS_PER_SWEEP) or 1
-        part = now.timestamp() // SWEEP_SECONDS % parts
-        for name in old:
-            if crc32(name.encode()) % parts == part and not self._is_needed(name):
+        for name in self._for_some_time(_shuffled(_part(old, now), now)):
+            if not self._is_needed(name):
                 self.secrets.delete(name)
 
     def _is_needed(self, secret_name: str) -> bool:
@@ -234,7 +246,7 @@ class Sweep:
         with the number of finished jobs.
         """
         deleted = set(self._recently_deleted(now))  # their deletion may have been interrupted
-        for marker in self.buckets.config.list(NEW_SPECS):
+        for marker in self._for_some_time(self.buckets.config.list(NEW_SPECS)):
             spec_name = f"{SPECS}{marker.name.removeprefix(NEW_SPECS)}"
             job_id = spec_name.removeprefix(SPECS).rpartition("-")[0]
             if job_id not in deleted and now - marker.updated_at < ORPHAN_AGE:
@@ -258,9 +270,10 @@ class Sweep:
     def _remove_late_writes(self, now: datetime) -> None:
         """Remove files that were written after their job was deleted.
 
-        Also removes tombstones that have expired.
+        If there are many deleted jobs, each sweep looks at another part of them. Also removes tombstones that have
+        expired.
         """
-        for job_id in self._recently_deleted(now):
+        for job_id in self._for_some_time(_shuffled(_part(list(self._recently_deleted(now)), now), now)):
             self.buckets.export.delete_prefix(f"jobs/{job_id}/")
         self.store.drop_tombstones(now)
 
@@ -270,3 +283,20 @@ class Sweep:
         Their last executions may still write files.
         """
         return self.store.tombstones(until_after=now + TOMBSTONE - LATE_WRITES)
+
+
+def _part(names: Sequence[str], now: datetime) -> list[str]:
+    """Return about CHECKED_PER_SWEEP of the names, another part at each sweep."""
+    parts = -(-len(names) // CHECKED_PER_SWEEP) or 1
+    part = now.timestamp() // SWEEP_SECONDS % parts
+    return [name for name in names if crc32(name.encode()) % parts == part]
+
+
+def _shuffled(names: Iterable[str], now: datetime) -> list[str]:
+    """Return the names in another order at each sweep.
+
+    So what takes long, or fails, does not keep the same ones from their turn each time.
+    """
+    shuffled = sorted(names)
+    random.Random(int(now.timestamp()) // SWEEP_SECONDS).shuffle(shuffled)
+    return shuffled
