@@ -298,5 +298,5 @@ def _shuffled(names: Iterable[str], now: datetime) -> list[str]:
     So what takes long, or fails, does not keep the same ones from their turn each time.
     """
     shuffled = sorted(names)
-    random.Random(int(now.timestamp()) // SWEEP_SECONDS).shuffle(shuffled)
+    random.Random(now.timestamp() // SWEEP_SECONDS).shuffle(shuffled)
     return shuffled
