@@ -73,7 +73,7 @@ INTERFACE: dict[tuple[str, str], tuple[dict[str, dict[str, Any]], int, list[int]
     ("POST", "/jobs/{job_id}/cancel"): ({}, 202, [404, 409]),
     ("DELETE", "/jobs/{job_id}"): ({}, 200, [404, 409]),
     ("GET", "/account"): ({}, 200, []),
-    ("POST", "/datasets"): ({}, 200, [422]),
+    ("POST", "/datasets"): ({}, 200, [409, 422]),
     ("PUT", "/datasets/{dataset_id}/parts"): (
         {
             "file": {"type": "integer", "minimum": 0, "maximum": 999, "default": 0},
@@ -88,7 +88,7 @@ INTERFACE: dict[tuple[str, str], tuple[dict[str, dict[str, Any]], int, list[int]
         200,
         [422],
     ),
-    ("GET", "/datasets/{dataset_id}"): ({}, 200, [404]),
+    ("GET", "/datasets/{dataset_id}"): ({}, 200, [404, 409]),
     ("DELETE", "/datasets/{dataset_id}"): ({}, 200, [404, 409]),
     ("GET", "/models"): ({}, 200, []),
     ("GET", "/datasets/{dataset_id}/rows"): (
@@ -184,11 +184,13 @@ CONFLICTS = {
     ("POST", "/jobs/{job_id}/resume"): {"job_is_over", "job_not_paused", "cap_reached"},
     ("POST", "/jobs/{job_id}/cancel"): {"job_is_over"},
     ("DELETE", "/jobs/{job_id}"): {"job_is_running", "job_has_children"},
-    ("PUT", "/datasets/{dataset_id}/parts"): {"bad_part"},
-    ("POST", "/datasets/{dataset_id}/complete"): {"dataset_incomplete", "checksum_mismatch"},
+    ("POST", "/datasets"): {"dataset_unreadable"},
+    ("GET", "/datasets/{dataset_id}"): {"dataset_unreadable"},
+    ("PUT", "/datasets/{dataset_id}/parts"): {"bad_part", "dataset_unreadable"},
+    ("POST", "/datasets/{dataset_id}/complete"): {"dataset_incomplete", "checksum_mismatch", "dataset_unreadable"},
     ("DELETE", "/datasets/{dataset_id}"): {"dataset_in_use"},
-    ("POST", "/datasets/{dataset_id}/check"): {"dataset_incomplete", "too_many_checks"},
-    ("GET", "/datasets/{dataset_id}/rows"): {"rows_not_readable"},
+    ("POST", "/datasets/{dataset_id}/check"): {"dataset_incomplete", "too_many_checks", "dataset_unreadable"},
+    ("GET", "/datasets/{dataset_id}/rows"): {"rows_not_readable", "dataset_unreadable"},
 }
 
 

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from gemtune.admission.slots import SlotTable
 from gemtune.checks.record import CheckRecord, record_name
+from gemtune.datasets.uploads.errors import DatasetUnreadable
 from gemtune.datasets.uploads.record import DatasetRecord
 from gemtune.datasets.uploads.record import record_name as dataset_record
 from gemtune.jobs.record import Job
@@ -108,6 +109,23 @@ def test_the_record_of_a_dataset_keeps_its_unknown_fields(world: World, change: 
     written = json.loads(data.read(dataset_record(dataset)))
     assert set(dict(later_fields(written)).values()) == names(DatasetRecord)
     assert (written["name"], written["ready_at"] is None) == (("other", True) if change == "renamed" else ("x", False))
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"\xff", b"{}", b"[" * 9999, b'{"name": "\\ud800"}'])
+def test_an_unreadable_record_of_a_dataset_is_listed_and_deleted(world: World, content: bytes) -> None:
+    uploads, catalogue, data = world.services.upload_dataset, world.services.datasets, world.services.buckets.data
+    upload = DatasetUpload.model_validate({"name": "n", "files": [FILE]})
+    dataset = uploads.begin(upload).dataset_id
+    data.write(dataset_record(dataset), content)
+    for call in (catalogue.describe, uploads.complete):
+        with pytest.raises(DatasetUnreadable, match=dataset):
+            call(dataset)
+    with pytest.raises(DatasetUnreadable):
+        uploads.begin(upload)
+    listed, _ = catalogue.page(after=None, limit=9)
+    assert [(each.dataset_id, each.is_ready) for each in listed] == [("chats", True), (dataset, False)]
+    catalogue.delete(dataset)
+    assert uploads.begin(upload).name == "n"
 
 
 def test_a_check_whose_task_is_of_a_newer_version_is_still_shown(world: World) -> None:

@@ -27,6 +27,10 @@ ANSWERS: Mapping[str, ErrorCode] = {
         "There is no dataset with this id: it was never uploaded, or it was deleted.",
         "List the datasets with `GET /datasets`.",
     ),
+    "dataset_unreadable": ErrorCode(
+        "The record of the dataset is damaged, or another version wrote it.",
+        "Run that version; or delete the dataset, and upload it again.",
+    ),
     "dataset_incomplete": ErrorCode(
         "An upload was to be completed before all of its parts were there.",
         "Send the parts that `missing_parts` of the dataset names, and complete it again.",

@@ -15,7 +15,14 @@ from gemtune.bootstrap import Services
 from gemtune.checks.errors import CheckNotFound, RowsNotReadable, TooManyChecks
 from gemtune.checks.request import CheckRequest
 from gemtune.checks.row import SplitName
-from gemtune.datasets.uploads.errors import BadPart, ChecksumMismatch, DatasetIncomplete, DatasetInUse, DatasetNotFound
+from gemtune.datasets.uploads.errors import (
+    BadPart,
+    ChecksumMismatch,
+    DatasetIncomplete,
+    DatasetInUse,
+    DatasetNotFound,
+    DatasetUnreadable,
+)
 from gemtune.datasets.uploads.record import PART_BYTES
 from gemtune.errors import (
     BadIdempotencyKey,
@@ -330,7 +337,7 @@ ENDPOINTS: Sequence[Endpoint] = (
         answer=answers.Dataset,
         body=DatasetUpload,
         parameters=(),
-        errors=(RequestRefused,),
+        errors=(RequestRefused, DatasetUnreadable),
     ),
     Endpoint(
         method="PUT",
@@ -341,7 +348,7 @@ ENDPOINTS: Sequence[Endpoint] = (
         answer=answers.PartStored,
         body=Binary(PART_BYTES),
         parameters=(FILE_NUMBER, PART_NUMBER),
-        errors=(RequestRefused, DatasetNotFound, BadPart),
+        errors=(RequestRefused, DatasetNotFound, BadPart, DatasetUnreadable),
     ),
     Endpoint(
         method="POST",
@@ -352,7 +359,7 @@ ENDPOINTS: Sequence[Endpoint] = (
         answer=answers.Dataset,
         body=None,
         parameters=(),
-        errors=(DatasetNotFound, DatasetIncomplete, ChecksumMismatch),
+        errors=(DatasetNotFound, DatasetIncomplete, ChecksumMismatch, DatasetUnreadable),
     ),
     Endpoint(
         method="GET",
@@ -374,7 +381,7 @@ ENDPOINTS: Sequence[Endpoint] = (
         answer=answers.Dataset,
         body=None,
         parameters=(),
-        errors=(DatasetNotFound,),
+        errors=(DatasetNotFound, DatasetUnreadable),
     ),
     Endpoint(
         method="DELETE",
@@ -396,7 +403,7 @@ ENDPOINTS: Sequence[Endpoint] = (
         answer=answers.DatasetRows,
         body=None,
         parameters=(SPLIT, ROWS_LIMIT, AFTER_ROW, CHECK_ID),
-        errors=(RequestRefused, BadPageToken, DatasetNotFound, CheckNotFound, RowsNotReadable),
+        errors=(RequestRefused, BadPageToken, DatasetNotFound, CheckNotFound, RowsNotReadable, DatasetUnreadable),
     ),
     Endpoint(
         method="POST",
@@ -407,7 +414,7 @@ ENDPOINTS: Sequence[Endpoint] = (
         answer=answers.DatasetCheck,
         body=CheckRequest,
         parameters=(),
-        errors=(RequestRefused, DatasetNotFound, DatasetIncomplete, TooManyChecks),
+        errors=(RequestRefused, DatasetNotFound, DatasetIncomplete, TooManyChecks, DatasetUnreadable),
     ),
     Endpoint(
         method="GET",

@@ -16,6 +16,18 @@ class DatasetNotFound(NotFound):
         super().__init__(f"there is no dataset {dataset_id!r}", hint="list the datasets with GET /datasets")
 
 
+class DatasetUnreadable(Conflict):
+    """Raised when the record of a dataset is damaged or from another version."""
+
+    code = "dataset_unreadable"
+
+    def __init__(self, dataset_id: str):
+        super().__init__(
+            f"the record of dataset {dataset_id!r} cannot be read by this version",
+            hint=f"run the version that wrote it; or DELETE /datasets/{dataset_id}, and upload it again",
+        )
+
+
 class DatasetIncomplete(Conflict):
     """Raised when an upload is completed before all of its parts are there."""
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
 
 from gemtune.datasets.files.splits import FOLDER, folder_of
-from gemtune.datasets.uploads.errors import DatasetInUse, DatasetNotFound
+from gemtune.datasets.uploads.errors import DatasetInUse, DatasetNotFound, DatasetUnreadable
 from gemtune.datasets.uploads.record import RECORDS, DatasetFile, DatasetRecord, record_name, upload_folder
 from gemtune.errors import UnsafeName
 from gemtune.ports import JobStore, Objects
@@ -50,11 +51,14 @@ class DatasetCatalogue:
         """
         ids = sorted({*self._uploaded_ids(), *self._folders()})
         remaining = [dataset_id for dataset_id in ids if after is None or dataset_id > after]
-        described = [self.describe(dataset_id) for dataset_id in remaining[:limit]]
+        described = [self._listed(dataset_id) for dataset_id in remaining[:limit]]
         return described, remaining[limit - 1] if len(remaining) > limit else None
 
     def describe(self, dataset_id: str) -> DatasetDescription:
-        """Describe one dataset. Raises DatasetNotFound."""
+        """Describe one dataset.
+
+        Raises DatasetNotFound, DatasetUnreadable.
+        """
         try:
             return _describe_record(self.uploads.read(dataset_id))
         except DatasetNotFound:
@@ -73,13 +77,24 @@ class DatasetCatalogue:
 
         Raises DatasetNotFound, DatasetInUse.
         """
-        self.describe(dataset_id)
+        with suppress(DatasetUnreadable):
+            self.describe(dataset_id)
         users = [job.job_id for job in self.store.unfinished() if job.processed_dataset_id == dataset_id]
         if users:
             raise DatasetInUse(dataset_id, users)
         self.data.delete_prefix(f"{folder_of(dataset_id)}/")
         self.data.delete_prefix(upload_folder(dataset_id))
         self.data.delete(record_name(dataset_id))
+
+    def _listed(self, dataset_id: str) -> DatasetDescription:
+        """Describe one dataset of a list.
+
+        If its record cannot be read, only its id is known.
+        """
+        try:
+            return self.describe(dataset_id)
+        except DatasetUnreadable:
+            return DatasetDescription(dataset_id, None, (), (), None, is_ready=False, uploaded=True)
 
     def _uploaded_ids(self) -> Iterator[str]:
         for stat in self.data.list(RECORDS):

@@ -8,8 +8,16 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 
+from pydantic import ValidationError
+
 from gemtune.datasets.files.splits import folder_of
-from gemtune.datasets.uploads.errors import BadPart, ChecksumMismatch, DatasetIncomplete, DatasetNotFound
+from gemtune.datasets.uploads.errors import (
+    BadPart,
+    ChecksumMismatch,
+    DatasetIncomplete,
+    DatasetNotFound,
+    DatasetUnreadable,
+)
 from gemtune.datasets.uploads.record import (
     UPLOADING,
     DatasetFile,
@@ -59,11 +67,16 @@ class UploadDataset:
         return record
 
     def read(self, dataset_id: str) -> DatasetRecord:
-        """Return the record of a dataset. Raises DatasetNotFound."""
+        """Return the record of a dataset.
+
+        Raises DatasetNotFound, DatasetUnreadable.
+        """
         try:
             return DatasetRecord.model_validate_json(self.data.read(record_name(dataset_id)))
         except ObjectNotFound:
             raise DatasetNotFound(dataset_id) from None
+        except ValidationError:
+            raise DatasetUnreadable(dataset_id) from None
 
     def store_part(self, dataset_id: str, file: int, part: int, content: bytes) -> DatasetRecord:
         """Store one part of a file. A part of a complete dataset is ignored.
