@@ -15,6 +15,8 @@ from typing import Any
 # Tokens around and in a picture, by the names under which transformers' processor looks them up.
 OF_PICTURES = {"boi_token": "<start_of_image>", "eoi_token": "<end_of_image>", "image_token": "<image_soft_token>"}
 TOKENS_PER_PICTURE, PICTURE_SIZE = 4, 56
+# Of a unified Gemma 4: as of the real ones, 25 soft tokens per second.
+SAMPLES_PER_TOKEN = 640
 _GEMMA_4_TURNS = (
     "<|turn>",
     "<turn|>",
@@ -254,7 +256,7 @@ def _gemma4_unified(tokenizer: Any, head_dim: int) -> Any:
             "output_proj_dims": 32,
             "mm_posemb_size": 70,
         },
-        audio_config={"audio_embed_dim": 64},
+        audio_config={"audio_embed_dim": SAMPLES_PER_TOKEN},
         **_gemma4_media_ids(tokenizer),
     )
     model = _scaled(Gemma4UnifiedForConditionalGeneration(config))
@@ -394,7 +396,15 @@ def _gemma4_processor(kind: str, tokenizer: Any, folder: Path) -> None:
         "resample": 3,
         "rescale_factor": 1 / 255,
     }
-    processor = {"processor_class": f"{kind}Processor", "image_processor": pictures, "image_seq_length": 70}
+    audio: dict[str, Any] = {"feature_extractor_type": f"{kind}AudioFeatureExtractor", "sampling_rate": 16_000}
+    if kind == "Gemma4Unified":
+        audio |= {"feature_size": SAMPLES_PER_TOKEN, "audio_samples_per_token": SAMPLES_PER_TOKEN}
+    processor = {
+        "processor_class": f"{kind}Processor",
+        "image_processor": pictures,
+        "image_seq_length": 70,
+        "feature_extractor": audio,
+    }
     (folder / "processor_config.json").write_text(json.dumps(processor, indent=2))
 
 

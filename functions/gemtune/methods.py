@@ -5,4 +5,4 @@ from __future__ import annotations
 from typing import Literal
 
 Method = Literal["LoRA", "QLoRA", "Full", "RL"]
-Modality = Literal["text", "vision"]
+Modality = Literal["text", "vision", "audio"]

@@ -116,7 +116,7 @@ def test_models_are_shown_with_their_sizes_and_rounded_needs() -> None:
         ModelAtHand("me/a", family.name, None, 7, size, needs),
         ModelAtHand("me/b", None, "it is none", 9, None, ()),
     ]
-    published = [KnownModel(name, family.name, reads_pictures=True, size=size, needs=needs)]
+    published = [KnownModel(name, family.name, reads_pictures=True, reads_audio=True, size=size, needs=needs)]
     need = {"method": "LoRA", "machine": "l4", "main_gib": 3.1, "gpu_gib": 1.3}
     of_size = {"parameters": size.parameters, "needs": [need]}
     assert Models.of(at_hand, published, 15.567).model_dump() == {
@@ -133,7 +133,14 @@ def test_models_are_shown_with_their_sizes_and_rounded_needs() -> None:
             },
         ],
         "published": [
-            {"name": name, "family": family.name, "reads_pictures": True, "download_bytes": size.file_bytes, **of_size}
+            {
+                "name": name,
+                "family": family.name,
+                "reads_pictures": True,
+                "reads_audio": True,
+                "download_bytes": size.file_bytes,
+                **of_size,
+            }
         ],
     }
     assert Models.of([], [], None).memory_gib is None

@@ -47,7 +47,7 @@ INTERFACE: dict[tuple[str, str], tuple[dict[str, dict[str, Any]], int, list[int]
     ("GET", "/jobs"): (
         {
             "status": {"type": "string", "enum": STATUS},
-            "modality": {"type": "string", "enum": ["text", "vision"]},
+            "modality": {"type": "string", "enum": ["text", "vision", "audio"]},
             "limit": {"type": "integer", "minimum": 1, "maximum": 200, "default": 50},
             "page_token": TOKEN,
         },

@@ -14,8 +14,8 @@ from gemtune.request.job_file import as_json
 from tests.conversations import conversation_of
 from tests.fakes import checked
 from trainer.dataset.folders import BucketFolder
+from trainer.media.sources import MediaSource
 from trainer.pictures.decoding import rgb
-from trainer.pictures.sources import PictureSource
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 
@@ -37,7 +37,7 @@ def test_training_and_held_out_rows_share_no_question_and_no_answer() -> None:
 def test_rows_of_shapes_have_pictures_and_held_out_rows_have_their_own_pairs(tmp_path: Path) -> None:
     data = FolderObjects(tmp_path, "data")
     shapes.write(tmp_path / "processed_datasets" / "shapes")
-    source, answers = PictureSource(BucketFolder(data, "processed_datasets/shapes")), {}
+    source, answers = MediaSource(BucketFolder(data, "processed_datasets/shapes")), {}
     for split in ("train", "eval"):
         lines = (tmp_path / "processed_datasets" / "shapes" / f"{split}.jsonl").read_text().splitlines()
         chats = [conversation_of(json.loads(line), with_pictures=True) for line in lines]

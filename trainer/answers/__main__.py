@@ -16,10 +16,11 @@ import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from gemtune.bootstrap import services
 from gemtune.errors import GemtuneError, StepError
+from gemtune.methods import Modality
 from gemtune.request.spec import read_spec
 from gemtune.settings import Settings
 from trainer.answers.answering import answer
@@ -104,7 +105,7 @@ def _locate(arguments: argparse.Namespace, work: Path) -> AnswerFiles:
     """Return the files of the model. Raises GemtuneError."""
     if arguments.folder is not None:
         tools = Settings.from_environment().llama_cpp
-        return of_download(arguments.folder, arguments.base_model, tools, sees=arguments.sees)
+        return of_download(arguments.folder, arguments.base_model, tools, modality=arguments.modality)
     backend = services()
     job = backend.store.get(arguments.job)
     if arguments.format is not None:
@@ -140,7 +141,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--format", choices=("adapter", "merged", "gguf"), help="ask the exported files")
     parser.add_argument("--folder", type=Path, help="ask the downloaded files in this folder")
     parser.add_argument("--base-model", metavar="MODEL", help="base model of a downloaded adapter")
-    parser.add_argument("--sees", action="store_true", help="the downloaded model reads pictures")
+    parser.add_argument(
+        "--modality", choices=get_args(Modality), default="text", help="what the downloaded model was trained on"
+    )
     parser.add_argument("--checkpoint", type=int, metavar="TRAIN_STEP", help="ask a checkpoint of the training")
     return parser.parse_args()
 

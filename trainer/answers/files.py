@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from gemtune.errors import StepError
 from gemtune.jobs.record import Job
 from gemtune.jobs.status import Status, Step
+from gemtune.methods import Modality
 from gemtune.ports import Buckets
 from gemtune.request import base_model
 from gemtune.request.exports import Format
@@ -37,7 +38,7 @@ class TransformersFiles:
     model: a whole model, or the base model of the adapter. tokenizer: the folder with tokenizer, chat template and
     generation config. original: the base model of a whole model; None if it is not known. new_tokens: tokens of a whole
     model that `original` lacks. dtype: name of the type that the weights were published in; None: as they are stored.
-    in_four_bits: as QLoRA trained it. sees: the model was trained on pictures.
+    in_four_bits: as QLoRA trained it. modality: of the training.
     """
 
     model: Path
@@ -47,7 +48,7 @@ class TransformersFiles:
     new_tokens: NewTokens | None = None
     dtype: str | None = None
     in_four_bits: bool = False
-    sees: bool = False
+    modality: Modality = "text"
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,27 +109,27 @@ class TrainedJob:
         """Return the files of the job's export. Raises IncompleteFolder."""
         attempt = self.job.steps[Step.EXPORT].attempt
         folder = manifest.fetch(self.buckets.export, f"jobs/{self.job.job_id}/export/{attempt}", self.work / "exported")
-        sees = self.spec.modality == "vision"
         if self.spec.export_config.format == "gguf":
             return GgufFiles(gguf_file(folder), self.tools)
         if (folder / "adapter_config.json").is_file():
-            return TransformersFiles(self._base(), folder, folder, sees=sees)
-        return self._whole(folder, sees=sees)
+            return TransformersFiles(self._base(), folder, folder, modality=self.spec.modality)
+        return self._whole(folder)
 
     def _files(self, model: Path, adapter: Path | None) -> TransformersFiles:
         """Return trained weights as the train step computes with them."""
-        sees = self.spec.modality == "vision"
         if adapter is None:
-            return self._whole(model, sees=sees)
+            return self._whole(model)
         in_four_bits = self.spec.training_config.method == "QLoRA"
         dtype = json.loads((self._prepared() / "prepared.json").read_text()).get("base_dtype")
-        return TransformersFiles(model, adapter, adapter, dtype=dtype, in_four_bits=in_four_bits, sees=sees)
+        return TransformersFiles(
+            model, adapter, adapter, dtype=dtype, in_four_bits=in_four_bits, modality=self.spec.modality
+        )
 
-    def _whole(self, model: Path, *, sees: bool) -> TransformersFiles:
+    def _whole(self, model: Path) -> TransformersFiles:
         """Return a whole model beside the base model that it was trained from."""
         prepared = self._prepared()
         original = trained_weights.base_of(self.buckets, prepared, self.work)
-        return TransformersFiles(model, None, model, original, embedding.read(prepared), sees=sees)
+        return TransformersFiles(model, None, model, original, embedding.read(prepared), modality=self.spec.modality)
 
     def _base(self) -> Path:
         return trained_weights.base_of(self.buckets, self._prepared(), self.work)
@@ -172,25 +173,26 @@ def find_export(backend: Services, job: Job, export_format: Format) -> tuple[Job
     raise StepError("not_exported", message, hint=f"`gemtune export {job.job_id} --format {export_format} --follow`")
 
 
-def of_download(folder: Path, base_model_id: str, tools: Path, *, sees: bool) -> AnswerFiles:
+def of_download(folder: Path, base_model_id: str, tools: Path, *, modality: Modality) -> AnswerFiles:
     """Return the files of an export that was downloaded.
 
-    base_model_id: of an adapter: a Hub id, or a folder of this machine. tools: the folder of llama.cpp. Raises
-    StepError if the base model cannot be had.
+    base_model_id: of an adapter: a Hub id, or a folder of this machine. tools: the folder of llama.cpp. modality: of
+    the training. Raises StepError if the base model cannot be had.
     """
     if any(folder.glob("*.gguf")):
         return GgufFiles(gguf_file(folder), tools)
     if not (folder / "adapter_config.json").is_file():
-        return TransformersFiles(folder, None, folder, sees=sees)
+        return TransformersFiles(folder, None, folder, modality=modality)
     parsed = base_model.parse(base_model_id)
     if parsed is not None and parsed.kind == "hub":
         from huggingface_hub import get_token
 
-        return TransformersFiles(hub_download.fetch_whole(parsed.place, token=get_token), folder, folder, sees=sees)
+        base = hub_download.fetch_whole(parsed.place, token=get_token)
+        return TransformersFiles(base, folder, folder, modality=modality)
     if not Path(base_model_id).is_dir():
         message = f"the adapter's base model {base_model_id} is not on this machine"
         raise StepError("base_model_not_found", message, hint="name a folder or a Hub id of it with --base-model")
-    return TransformersFiles(Path(base_model_id), folder, folder, sees=sees)
+    return TransformersFiles(Path(base_model_id), folder, folder, modality=modality)
 
 
 def gguf_file(folder: Path) -> Path:

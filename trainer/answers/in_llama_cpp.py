@@ -9,7 +9,7 @@ from gemtune.datasets.refusal import BadRow
 from gemtune.errors import StepError
 from gemtune.llama_cpp import is_built
 from trainer.answers.files import GgufFiles
-from trainer.answers.runtime import Prompt, Request, bad_prompt, no_pictures
+from trainer.answers.runtime import Prompt, Request, bad_prompt, no_audio, no_pictures
 from trainer.conversation.chat_template import TemplateRefusal
 from trainer.gguf import file_template
 from trainer.gguf.llama_library import LlamaModel, LoadError
@@ -25,7 +25,7 @@ class LlamaCpp:
     """
 
     name = "llama.cpp"
-    has_base = sees = False
+    has_base = False
 
     def __init__(self, files: GgufFiles):
         if not is_built(files.tools):
@@ -41,6 +41,8 @@ class LlamaCpp:
 
     def prompt(self, conversation: Conversation) -> Prompt:
         """Return the tokens of a conversation. Raises StepError."""
+        if conversation.clips():
+            raise no_audio("GGUF files are asked without audio here; `llama-mtmd-cli` takes it")
         if conversation.images():
             raise no_pictures("GGUF files are asked without pictures here; `llama-mtmd-cli` takes them")
         try:

@@ -15,15 +15,13 @@ from transformers.generation.streamers import BaseStreamer
 from gemtune.datasets.conversation import Conversation
 from gemtune.datasets.refusal import BadRow, Refused
 from trainer.answers.files import TransformersFiles
-from trainer.answers.runtime import Prompt, Request, bad_prompt, no_pictures
+from trainer.answers.prompt_media import PromptMedia
+from trainer.answers.runtime import Prompt, Request, bad_prompt
 from trainer.base_model import folder_contents, four_bits
 from trainer.base_model.language_model import is_wrapped, unwrap
 from trainer.base_model.precision import compute_dtype, dtype_named, stored_dtype
 from trainer.model import loading
 from trainer.new_tokens import embedding
-from trainer.pictures.arrow_file import Picture
-from trainer.pictures.decoding import picture_to_store, upright_size
-from trainer.pictures.tokens import picture_tokens
 from trainer.rows.encoder import Encoder
 
 if TYPE_CHECKING:
@@ -43,12 +41,11 @@ class Transformers:
         self._files = files
         config = folder_contents.config_of(files.model)
         self.context_length = folder_contents.max_positions(config)
-        self.sees = files.sees
         self.has_base = files.adapter is not None or files.original is not None
-        self._pictures = picture_tokens(files.tokenizer, config) if files.sees else None
+        self._media = PromptMedia(files.model, files.tokenizer, files.modality, config)
         self._encoder = Encoder(
             files.tokenizer,
-            pictures=self._pictures,
+            media=self._media.tokens,
             max_length=self.context_length or sys.maxsize,
             vocab_size=_vocab_size(files, config),
         )
@@ -59,39 +56,13 @@ class Transformers:
     def prompt(self, conversation: Conversation) -> Prompt:
         """Return the tokens of a conversation. Raises StepError."""
         try:
-            opened = self._open_pictures(conversation)
+            opened = self._media.opened(conversation)
         except BadRow as bad:
             raise bad_prompt(bad) from bad
         tokens = self._encoder.prompt(opened)
         if isinstance(tokens, Refused):
             raise bad_prompt(tokens.reason)
-        return Prompt(tokens, self._picture_inputs(tokens, opened))
-
-    def _open_pictures(self, conversation: Conversation) -> Conversation:
-        """Return a conversation with its pictures as training stores them.
-
-        Raises BadRow, and StepError `no_pictures` if the model reads none.
-        """
-        images = conversation.images()
-        if not images:
-            return conversation
-        if self._pictures is None:
-            raise no_pictures("this model was trained on texts and reads no pictures")
-        grid = self._pictures.grid
-        return conversation.with_images(
-            [Picture(picture_to_store(image, grid), upright_size(image)) for image in images]
-        )
-
-    def _picture_inputs(self, tokens: Sequence[int], conversation: Conversation) -> dict[str, Any]:
-        """Return the inputs that a model with pictures has besides tokens."""
-        if self._pictures is None:
-            return {}
-        from trainer.training.picture_batches import PictureCollator
-
-        contents = [picture.content for picture in conversation.images()]
-        collator = PictureCollator.of_pictures(self._files.model, contents)
-        pixels = collator.pixels([range(len(contents))])
-        return dict(collator.inputs(torch.tensor([list(tokens)], device=self._model.device), pixels))
+        return Prompt(tokens, self._media.inputs(tokens, opened, self._model.device))
 
     def generate(self, request: Request, take: Callable[[int], None]) -> None:
         """Pass each token of an answer on."""
@@ -136,7 +107,9 @@ class Transformers:
         Its rows for new tokens are those with which the training began.
         """
         assert self._files.original is not None
-        base = _load(TransformersFiles(self._files.original, None, self._files.tokenizer, sees=self._files.sees))
+        base = _load(
+            TransformersFiles(self._files.original, None, self._files.tokenizer, modality=self._files.modality)
+        )
         if self._files.new_tokens is not None:
             self._files.new_tokens.add_rows(unwrap(base))
         unwrap(base).generation_config = unwrap(self._model).generation_config
@@ -153,7 +126,7 @@ def _load(files: TransformersFiles) -> LanguageModel:
         files.adapter,
         dtype="auto" if "quantization_config" in config else dtype,
         attention=loading.masked_attention(files.model),
-        with_pictures=files.sees,
+        with_media=files.modality != "text",
         four_bits=(
             four_bits.quantization_config(dtype, folder_contents.family_of_config(config))
             if files.in_four_bits

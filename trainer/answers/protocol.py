@@ -17,7 +17,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TextIO
 
-from gemtune.datasets.conversation import Content, Conversation, Image, Text, Turn
+from gemtune.datasets.conversation import Audio, Content, Conversation, Image, Part, Text, Turn
 from gemtune.errors import GemtuneError, StepError
 from gemtune.untrusted import Unreadable, read_file
 from trainer.answers import rows
@@ -25,7 +25,7 @@ from trainer.answers.answering import THINKING, Answer, Question
 from trainer.answers.rows import RowPrompt
 from trainer.answers.runtime import Runtime, bad_prompt
 from trainer.gguf.llama_library import Sampling
-from trainer.pictures.decoding import MAX_BYTES
+from trainer.media.sources import MAX_BYTES
 
 MAX_SEED = 2**32
 
@@ -43,7 +43,7 @@ class Output:
 
     def ready(self, runtime: Runtime) -> None:
         """Say that the model is loaded."""
-        self._write("ready", runtime=runtime.name, context_length=runtime.context_length, sees=runtime.sees)
+        self._write("ready", runtime=runtime.name, context_length=runtime.context_length)
 
     def row(self, row: RowPrompt | None) -> None:
         """Say the prompt of a row, or that there are no more."""
@@ -120,7 +120,7 @@ class Questions:
 def _turns(messages: Sequence[Mapping[str, Any]]) -> tuple[Turn, ...]:
     """Return the turns of messages.
 
-    A content is a text, or a list of texts and of paths of pictures. Raises StepError `bad_prompt`.
+    A content is a text, or a list of texts and of paths of pictures and audio. Raises StepError `bad_prompt`.
     """
     return tuple(Turn(message["role"], _content(message["content"])) for message in messages)
 
@@ -128,10 +128,20 @@ def _turns(messages: Sequence[Mapping[str, Any]]) -> tuple[Turn, ...]:
 def _content(content: str | Sequence[Mapping[str, str]]) -> Content:
     if isinstance(content, str):
         return content
-    return tuple(Text(part["text"]) if part["type"] == "text" else Image(_picture(part["path"])) for part in content)
+    return tuple(map(_part, content))
 
 
-def _picture(path: str) -> bytes:
+def _part(part: Mapping[str, str]) -> Part:
+    match part["type"]:
+        case "text":
+            return Text(part["text"])
+        case "audio":
+            return Audio(_file(part["path"]))
+        case _:
+            return Image(_file(part["path"]))
+
+
+def _file(path: str) -> bytes:
     try:
         return read_file(Path(path), named=path, max_bytes=MAX_BYTES)
     except (OSError, Unreadable) as error:

@@ -17,9 +17,9 @@ from gemtune.errors import StepError
 from trainer.dataset.local_folder import LocalFolder
 from trainer.dataset.row import bad_dataset
 from trainer.dataset.rows import read_rows
-from trainer.pictures.sources import PictureSource
+from trainer.media.sources import CLIP, PICTURE, MediaSource
 
-OPTIONS = ReadOptions(with_pictures=True)
+OPTIONS = ReadOptions(with_pictures=True, with_audio=True)
 ANSWER = "answer"
 
 
@@ -41,7 +41,7 @@ class RowPrompt:
 def read(path: Path) -> Iterator[RowPrompt]:
     """Yield the prompt of each row of a file. Raises StepError `bad_dataset`."""
     try:
-        for number, row in read_rows(path, with_pictures=True):
+        for number, row in read_rows(path, with_media=True):
             yield RowPrompt(number, refusal=row.reason) if isinstance(row, Refused) else _of_row(number, row, path)
     except StepError as error:
         raise bad_dataset(error.message, hint="correct the file, and ask again") from error
@@ -58,9 +58,12 @@ def _of_row(number: int, row: Mapping[str, Any], path: Path) -> RowPrompt:
 def _prompt(number: int, row: Mapping[str, Any], path: Path) -> RowPrompt:
     """Return the prompt of a row. Raises BadRow."""
     conversation, expected = _conversation(row)
-    names = {name for image in conversation.images() if (name := _path_in(image)) is not None}
-    pictures = PictureSource(_FilesBeside(path.parent, names))
-    opened = conversation.with_images([pictures.content(image) for image in conversation.images()])
+    images, clips = conversation.images(), conversation.clips()
+    names = {name for medium in (*images, *clips) if (name := _path_in(medium)) is not None}
+    folder = _FilesBeside(path.parent, names)
+    pictures, audio = MediaSource(folder, PICTURE), MediaSource(folder, CLIP)
+    opened = conversation.with_images([pictures.content(image) for image in images])
+    opened = opened.with_clips([audio.content(clip) for clip in clips])
     text = "".join(content_texts(opened.turns[-1].content))
     return RowPrompt(number, opened, text, expected)
 
@@ -84,14 +87,14 @@ def _conversation(row: Mapping[str, Any]) -> tuple[Conversation, str | None]:
     return question.content.prompt, None if expected is None else str(expected)
 
 
-def _path_in(image: Any) -> str | None:
-    """Return the path of a row's picture, or None if the row contains it."""
-    path = image.get("path") if isinstance(image, Mapping) else image
+def _path_in(medium: Any) -> str | None:
+    """Return the path of a picture or clip, or None if the row contains it."""
+    path = medium.get("path") if isinstance(medium, Mapping) else medium
     return path if isinstance(path, str) and not path.startswith("data:") else None
 
 
 class _FilesBeside(LocalFolder):
-    """The pictures that a row names, in the folder of its file."""
+    """The pictures and clips that a row names, in the folder of its file."""
 
     def __init__(self, folder: Path, names: set[str]):
         super().__init__(folder)
@@ -99,6 +102,6 @@ class _FilesBeside(LocalFolder):
 
     @cached_property
     def sizes(self) -> Mapping[str, int]:
-        """Bytes of each picture that exists."""
+        """Bytes of each file that exists."""
         files = {name: self._folder / name for name in sorted(self._names)}
         return {name: file.stat().st_size for name, file in files.items() if file.is_file()}

@@ -16,7 +16,7 @@ from trainer.gguf.llama_library import Sampling
 class Prompt:
     """Tokens of a conversation and the beginning of an answer.
 
-    inputs: further inputs of the model, by name, such as the pixels of pictures.
+    inputs: further inputs of the model, by name, such as the pixels of pictures and the features of audio.
     """
 
     tokens: Sequence[int]
@@ -42,15 +42,13 @@ class Runtime(Protocol):
     """A loaded model.
 
     name: of the library that runs it. template: its chat template. context_length: most tokens of prompt and answer
-    together; None if the model does not say. has_base: whether the base model can answer, too. sees: whether it reads
-    pictures.
+    together; None if the model does not say. has_base: whether the base model can answer, too.
     """
 
     name: str
     template: ChatTemplate
     context_length: int | None
     has_base: bool
-    sees: bool
 
     def prompt(self, conversation: Conversation) -> Prompt:
         """Return the tokens of a conversation. Raises StepError."""
@@ -81,3 +79,9 @@ def no_pictures(reason: str) -> StepError:
     """Return the error for pictures that a model cannot be shown."""
     hint = "leave out pictures; a training with modality vision gives a model that reads them"
     return StepError("no_pictures", reason, hint=hint)
+
+
+def no_audio(reason: str) -> StepError:
+    """Return the error for audio that a model cannot be sent."""
+    hint = "leave out audio; a training with modality audio gives a model that reads it"
+    return StepError("no_audio", reason, hint=hint)

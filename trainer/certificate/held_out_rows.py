@@ -21,7 +21,7 @@ from trainer.export.modelfile import Turns, turns_of
 from trainer.rendering.abilities import Abilities
 from trainer.rows.encoded import UNTRAINED
 from trainer.rows.encoder import Encoder
-from trainer.rows.prepared import COLUMNS, PICTURES, read_tokens
+from trainer.rows.prepared import AUDIO, COLUMNS, PICTURES, read_tokens
 
 # Rows that are compared, rows that they are chosen from, and tokens per row.
 ROWS, CANDIDATES, TOKENS = 64, 1024, 256
@@ -107,19 +107,23 @@ def collect(prepared: Path, model: Path) -> ComparisonRows:
 def _rows(path: Path) -> Iterator[Mapping[str, list[int]]]:
     """Yield the text-only rows with answers of a token file.
 
-    Of DPO's rows the chosen answers count. Prompts of GRPO have none, and not every runtime here reads pictures.
+    Of DPO's rows the chosen answers count. Prompts of GRPO have none, and not every runtime here reads pictures and
+    audio.
     """
     import pyarrow.parquet as pq
 
     names = set(pq.read_schema(path).names) if path.is_file() else set()
-    if PICTURES in names:
-        return
     if set(COLUMNS) <= names:
-        yield from (row for row in read_tokens(path) if any(label != UNTRAINED for label in row["labels"]))
+        yield from (row for row in _without_media(path) if any(label != UNTRAINED for label in row["labels"]))
     elif set(PREFERENCE_COLUMNS) <= names:
-        for row in read_tokens(path):
+        for row in _without_media(path):
             prompt, chosen = row["prompt_ids"], row["chosen_ids"]
             yield {"input_ids": prompt + chosen, "labels": [UNTRAINED] * len(prompt) + chosen}
+
+
+def _without_media(path: Path) -> Iterator[Mapping[str, list[int]]]:
+    """Yield the rows of a token file that have no pictures and no audio."""
+    return (row for row in read_tokens(path) if not row.get(PICTURES) and not row.get(AUDIO))
 
 
 def _chosen(candidates: Sequence[Mapping[str, list[int]]]) -> list[Row]:

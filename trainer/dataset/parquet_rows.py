@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from gemtune.datasets.reading.pictures import COLUMNS
+from gemtune.datasets.reading.media import COLUMNS
 from gemtune.datasets.refusal import Refused
 from trainer.dataset.row import Row, bad_dataset, too_long
 
@@ -17,8 +17,8 @@ from trainer.dataset.row import Row, bad_dataset, too_long
 READ_BYTES = 1024 * 1024
 # Rows are decoded in batches of about this many bytes, and of at most this many rows.
 BATCH_BYTES, BATCH_ROWS = 8 * 1024 * 1024, 64
-# Fields whose bytes are a picture's, and never a text.
-_OF_PICTURES = frozenset((*COLUMNS, "bytes"))
+# Fields whose bytes are a picture's or an audio clip's, and never a text.
+_OF_MEDIA = frozenset((*COLUMNS, "bytes"))
 
 
 def parquet_rows(path: Path, longest: int, *, named: str) -> Iterator[Row]:
@@ -94,7 +94,7 @@ def _plain(value: Any, path: str) -> Any:
         case timedelta() | UUID():
             return str(value)
         case bytes():
-            return value if path.rpartition(".")[2] in _OF_PICTURES else _text_of(value)
+            return value if path.rpartition(".")[2] in _OF_MEDIA else _text_of(value)
         case Decimal():
             return _number(value, path)
         case dict():

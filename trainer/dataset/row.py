@@ -9,8 +9,8 @@ from gemtune.errors import StepError
 
 # Limit of a row's text. A longer row is more often a damaged file than a row, and is refused without parsing it.
 MAX_ROW_BYTES = 1024 * 1024
-# Limit of a row that may hold pictures, which are base64 in files of text.
-MAX_PICTURE_ROW_BYTES = 64 * 1024 * 1024
+# Limit of a row that may hold pictures or audio, which are base64 in files of text.
+MAX_MEDIA_ROW_BYTES = 64 * 1024 * 1024
 
 
 # The number counts from 1. In a file of JSON lines it is the line.

@@ -8,20 +8,20 @@ from pathlib import Path
 from gemtune.datasets.files.kinds import kind_of
 from trainer.dataset.json_rows import json_rows
 from trainer.dataset.parquet_rows import parquet_rows
-from trainer.dataset.row import MAX_PICTURE_ROW_BYTES, MAX_ROW_BYTES, Row, bad_dataset
+from trainer.dataset.row import MAX_MEDIA_ROW_BYTES, MAX_ROW_BYTES, Row, bad_dataset
 from trainer.dataset.table_rows import table_rows
 from trainer.dataset.text_stream import open_text
 
 
-def read_rows(path: Path, *, with_pictures: bool = False, named: str | None = None) -> Iterator[Row]:
+def read_rows(path: Path, *, with_media: bool = False, named: str | None = None) -> Iterator[Row]:
     """Yield (number, row) from a file; its name tells its kind.
 
     Numbers count from 1. In a file of JSON lines, a row has the number of its line. The rows are in memory one by one.
-    with_pictures: rows may be up to MAX_PICTURE_ROW_BYTES long. named: the file in error messages. Raises StepError
+    with_media: rows may be up to MAX_MEDIA_ROW_BYTES long. named: the file in error messages. Raises StepError
     `bad_dataset`.
     """
     named, kind = named or path.name, kind_of(path.name)
-    longest = MAX_PICTURE_ROW_BYTES if with_pictures else MAX_ROW_BYTES
+    longest = MAX_MEDIA_ROW_BYTES if with_media else MAX_ROW_BYTES
     if kind is None:
         raise bad_dataset(f"{named} is no file of rows")
     if kind.layout == "parquet":

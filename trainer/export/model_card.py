@@ -8,12 +8,20 @@ from datetime import datetime
 from typing import Any
 
 from gemtune.jobs.record import Artifact, Job, Metrics, Parity, RowsSummary
+from gemtune.methods import Modality
 from gemtune.request.exports import EXPORTS, Format
 from gemtune.request.spec import Spec
 from trainer.conversation.chat_template import ChatTemplate
 from trainer.export import versions
 from trainer.export.usage import how_to_run
 from trainer.published import public_fields
+
+# The Hub's names of tasks, by what was trained on.
+TASKS: Mapping[Modality, str] = {
+    "text": "text-generation",
+    "vision": "image-text-to-text",
+    "audio": "audio-text-to-text",
+}
 
 
 def model_card(
@@ -76,8 +84,7 @@ def _front_matter(spec: Spec) -> str:
     form = EXPORTS[_form(spec)]
     tags = ["gemma", *(["lora"] if _form(spec) == "adapter" else [])]
     lines = [f"base_model: {base}", f"base_model_relation: {form.relation}", f"library_name: {form.library}"]
-    task = "image-text-to-text" if spec.modality == "vision" else "text-generation"
-    lines += [f"pipeline_tag: {task}", "tags:", *(f"- {tag}" for tag in tags)]
+    lines += [f"pipeline_tag: {TASKS[spec.modality]}", "tags:", *(f"- {tag}" for tag in tags)]
     return "\n".join(["---", *lines, "---"])
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from gemtune.datasets.conversation import Conversation, Languages, Text, Turn
 from gemtune.errors import StepError
+from gemtune.methods import Modality
 from gemtune.request.exports import AdapterExport, GgufExport
 from gemtune.request.spec import Spec
 from trainer.conversation.chat_template import ChatTemplate
@@ -65,28 +67,28 @@ def how_to_run(
     """
     base = base or spec.training_config.base_model_id
     example = _PLAIN if template is None else _example_for(template)
-    commands = _commands(spec, base, example, with_pictures=spec.modality == "vision", is_lossy=is_lossy)
+    commands = _commands(spec, base, example, is_lossy=is_lossy)
     return f"## Use\n\n{commands}{_notes(example, is_gguf=isinstance(spec.export, GgufExport))}"
 
 
-def _commands(spec: Spec, base: str, example: Example, *, with_pictures: bool, is_lossy: bool) -> str:
+def _commands(spec: Spec, base: str, example: Example, *, is_lossy: bool) -> str:
     match spec.export:
         case AdapterExport() if spec.training_config.method != "Full":
             has_new_tokens = spec.training_config.new_tokens is not None
-            return _adapter(base, example, with_pictures=with_pictures, has_new_tokens=has_new_tokens)
+            return _adapter(base, example, spec.modality, has_new_tokens=has_new_tokens)
         case GgufExport() as export:
             name = export.lossy_file_name if is_lossy else export.file_name
-            return _gguf(name, example) + (_PICTURES.format(name) if with_pictures else "")
+            return _gguf(name, example) + _MEDIA[spec.modality].format(name)
         case export:
-            return _whole_model(export.quantization, example, with_pictures=with_pictures)
+            return _whole_model(export.quantization, example, spec.modality)
 
 
 # The vision encoder of a GGUF export, by llama.cpp's usual name.
 PROJECTOR = "mmproj-f16.gguf"
 
 
-def _adapter(base_model_id: str, example: Example, *, with_pictures: bool, has_new_tokens: bool) -> str:
-    model, reader, answer = _code(example, with_pictures=with_pictures)
+def _adapter(base_model_id: str, example: Example, modality: Modality, *, has_new_tokens: bool) -> str:
+    model, reader, answer = _code(example, modality)
     names = ", ".join(
         dict.fromkeys((model, reader, *(["AutoTokenizer"] if has_new_tokens else []), "GenerationConfig"))
     )
@@ -112,7 +114,7 @@ base.resize_token_embeddings(rows, mean_resizing=False)  # the adapter has the r
 """
 
 
-# (model class, tokenizer or processor class, code that prints an answer) for text models and for vision models.
+# (model class, tokenizer or processor class, code that prints an answer) by modality.
 _TEXT_MODEL = (
     "AutoModelForCausalLM",
     "AutoTokenizer",
@@ -136,19 +138,37 @@ inputs = processor.apply_chat_template(
 output = model.generate(**inputs, max_new_tokens=64)
 print(processor.decode(output[0][inputs["input_ids"].shape[1] :], skip_special_tokens=True))""",
 )
+_AUDIO_MODEL = (
+    "AutoModelForImageTextToText",
+    "AutoProcessor",
+    """processor = AutoProcessor.from_pretrained(folder)  # needs Pillow, torchvision and librosa
+
+content = [{"type": "audio", "path": "speech.wav"}, {"type": "text", "text": "What is said?"}]
+inputs = processor.apply_chat_template(
+    [{"role": "user", "content": content}],
+    add_generation_prompt=True, tokenize=True, return_tensors="pt", return_dict=True,
+)
+output = model.generate(**inputs, max_new_tokens=64)
+print(processor.decode(output[0][inputs["input_ids"].shape[1] :], skip_special_tokens=True))""",
+)
+_MODELS: Mapping[Modality, tuple[str, str, str]] = {
+    "text": _TEXT_MODEL,
+    "vision": _VISION_MODEL,
+    "audio": _AUDIO_MODEL,
+}
 
 
-def _code(example: Example, *, with_pictures: bool) -> tuple[str, str, str]:
+def _code(example: Example, modality: Modality) -> tuple[str, str, str]:
     """Return the model class, the class of its reader, and code that answers.
 
     The reader is a tokenizer or a processor.
     """
-    model, reader, code = _VISION_MODEL if with_pictures else _TEXT_MODEL
+    model, reader, code = _MODELS[modality]
     return model, reader, code.replace("TURN", example.messages).replace("CONTENT", example.picture)
 
 
-def _whole_model(quantization: str, example: Example, *, with_pictures: bool) -> str:
-    model, reader, answer = _code(example, with_pictures=with_pictures)
+def _whole_model(quantization: str, example: Example, modality: Modality) -> str:
+    model, reader, answer = _code(example, modality)
     warning = f"{FP16_WARNING}\n\n" if quantization == "fp16" else ""
     needs = "It needs `pip install bitsandbytes`, and no other options.\n\n" if quantization == "q4" else ""
     dtype = '"bfloat16"' if quantization == "fp16" else '"auto"'
@@ -225,6 +245,20 @@ llama-server --model {{0}} --mmproj {PROJECTOR} --jinja --port 8081
 ```
 
 Without it, the commands above and the `Modelfile` are for text only."""
+
+_AUDIO = f"""
+
+The file `{PROJECTOR}` has what hears for llama.cpp. What llama.cpp makes of audio was not compared with transformers,
+which the model was trained with.
+
+```sh
+llama-mtmd-cli --model {{0}} --mmproj {PROJECTOR} --jinja --audio speech.wav --prompt "What is said?"
+llama-server --model {{0}} --mmproj {PROJECTOR} --jinja --port 8081
+```
+
+Without it, the commands above and the `Modelfile` are for text only."""
+
+_MEDIA: Mapping[Modality, str] = {"text": "", "vision": _PICTURES, "audio": _AUDIO}
 
 
 def _example_for(template: ChatTemplate) -> Example:

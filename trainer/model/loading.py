@@ -23,7 +23,7 @@ def load(
     *,
     dtype: torch.dtype | Literal["auto"],
     attention: str | dict[str, str],
-    with_pictures: bool = False,
+    with_media: bool = False,
     four_bits: BitsAndBytesConfig | None = None,
     device: str | None = None,
 ) -> LanguageModel:
@@ -34,7 +34,7 @@ def load(
     """
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, GenerationConfig
 
-    kind = AutoModelForImageTextToText if with_pictures else AutoModelForCausalLM
+    kind = AutoModelForImageTextToText if with_media else AutoModelForCausalLM
     # A None for it would hide the folder's own quantization_config from transformers.
     quantized = {} if four_bits is None else {"quantization_config": four_bits}
     model = kind.from_pretrained(folder, dtype=dtype, attn_implementation=attention, device_map=device, **quantized)

@@ -14,13 +14,13 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from gemtune.datasets.refusal import BadRow
+from trainer.media.sources import MAX_BYTES
 from trainer.pictures.grids import Grid, Size
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
-MAX_BYTES = 20 * 1024 * 1024
 # A few bytes can decompress to gigabytes. Cameras take pictures of up to 50 million pixels: 150 MB in RGB.
 MAX_PIXELS = 50_000_000
 TOO_MANY_PIXELS = f"a picture of more than {MAX_PIXELS} pixels"

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gemtune import families
-from gemtune.datasets.refusal import BadRow
+from gemtune.datasets.conversation import Conversation
 from gemtune.errors import StepError
 from gemtune.families.generation import ModelType, PictureFormat
 from gemtune.request import base_model
 from trainer.conversation.chat_template import json_object
+from trainer.media.sources import PICTURE
+from trainer.media.token_text import MOST_IDS, MediaTokens, checked_number, named_token
 from trainer.pictures.grids import AspectRatioGrid, FixedGrid, Grid, Size
 
 # Soft tokens per picture: the default of image_seq_length of the processors of Gemma 3 and 3n.
@@ -25,7 +26,7 @@ DEFAULT_PATCH, DEFAULT_POOLING, DEFAULT_MOST_TOKENS = 16, 3, 280
 SUPPORTED_MOST_TOKENS = (70, 140, 280, 560, 1120)
 # A configuration that says more would make rows of any length: released models have 256 tokens per picture, fewer than
 # 300,000 tokens, and 896 pixels per side.
-MOST_TOKENS, MOST_IDS, MOST_PIXELS, MOST_POOLING = 8_192, 2**31 - 1, 8_192, 64
+MOST_TOKENS, MOST_PIXELS, MOST_POOLING = 8_192, 8_192, 64
 # Factor from pixels of 8 bits to 0 to 1: the default of transformers' image processors.
 PIXEL_SCALE = 1 / 255
 # PIL.Image.Resampling, as preprocessor_config.json writes them.
@@ -33,50 +34,21 @@ BILINEAR, BICUBIC = 2, 3
 
 
 @dataclass(frozen=True, slots=True)
-class PictureTokens:
-    """Tokens that stand for a picture: begin, a number of times soft, end.
+class PictureTokens(MediaTokens):
+    """Tokens that stand for a picture.
 
-    written: the token that the chat template writes for a picture, which is one of these. around: text that the
-    processor adds before and after them. soft: the token whose embeddings the model replaces with the vision tower's
-    output; soft_id: its id in the model's config.json. grid: how many soft tokens a picture becomes.
+    around: text that the processor adds before and after them. grid: how many soft tokens a picture becomes.
     """
 
-    written: str
     around: str
-    begin: str
-    soft: str
-    soft_id: int
-    end: str
     grid: Grid
 
-    def expanded(self, text: str, sizes: Sequence[Size]) -> str:
-        """Expand a rendered row's pictures, as the model's processor does.
+    def media_in(self, conversation: Conversation) -> Sequence[Size]:
+        """Return the sizes of a conversation's opened pictures, in order."""
+        return [picture.size for picture in conversation.images()]
 
-        sizes: of the row's pictures, in order. Raises BadRow when the text contains picture tokens of its own, and
-        StepError `template_not_supported` when the chat template leaves out pictures.
-        """
-        pieces = text.split(self.written)
-        if len(pieces) - 1 < len(sizes):
-            problem = f"the base model's chat template writes {len(pieces) - 1} pictures where a row has {len(sizes)}"
-            raise StepError("template_not_supported", problem, hint="use a base model with Gemma's template")
-        if len(pieces) - 1 > len(sizes) or any(token in piece for piece in pieces for token in self.tokens):
-            raise BadRow(f"its text contains {', '.join(self.tokens[:-1])} or {self.end}, which stand for a picture")
-        pictures = [self._tokens_of(size) for size in sizes]
-        return "".join(part for pair in zip(pieces, [*pictures, ""], strict=True) for part in pair)
-
-    def shortened(self, text: str) -> str:
-        """Shorten the soft tokens of each picture to one, for people to read."""
-        return re.sub(f"(?:{re.escape(self.soft)})+", lambda _: f"{self.soft}…", text)
-
-    def whole_in(self, text: str) -> int:
-        """Return how many pictures of an expanded text's beginning are whole."""
-        return text.count(self.end)
-
-    @property
-    def tokens(self) -> tuple[str, str, str]:
-        return (self.begin, self.soft, self.end)
-
-    def _tokens_of(self, size: Size) -> str:
+    def text_of(self, size: Size) -> str:
+        """Return the tokens of a picture of a size. Raises BadRow."""
         return f"{self.around}{self.begin}{self.soft * self.grid.tokens(size)}{self.end}{self.around}"
 
 
@@ -92,17 +64,18 @@ def picture_tokens(folder: Path, config: Mapping[str, Any]) -> PictureTokens:
     if not pictures:
         hint = "it needs preprocessor_config.json, or processor_config.json with an image_processor"
         raise StepError("bad_base_model", "the base model has no configuration of an image processor", hint=hint)
-    tokens = {name: _token(tokenizer, name) for name in ("boi_token", "image_token", "eoi_token")}
+    tokens = {name: named_token(tokenizer, name) for name in ("boi_token", "image_token", "eoi_token")}
     soft_id = config.get("image_token_index", config.get("image_token_id", DEFAULT_SOFT_ID))  # both have been in use
-    _check_number("the id of a picture token", soft_id, MOST_IDS)
+    checked_number("the id of a picture token", soft_id, MOST_IDS)
     return PictureTokens(
+        noun=PICTURE,
         written=tokens[picture_format.written],
         around=picture_format.around,
         begin=tokens["boi_token"],
         soft=tokens["image_token"],
         soft_id=soft_id,
         end=tokens["eoi_token"],
-        grid=_aspect_ratio_grid(config, pictures, merges_patches=kind.merges_patches)
+        grid=_aspect_ratio_grid(config, pictures, encoder_free=kind.encoder_free)
         if picture_format.by_aspect_ratio
         else _fixed_grid(config, processor, pictures),
     )
@@ -118,21 +91,6 @@ def _format_of(config: Mapping[str, Any]) -> tuple[PictureFormat, ModelType]:
     return family_and_type[0].pictures, family_and_type[1]
 
 
-def _token(tokenizer: Mapping[str, Any], name: str) -> str:
-    token = tokenizer.get(name)
-    text = token.get("content") if isinstance(token, dict) else token
-    if not isinstance(text, str) or not text:
-        raise StepError("bad_base_model", f"the base model's tokenizer_config.json names no {name}")
-    return text
-
-
-def _check_number(name: str, value: Any, most: int) -> int:
-    if type(value) is not int or not 1 <= value <= most:
-        message = f"{name} is {value!r}: expected a whole number from 1 to {most}"
-        raise StepError("bad_base_model", message, hint="use the configuration that came with the model")
-    return value
-
-
 def _fixed_grid(config: Mapping[str, Any], processor: Mapping[str, Any], pictures: Mapping[str, Any]) -> FixedGrid:
     if processor.get("do_pan_and_scan") or pictures.get("do_pan_and_scan"):
         hint = "set do_pan_and_scan to false in its preprocessor_config.json"
@@ -143,7 +101,7 @@ def _fixed_grid(config: Mapping[str, Any], processor: Mapping[str, Any], picture
     if count != count_of_model:
         message = f"config.json has {count_of_model} tokens per picture, processor_config.json has {count}"
         raise StepError("bad_base_model", message, hint="use the processor that came with the model")
-    return FixedGrid(_check_number("tokens per picture", count, MOST_TOKENS), _size(pictures), BILINEAR)
+    return FixedGrid(checked_number("tokens per picture", count, MOST_TOKENS), _size(pictures), BILINEAR)
 
 
 def _size(pictures: Mapping[str, Any]) -> Size | None:
@@ -155,15 +113,16 @@ def _size(pictures: Mapping[str, Any]) -> Size | None:
     width, height = size.get("width"), size.get("height")
     if width is None or height is None:
         return None
-    return _check_number("the width of a picture", width, MOST_PIXELS), _check_number("its height", height, MOST_PIXELS)
+    checked_width = checked_number("the width of a picture", width, MOST_PIXELS)
+    return checked_width, checked_number("its height", height, MOST_PIXELS)
 
 
 def _aspect_ratio_grid(
-    config: Mapping[str, Any], pictures: Mapping[str, Any], *, merges_patches: bool
+    config: Mapping[str, Any], pictures: Mapping[str, Any], *, encoder_free: bool
 ) -> AspectRatioGrid:
     """Return the grid of a processor of Gemma 4.
 
-    merges_patches: see `ModelType`; such processors resize with torch. Raises StepError `bad_base_model` where it does
+    encoder_free: see `ModelType`; such processors resize with torch. Raises StepError `bad_base_model` where it does
     not divide pictures as the model does, and `processor_not_supported`.
     """
     numbers = {}
@@ -171,7 +130,7 @@ def _aspect_ratio_grid(
         ("patch_size", DEFAULT_PATCH, MOST_PIXELS),
         ("pooling_kernel_size", DEFAULT_POOLING, MOST_POOLING),
     ):
-        numbers[name] = _check_number(name, pictures.get(name, default), most)
+        numbers[name] = checked_number(name, pictures.get(name, default), most)
         if (of_model := config["vision_config"].get(name, default)) != numbers[name]:
             message = f"config.json has {name} {of_model}, the image processor has {numbers[name]}"
             raise StepError("bad_base_model", message, hint="use the processor that came with the model")
@@ -183,10 +142,10 @@ def _aspect_ratio_grid(
     if pictures.get("resample", BICUBIC) not in (BICUBIC, None) or not pictures.get("do_resize", True):
         message = "the base model's processor does not resize pictures as Gemma 4's does"
         raise StepError("processor_not_supported", message, hint=hint)
-    if merges_patches and not _scales_only(pictures):
+    if encoder_free and not _scales_only(pictures):
         message = "the base model's processor does not scale pixels to 0 to 1, as Gemma 4's does"
         raise StepError("processor_not_supported", message, hint=hint)
-    resample = None if merges_patches else BICUBIC
+    resample = None if encoder_free else BICUBIC
     return AspectRatioGrid(numbers["patch_size"], numbers["pooling_kernel_size"], most_tokens, resample)
 
 

@@ -14,8 +14,8 @@ from typing import Any
 from gemtune.datasets.conversation import (
     Content,
     Conversation,
-    Image,
     Languages,
+    Part,
     Text,
     ToolCall,
     Turn,
@@ -68,7 +68,7 @@ class Abilities:
         if isinstance(turn.content, str):
             return turn
         shows_lists = self.shows_system_lists if turn.role == "system" else self.shows_lists
-        if shows_lists or turn.languages or any(isinstance(part, Image) for part in turn.content):
+        if shows_lists or turn.languages or any(not isinstance(part, Text) for part in turn.content):
             return turn
         return turn.with_content("".join(content_texts(turn.content)))
 
@@ -208,7 +208,7 @@ def _with_system(user: Turn, system: Turn) -> Turn:
 def _prefixed(text: str, content: Content) -> Content:
     if isinstance(content, str):
         return f"{text}\n\n{content}"
-    first: Sequence[Text | Image] = content[:1]
+    first: Sequence[Part] = content[:1]
     # Templates strip each part of a list, so that the blank line has to be inside of one.
     if first and isinstance(first[0], Text):
         return (Text(f"{text}\n\n{first[0].text}"), *content[1:])

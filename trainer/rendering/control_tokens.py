@@ -14,7 +14,7 @@ class ControlTokens:
     """Control tokens of a base model.
 
     These are the special tokens of its tokenizer, and those of its turn format. harmless: special tokens that are
-    checked elsewhere, those of pictures.
+    checked elsewhere, those of pictures or audio.
     """
 
     def __init__(self, tokenizer: Any, turns: TurnFormat | None = None, harmless: Iterable[str] = ()):

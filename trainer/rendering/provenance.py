@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any, Literal
 
-from gemtune.datasets.conversation import Content, Conversation, Image, ToolCall, Turn
+from gemtune.datasets.conversation import Content, Conversation, Text, ToolCall, Turn
 from gemtune.datasets.refusal import BadRow
 
 # First characters of the planes for private use.
@@ -152,7 +152,7 @@ class _Marks:
         if isinstance(content, str):
             return self._text(content, origin)
         return tuple(
-            part if isinstance(part, Image) else replace(part, text=self._text(part.text, origin)) for part in content
+            replace(part, text=self._text(part.text, origin)) if isinstance(part, Text) else part for part in content
         )
 
     def _call(self, call: ToolCall, index: int) -> ToolCall:

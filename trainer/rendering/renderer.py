@@ -8,7 +8,7 @@ from typing import Any
 
 from gemtune.datasets.conversation import Conversation, Turn
 from trainer.conversation.chat_template import ChatTemplate
-from trainer.pictures.tokens import PictureTokens
+from trainer.media.token_text import MediaTokens
 from trainer.rendering.abilities import Abilities
 from trainer.rendering.control_tokens import ControlTokens, texts_as_rendered
 from trainer.rendering.provenance import Provenance, check_shown, trace
@@ -17,19 +17,20 @@ from trainer.rendering.tool_schemas import Tools, ToolSchemas
 
 
 class Renderer:
-    """A base model's chat template, picture tokens and control tokens.
+    """A base model's chat template, media tokens and control tokens.
 
-    tokenizer: of the `tokenizers` library. pictures: the model's picture tokens, in a vision job. Raises StepError
+    tokenizer: of the `tokenizers` library. media: the model's tokens of pictures or audio, in
+    jobs with them. Raises StepError
     `template_failed` or `template_missing`.
     """
 
-    def __init__(self, folder: Path, tokenizer: Any, config: dict[str, Any], pictures: PictureTokens | None):
+    def __init__(self, folder: Path, tokenizer: Any, config: dict[str, Any], media: MediaTokens | None):
         self.template = ChatTemplate(folder, config)
         self._abilities = Abilities(self.template)
-        self._pictures = pictures
+        self._media = media
         self._tool_schemas = ToolSchemas(self._render_tools)
         turns = self.template.turns
-        self.control_tokens = ControlTokens(tokenizer, turns, () if pictures is None else pictures.tokens)
+        self.control_tokens = ControlTokens(tokenizer, turns, () if media is None else media.tokens)
 
     def adapted(self, conversation: Conversation) -> Conversation:
         """Return a conversation as the template can show it.
@@ -62,14 +63,12 @@ class Renderer:
         return self.render(conversation, add_generation_prompt=True)
 
     def render(self, conversation: Conversation, add_generation_prompt: bool = False) -> str:
-        """Render a conversation, each picture expanded to its soft tokens.
+        """Render a conversation, each medium expanded to its soft tokens.
 
         Raises TemplateRefusal, BadRow, StepError `template_failed`, `template_not_supported`.
         """
         text = self.template.render_conversation(conversation, add_generation_prompt=add_generation_prompt)
-        if self._pictures is None:
-            return text
-        return self._pictures.expanded(text, [picture.size for picture in conversation.images()])
+        return text if self._media is None else self._media.expanded(text, self._media.media_in(conversation))
 
     def trace(
         self, conversation: Conversation, text: str, trained: Collection[int]

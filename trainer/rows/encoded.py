@@ -13,7 +13,7 @@ from typing import Any
 from gemtune.datasets.refusal import Refused
 from trainer.conversation.render_limits import SharedLimits
 from trainer.dataset.row import Row
-from trainer.rows.prepared import PICTURES
+from trainer.rows.prepared import AUDIO, PICTURES
 
 # A batch ends with so many rows, or so many characters. Rows are read and rendered a few at a time.
 BATCH_ROWS, BATCH_CHARACTERS, ROWS_AT_A_TIME = 128, 256 * 1024, 8
@@ -29,7 +29,8 @@ class Encoded:
 
     input_ids and labels have the same length, at most max_length, and labels are not shifted: a label is the token's
     own id, or UNTRAINED. whole_tokens: the row's tokens before truncation. end_is_cut: truncation removed the end of
-    every answer. pictures: numbers of the row's pictures in the picture file, in order.
+    every answer. media: numbers of the row's pictures or audio clips in the media file, in order;
+    the token file has at most one column for them.
     unread_fields: names of the row's fields that cannot change what is learned. format: name of the row's format.
     """
 
@@ -37,7 +38,7 @@ class Encoded:
     labels: list[int]
     whole_tokens: int
     end_is_cut: bool = False
-    pictures: Sequence[int] = ()
+    media: Sequence[int] = ()
     unread_fields: Sequence[str] = ()
     format: str = ""
 
@@ -45,7 +46,7 @@ class Encoded:
 
     @property
     def columns(self) -> dict[str, Any]:
-        return {"input_ids": self.input_ids, "labels": self.labels, PICTURES: self.pictures}
+        return {"input_ids": self.input_ids, "labels": self.labels, PICTURES: self.media, AUDIO: self.media}
 
     @property
     def tokens(self) -> int:

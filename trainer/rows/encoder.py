@@ -18,7 +18,7 @@ from gemtune.datasets.trained_turns import TrainOn, trained_turns
 from gemtune.errors import StepError
 from trainer.conversation.chat_template import ChatTemplate, TemplateRefusal, json_object, token_text
 from trainer.dataset.row import Row
-from trainer.pictures.tokens import PictureTokens
+from trainer.media.token_text import MediaTokens
 from trainer.rendering.provenance import Provenance
 from trainer.rendering.renderer import Renderer
 from trainer.rendering.spans import (
@@ -35,8 +35,8 @@ class Encoder:
     """A base model's tokenizer and chat template.
 
     max_length: longer rows are truncated to this many tokens, or without `cuts` refused as too long. vocab_size: rows
-    of the model's embedding, or None if its configuration does not say. pictures: the model's picture tokens, in a
-    vision job. Raises StepError `bad_base_model` when the tokenizer cannot be read, `template_failed` or
+    of the model's embedding, or None if its configuration does not say. media: the model's tokens of pictures or
+    audio, in jobs with them. Raises StepError `bad_base_model` when the tokenizer cannot be read, `template_failed` or
     `template_missing` for the chat template.
     """
 
@@ -46,12 +46,12 @@ class Encoder:
         *,
         max_length: int,
         vocab_size: int | None = None,
-        pictures: PictureTokens | None = None,
+        media: MediaTokens | None = None,
         cuts: bool = True,
     ):
         from tokenizers import Tokenizer
 
-        self._max_length, self._cuts, self._vocab_size, self._pictures = max_length, cuts, vocab_size, pictures
+        self._max_length, self._cuts, self._vocab_size, self._media = max_length, cuts, vocab_size, media
         try:
             self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         except Exception as error:  # the library raises no class of its own
@@ -63,10 +63,10 @@ class Encoder:
         tokenizer_config = json_object(folder / "tokenizer_config.json")
         if not tokenizer_config:  # without it the template would silently render without <bos>
             raise StepError("bad_base_model", "the base model's tokenizer_config.json is missing or empty")
-        if pictures is not None and self._tokenizer.token_to_id(pictures.soft) != pictures.soft_id:
-            message = f"the base model's tokenizer and config.json disagree about the id of {pictures.soft}"
+        if media is not None and self._tokenizer.token_to_id(media.soft) != media.soft_id:
+            message = f"the base model's tokenizer and config.json disagree about the id of {media.soft}"
             raise StepError("bad_base_model", message, hint="use the tokenizer that came with the model")
-        self._renderer = Renderer(folder, self._tokenizer, tokenizer_config, pictures)
+        self._renderer = Renderer(folder, self._tokenizer, tokenizer_config, media)
         ends = (token_text(tokenizer_config.get(name)) for name in ("bos_token", "eos_token"))
         self._begin, self._end = (self._tokenizer.token_to_id(end) for end in ends)
 
@@ -99,8 +99,8 @@ class Encoder:
 
         Trained tokens are the assistant's text and the end of its turn. Gemma 3: the text, `<end_of_turn>` and the line
         break, as in TRL's training template for Gemma 3. Gemma 4: thinking, tool calls, the text, and `<turn|>`. The
-        template writes `<bos>`. A row is refused if truncation removes a picture or a part of one, and if the template
-        leaves out something that is to be learned. train_on: which of the assistant's turns.
+        template writes `<bos>`. A row is refused if truncation removes a picture or audio clip or a part of one, and if
+        the template leaves out something that is to be learned. train_on: which of the assistant's turns.
 
         Raises StepError `template_failed`, `template_not_supported`; tokenizing may raise the same.
         """
@@ -126,8 +126,8 @@ class Encoder:
             spans = self._spans(conversation, text, encoding, provenance, trained, until=until)
         except (TemplateRefusal, BadRow) as problem:
             return _refused(problem, conversation)
-        if self._pictures is not None and self._pictures.whole_in(text[:until]) < len(conversation.images()):
-            return Refused("its pictures are beyond max_seq_length")
+        if (media := self._media) is not None and media.whole_in(text[:until]) < len(media.media_in(conversation)):
+            return Refused(f"its {media.noun.many} are beyond max_seq_length")
         if (unknown := self._vocabulary_problem(ids)) is not None:
             return unknown
         end_is_cut = whole_tokens > len(ids) and not any(len(text[:end].rstrip()) <= until for _, end in spans)
@@ -198,10 +198,10 @@ class Encoder:
     def text(self, ids: Sequence[int]) -> str:
         """Decode tokens for people to read.
 
-        Special tokens are shown; a picture's soft tokens are shortened to one.
+        Special tokens are shown; those of a picture or audio clip are shortened to one.
         """
         text = str(self._tokenizer.decode(list(ids), skip_special_tokens=False))
-        return text if self._pictures is None else self._pictures.shortened(text)
+        return text if self._media is None else self._media.shortened(text)
 
     def answer_text(self, ids: Sequence[int]) -> str:
         """Decode an answer, without special tokens."""

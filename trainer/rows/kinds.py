@@ -16,12 +16,12 @@ from gemtune.datasets.trained_turns import TrainOn
 from gemtune.request.rl_spec import DpoConfig, GrpoConfig, KtoConfig
 from gemtune.request.spec import TrainingConfig
 from trainer.dataset.row import Row
-from trainer.pictures.arrow_file import PictureFile, open_pictures, store_pictures
+from trainer.media.arrow_file import MediaFile, open_media, store_media
 from trainer.rows.encoded import Encoded, Rendered
 from trainer.rows.encoder import Encoder
 from trainer.rows.labelled_answers import LabelledAnswers
 from trainer.rows.preference_pairs import Preferences
-from trainer.rows.prepared import COLUMNS, PICTURES
+from trainer.rows.prepared import COLUMNS
 from trainer.rows.prompts import Prompts
 
 
@@ -66,11 +66,11 @@ class PreparedRow(Protocol):
 class RowKind(Protocol):
     """Reader of a training method's rows.
 
-    columns: names of the token file's columns. with_pictures: rows may hold pictures, as in a vision job.
+    columns: names of the token file's columns. with_media: rows may hold pictures or audio.
     """
 
     columns: Sequence[str]
-    with_pictures: bool
+    with_media: bool
 
     def encode(self, row: dict[str, Any]) -> PreparedRow | Refused:
         """Return the prepared row, or why it is refused."""
@@ -87,15 +87,15 @@ class RowKind(Protocol):
 class Conversations:
     """Rows of supervised fine-tuning.
 
-    picture_file: stores the pictures of a vision job; None in a text job. options: how to read them. train_on: which
-    turns to learn.
+    media_file: stores the media of a vision or audio job; None in a text job. options: how to read rows. train_on:
+    which turns to learn.
     """
 
-    def __init__(self, encoder: Encoder, picture_file: PictureFile | None, options: ReadOptions, train_on: TrainOn):
-        self._encoder, self._picture_file, self.text_pieces = encoder, picture_file, encoder.text_pieces
+    def __init__(self, encoder: Encoder, media_file: MediaFile | None, options: ReadOptions, train_on: TrainOn):
+        self._encoder, self._media_file, self.text_pieces = encoder, media_file, encoder.text_pieces
         self._options, self._train_on = options, train_on
-        self.with_pictures = picture_file is not None
-        self.columns: Sequence[str] = (*COLUMNS, PICTURES) if self.with_pictures else COLUMNS
+        self.with_media = media_file is not None
+        self.columns: Sequence[str] = COLUMNS if media_file is None else (*COLUMNS, media_file.column)
 
     def encode(self, row: dict[str, Any]) -> Encoded | Refused:
         return self._encoder.tokenized(self._rendered(row))
@@ -103,9 +103,9 @@ class Conversations:
     def encode_all(self, rows: Iterable[Row]) -> Iterator[tuple[int, Any, PreparedRow | Refused]]:
         """Yield each row with its number and its tokens, or why it is refused.
 
-        Many rows are tokenized at once, unless they hold pictures, which would take much memory.
+        Many rows are tokenized at once, unless they hold pictures or audio, which would take much memory.
         """
-        if self.with_pictures:
+        if self.with_media:
             return encode_one_by_one(self.encode, rows)
         return self._encoder.all_tokenized(rows, self._rendered)
 
@@ -118,7 +118,7 @@ class Conversations:
             rendered, conversation = self._encoder.render_text(read.content), None
         else:
             try:
-                conversation = open_pictures(self._picture_file, read.content)
+                conversation = open_media(self._media_file, read.content)
             except BadRow as bad:
                 return Refused(str(bad))
             rendered = self._encoder.render(conversation, self._train_on)
@@ -134,11 +134,11 @@ class Conversations:
         if isinstance(encoded, Refused):
             return encoded
         try:
-            pictures = () if conversation is None else store_pictures(self._picture_file, conversation)
+            media = () if conversation is None else store_media(self._media_file, conversation)
         except BadRow as bad:
             return Refused(str(bad))
         unread = (*read.unread_fields, *encoded.unread_fields)
-        return replace(encoded, pictures=pictures, unread_fields=unread, format=read.format)
+        return replace(encoded, media=media, unread_fields=unread, format=read.format)
 
 
 def encode_one_by_one(
@@ -157,7 +157,7 @@ def encode_rows(kind: RowKind, rows: Iterable[Row]) -> Iterator[tuple[int, Any, 
 def row_kind(
     config: TrainingConfig,
     encoder: Encoder,
-    picture_file: PictureFile | None,
+    media_file: MediaFile | None,
     *,
     max_length: int,
     options: ReadOptions | None = None,
@@ -166,13 +166,13 @@ def row_kind(
 
     Raises StepError `completion_too_long`.
     """
-    options = options or ReadOptions(with_pictures=picture_file is not None)
+    options = options or ReadOptions()
     cuts = config.too_long == "cut"
     match config.rl_config:
         case GrpoConfig() as rl:
-            return Prompts(encoder, rl, picture_file, options, max_length=max_length)
+            return Prompts(encoder, rl, media_file, options, max_length=max_length)
         case DpoConfig():
-            return Preferences(encoder, picture_file, options, max_length=max_length, cuts=cuts)
+            return Preferences(encoder, media_file, options, max_length=max_length, cuts=cuts)
         case KtoConfig():
-            return LabelledAnswers(encoder, picture_file, options, max_length=max_length, cuts=cuts)
-    return Conversations(encoder, picture_file, options, config.train_on)
+            return LabelledAnswers(encoder, media_file, options, max_length=max_length, cuts=cuts)
+    return Conversations(encoder, media_file, options, config.train_on)

@@ -13,7 +13,7 @@ from gemtune.datasets.row_options import ReadOptions
 from gemtune.errors import StepError
 from gemtune.jobs.record import JobWarning
 from gemtune.request.rl_spec import KtoConfig
-from trainer.pictures.arrow_file import PictureFile, open_pictures, store_pictures
+from trainer.media.arrow_file import MediaFile, open_media, store_media
 from trainer.rows.encoder import Encoder
 from trainer.rows.prepared import LABEL, PICTURES
 from trainer.rows.replies import Reply, encode_prompt, encode_reply, reply_pieces
@@ -75,7 +75,7 @@ class LabelledAnswer:
 class LabelledAnswers:
     """Rows of KTO, in any of its formats.
 
-    picture_file: stores the pictures of a vision job, which only prompts may hold. options: how to read rows.
+    media_file: stores the pictures of a vision job, which only prompts may hold. options: how to read rows.
     max_length: tokens of a prompt and its answer together. cuts: longer answers are cut, and otherwise their rows
     refused as too long.
     """
@@ -83,17 +83,17 @@ class LabelledAnswers:
     def __init__(
         self,
         encoder: Encoder,
-        picture_file: PictureFile | None,
+        media_file: MediaFile | None,
         options: ReadOptions,
         *,
         max_length: int,
         cuts: bool,
     ):
-        self._encoder, self._picture_file, self._options = encoder, picture_file, options
+        self._encoder, self._media_file, self._options = encoder, media_file, options
         self._max_length, self._cuts = max_length, cuts
-        self.with_pictures = picture_file is not None
+        self.with_media = media_file is not None
         columns = ("prompt_ids", "completion_ids", "completion_gaps", LABEL)
-        self.columns: Sequence[str] = (*columns, PICTURES) if self.with_pictures else columns
+        self.columns: Sequence[str] = (*columns, PICTURES) if self.with_media else columns
 
     def encode(self, row: dict[str, Any]) -> LabelledAnswer | Refused:
         """Return the tokenized row, or why it is refused."""
@@ -101,7 +101,7 @@ class LabelledAnswers:
         if isinstance(read, Refused):
             return read
         try:
-            prompt = open_pictures(self._picture_file, read.content.prompt)
+            prompt = open_media(self._media_file, read.content.prompt)
         except BadRow as bad:
             return Refused(str(bad))
         prompt_ids = encode_prompt(self._encoder, prompt)
@@ -112,7 +112,7 @@ class LabelledAnswers:
         if isinstance(reply, Refused):
             return reply
         try:
-            pictures = store_pictures(self._picture_file, prompt)
+            pictures = store_media(self._media_file, prompt)
         except BadRow as bad:
             return Refused(str(bad))
         return LabelledAnswer(prompt_ids, reply, read.content.label, pictures, read.format, read.unread_fields)

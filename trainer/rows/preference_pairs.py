@@ -9,7 +9,7 @@ from typing import Any
 from gemtune.datasets.refusal import BadRow, Refused, TooLong
 from gemtune.datasets.rl.read import read_pair
 from gemtune.datasets.row_options import ReadOptions
-from trainer.pictures.arrow_file import PictureFile, open_pictures, store_pictures
+from trainer.media.arrow_file import MediaFile, open_media, store_media
 from trainer.rows.encoder import Encoder
 from trainer.rows.prepared import PICTURES
 from trainer.rows.replies import Reply, encode_prompt, encode_reply, reply_pieces
@@ -74,7 +74,7 @@ class Preference:
 class Preferences:
     """Rows of DPO, in any of its formats.
 
-    picture_file: stores the pictures of a vision job, which only prompts may hold. options: how to read rows.
+    media_file: stores the pictures of a vision job, which only prompts may hold. options: how to read rows.
     max_length: tokens of a prompt and one answer together. cuts: longer answers are cut, and otherwise their rows
     refused as too long.
     """
@@ -82,17 +82,17 @@ class Preferences:
     def __init__(
         self,
         encoder: Encoder,
-        picture_file: PictureFile | None,
+        media_file: MediaFile | None,
         options: ReadOptions,
         *,
         max_length: int,
         cuts: bool,
     ):
-        self._encoder, self._picture_file, self._options = encoder, picture_file, options
+        self._encoder, self._media_file, self._options = encoder, media_file, options
         self._max_length, self._cuts = max_length, cuts
-        self.with_pictures = picture_file is not None
+        self.with_media = media_file is not None
         columns = ("prompt_ids", "chosen_ids", "chosen_gaps", "rejected_ids", "rejected_gaps")
-        self.columns: Sequence[str] = (*columns, PICTURES) if self.with_pictures else columns
+        self.columns: Sequence[str] = (*columns, PICTURES) if self.with_media else columns
 
     def encode(self, row: dict[str, Any]) -> Preference | Refused:
         """Return the tokenized row, or why it is refused."""
@@ -101,7 +101,7 @@ class Preferences:
             return read
         pair = read.content
         try:
-            prompt = open_pictures(self._picture_file, pair.prompt)
+            prompt = open_media(self._media_file, pair.prompt)
         except BadRow as bad:
             return Refused(str(bad))
         prompt_ids = encode_prompt(self._encoder, prompt)
@@ -123,7 +123,7 @@ class Preferences:
             is_cut = chosen.whole_tokens > len(chosen.ids) or rejected.whole_tokens > len(rejected.ids)
             return Refused(f"chosen and rejected are the same{' up to max_seq_length' if is_cut else ''}")
         try:
-            pictures = store_pictures(self._picture_file, prompt)
+            pictures = store_media(self._media_file, prompt)
         except BadRow as bad:
             return Refused(str(bad))
         return Preference(prompt_ids, chosen, rejected, pictures, read.format, read.unread_fields)

@@ -20,6 +20,8 @@ ANSWER = "answer"
 LABEL: Final = "label"
 # Vision jobs only: the numbers of a row's pictures in the picture file, in order.
 PICTURES: Final = "pictures"
+# Audio jobs only: the same for a row's audio clips.
+AUDIO: Final = "audio"
 
 
 class TokenFile(FileWriter):

@@ -13,7 +13,7 @@ from gemtune.errors import StepError
 from gemtune.request import rl_spec
 from gemtune.request.rewards import AnswerReward, NumericAnswer
 from gemtune.request.rl_spec import GrpoConfig
-from trainer.pictures.arrow_file import PictureFile, open_pictures, store_pictures
+from trainer.media.arrow_file import MediaFile, open_media, store_media
 from trainer.rows import rewards
 from trainer.rows.encoder import Encoder
 from trainer.rows.numbers.reading import NotOneNumber, read_answer
@@ -65,24 +65,24 @@ class Prompts:
         self,
         encoder: Encoder,
         rl: GrpoConfig,
-        picture_file: PictureFile | None,
+        media_file: MediaFile | None,
         options: ReadOptions,
         *,
         max_length: int,
     ):
         """Raise StepError `completion_too_long` if no prompt would fit.
 
-        picture_file: stores the pictures of a vision job. options: how to read rows. max_length: tokens of prompt and
+        media_file: stores the pictures of a vision job. options: how to read rows. max_length: tokens of prompt and
         completion together.
         """
-        self._encoder, self._picture_file = encoder, picture_file
+        self._encoder, self._media_file = encoder, media_file
         self._completion_tokens = rl.max_completion_length
         self._max_tokens = max_length - rl.max_completion_length
-        self.with_pictures = picture_file is not None
+        self.with_media = media_file is not None
         self._options = options
         self._answer_columns = rl_spec.answer_columns(rl)
         columns = ("prompt_ids", *map(rewards.column_of_answers, self._answer_columns))
-        self.columns: Sequence[str] = (*columns, PICTURES) if self.with_pictures else columns
+        self.columns: Sequence[str] = (*columns, PICTURES) if self.with_media else columns
         if self._max_tokens < 1:
             message = (
                 f"the base model reads {max_length} tokens: {rl.max_completion_length} tokens of a completion leave "
@@ -99,7 +99,7 @@ class Prompts:
             return read
         try:
             unjudged_by = self._unjudged_by(read.content.answers)
-            prompt = open_pictures(self._picture_file, read.content.prompt)
+            prompt = open_media(self._media_file, read.content.prompt)
         except BadRow as bad:
             return Refused(str(bad))
         ids = encode_prompt(self._encoder, prompt)
@@ -109,7 +109,7 @@ class Prompts:
             limit = f"max_seq_length less max_completion_length is {self._max_tokens}"
             return TooLong(f"the prompt has {len(ids)} tokens; {limit}", len(ids) + self._completion_tokens)
         try:
-            pictures = store_pictures(self._picture_file, prompt)
+            pictures = store_media(self._media_file, prompt)
         except BadRow as bad:
             return Refused(str(bad))
         return Prompt(ids, read.content.answers, pictures, unjudged_by, read.unread_fields)

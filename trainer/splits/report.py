@@ -25,7 +25,7 @@ NAMED = 100
 class Report:
     """Report of one attempt of prepare.
 
-    place: returns where a file of the report is, for users. pictures_read: files of the dataset that rows name. moved:
+    place: returns where a file of the report is, for users. media_read: files of the dataset that rows name. moved:
     indexes of the rows that were moved from the train split to the held-out one, if the dataset has none. others:
     warnings of the step about other things than the dataset.
     """
@@ -34,7 +34,7 @@ class Report:
     dataset: Dataset
     train: Tally
     held_out: Tally | None
-    pictures_read: Collection[str] = ()
+    media_read: Collection[str] = ()
     moved: set[int] = field(default_factory=set)
     others: Sequence[JobWarning] = ()
 
@@ -71,7 +71,7 @@ class Report:
     @property
     def unexpected_files(self) -> list[str]:
         """Files that are not read and do not merely describe the dataset."""
-        return [file for file in self.dataset.splits.unexpected if file not in self.pictures_read]
+        return [file for file in self.dataset.splits.unexpected if file not in self.media_read]
 
     def summary(self) -> RowsSummary:
         """Return what the job's record has of the report."""
@@ -101,7 +101,7 @@ class Report:
         report = {**summary, "warnings": [warning.model_dump() for warning in self.warnings]}
         report |= {"train": self.train.to_json(), "eval": self.held_out.to_json() if self.held_out else None}
         report |= {"duplicates": len(self._repeats), "held_out_duplicates": len(self._trained_too)}
-        unread = [file for file in self.dataset.splits.unread if file not in self.pictures_read]
+        unread = [file for file in self.dataset.splits.unread if file not in self.media_read]
         report |= {"files_not_read": unread, "dataset_revision": self.dataset.folder.revision}
         report["samples"] = self.train.samples
         (folder / NAME).write_text(json.dumps(report, indent=1, ensure_ascii=False))

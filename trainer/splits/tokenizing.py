@@ -16,9 +16,6 @@ from gemtune.request.spec import DEFAULT_SEQ_LENGTH, Spec, TrainingConfig
 from trainer.base_model import folder_contents
 from trainer.dataset.source import Dataset
 from trainer.new_tokens import tokenizer
-from trainer.pictures.arrow_file import PictureFile
-from trainer.pictures.sources import PictureSource
-from trainer.pictures.tokens import picture_tokens
 from trainer.rows.encoder import Encoder
 from trainer.rows.kinds import RowKind, row_kind
 from trainer.rows.labelled_answers import label_warnings
@@ -26,6 +23,7 @@ from trainer.rows.packing import packs
 from trainer.rows.prepared import prompts_per_step, row_lengths, total_train_steps
 from trainer.splits.held_out import hold_out
 from trainer.splits.left_out import LeftOutRows
+from trainer.splits.media import media_of
 from trainer.splits.report import Report
 from trainer.splits.tally import SAMPLES, Limits, Tally
 from trainer.splits.writer import WatchRow, ignore_row, write_split
@@ -52,14 +50,15 @@ class Tokenization:
 class Tokenized:
     """Tokenized rows of a dataset, and what became of each row.
 
-    max_length: tokens that a row may have. pictures: number of pictures, or None in a text job. chat_template: its
+    max_length: tokens that a row may have. media: number of pictures or audio clips, or None in a
+    text job. chat_template: its
     file, or the name of gemtune's own.
     """
 
     report: Report
     kind: RowKind
     max_length: int
-    pictures: int | None
+    media: int | None
     chat_template: str
 
 
@@ -78,11 +77,12 @@ class Amounts:
 def tokenize(
     rows: Tokenization, watch_with: Callable[[RowKind, Encoder], WatchRow] | None = None, *, samples: int = SAMPLES
 ) -> Tokenized:
-    """Write train.parquet, eval.parquet, rows_left_out.jsonl, pictures.arrow.
+    """Write train.parquet, eval.parquet, rows_left_out.jsonl and a media file.
 
-    eval.parquet is written if the dataset has a held-out split, pictures.arrow in a vision job, and the tokenizer if
-    the request adds tokens to it. watch_with: returns the function to call with every row. samples: rows of each split
-    to keep as text. Raises StepError for a dataset or a base model that cannot be read, and what `check_stop` raises.
+    eval.parquet is written if the dataset has a held-out split, pictures.arrow in a vision job, audio.arrow in an audio
+    job, and the tokenizer if the request adds tokens to it. watch_with: returns the function to call with every row.
+    samples: rows of each split to keep as text. Raises StepError for a dataset or a base model that cannot be read, and
+    what `check_stop` raises.
     """
     config, folder = rows.spec.training_config, rows.model_folder
     model_config = folder_contents.config_of(folder)
@@ -90,7 +90,7 @@ def tokenize(
     # Gemma 3 4B and larger do not state their 131,072 positions; max_seq_length cannot exceed that anyway.
     max_positions = folder_contents.max_positions(model_config)
     max_length = min(requested, max_positions or requested)
-    pictures = picture_tokens(folder, model_config) if rows.spec.modality == "vision" else None
+    media = media_of(rows.spec.modality, folder, model_config)
     vocab_size = folder_contents.vocab_size(model_config)
     if config.new_tokens is not None:
         new_tokens = tokenizer.add(folder, config.new_tokens, rows.output)
@@ -100,18 +100,17 @@ def tokenize(
         folder,
         max_length=max_length,
         vocab_size=vocab_size,
-        pictures=pictures,
+        media=None if media is None else media.tokens,
         cuts=config.too_long == "cut",
     )
     limits = Limits(max_length, max_positions, config.too_long)
-    source = PictureSource(rows.dataset.folder)
-    file = rows.output / "pictures.arrow"
-    with nullcontext() if pictures is None else PictureFile(file, source, pictures.grid) as picture_file:
-        kind = row_kind(config, encoder, picture_file, max_length=max_length, options=rows.spec.read_options)
+    with nullcontext() if media is None else media.file(rows.output, rows.dataset.folder) as media_file:
+        kind = row_kind(config, encoder, media_file, max_length=max_length, options=rows.spec.read_options)
         watch = ignore_row if watch_with is None else watch_with(kind, encoder)
         report = _write_splits(rows, kind, limits, watch, samples)
-        report.pictures_read = source.files_read
-    count = None if picture_file is None else len(picture_file)
+        if media_file is not None:
+            report.media_read = media_file.source.files_read
+    count = None if media_file is None else len(media_file)
     return Tokenized(report, kind, max_length, count, encoder.template_source)
 
 

@@ -41,7 +41,7 @@ def write_split(
     with TokenFile(target, kind.columns) as tokens, only_new_objects_collected():
         for file, name in enumerate(tally.files):
             with dataset.open(name, work) as path:
-                rows = read_rows(path, with_pictures=kind.with_pictures, named=name)
+                rows = read_rows(path, with_media=kind.with_media, named=name)
                 for number, row, prepared in encode_rows(kind, rows):
                     check_stop()
                     watch(tally.split, name, number, row, prepared)

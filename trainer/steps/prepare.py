@@ -49,8 +49,8 @@ def run(context: Context) -> None:
     """Write `prepared/<attempt>/`.
 
     The folder holds train.parquet, eval.parquet, prepared.json, report.json, rows_left_out.jsonl and, in vision jobs,
-    pictures.arrow. If the rows cannot be trained on, it holds the report and the list of rows only. Raises StepError
-    for data or a base model that cannot be trained on, and StopRequested.
+    pictures.arrow, in audio jobs audio.arrow. If the rows cannot be trained on, it holds the report and the list of
+    rows only. Raises StepError for data or a base model that cannot be trained on, and StopRequested.
     """
     token = partial(context.secret, "hf_token")
     dataset = source.find(context.buckets.data, context.spec.processed_dataset_id, context.work, token=token)
@@ -131,7 +131,8 @@ def _summary(context: Context, base: _BaseModel, tokenized: Tokenized, amounts: 
         "max_seq_length": tokenized.max_length,
         "total_train_steps": amounts.train_steps,
         "chat_template": tokenized.chat_template,
-        "pictures": tokenized.pictures,
+        "pictures": tokenized.media if context.spec.modality == "vision" else None,
+        "audio": tokenized.media if context.spec.modality == "audio" else None,
     }
 
 

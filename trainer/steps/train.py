@@ -34,6 +34,7 @@ from trainer.training.interface import JobTrainer, Setup
 from trainer.training.tracking import Tracking
 
 if TYPE_CHECKING:
+    from trainer.training.audio_batches import AudioCollator
     from trainer.training.picture_batches import PictureCollator
 
 log = logging.getLogger(__name__)
@@ -82,6 +83,7 @@ def _train(context: Context, tracking: Tracking) -> None:
                 max_length=summary["max_seq_length"],
                 hooks=attempt.hooks(),
                 pictures=_pictures(base, prepared) if context.spec.modality == "vision" else None,
+                audio=_audio(base, prepared) if context.spec.modality == "audio" else None,
                 starts_with_adapter=start.adapter is not None,
             )
         )
@@ -178,6 +180,13 @@ def _pictures(base: Path, prepared: Path) -> PictureCollator:
     from trainer.training.picture_batches import PictureCollator
 
     return PictureCollator.from_folders(base, prepared)
+
+
+def _audio(base: Path, prepared: Path) -> AudioCollator:
+    """Return the data collator of an audio job."""
+    from trainer.training.audio_batches import AudioCollator
+
+    return AudioCollator.from_folders(base, prepared)
 
 
 def _make(setup: Setup) -> JobTrainer:

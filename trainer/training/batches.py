@@ -15,12 +15,13 @@ from trainer.rows.packing import packs
 class Row(TypedDict):
     """A row of a token file.
 
-    pictures: indices of its pictures in the picture file, in vision jobs.
+    pictures: indices of its pictures in the picture file, in vision jobs. audio: the same of its clips, in audio jobs.
     """
 
     input_ids: list[int]
     labels: list[int]
     pictures: NotRequired[list[int]]
+    audio: NotRequired[list[int]]
 
 
 @final
@@ -43,7 +44,8 @@ class PaddedBatch(TypedDict):
     """Rows padded on the right, for attention that needs a mask.
 
     Tensors are (rows, positions), int64; shift_labels as in FlatBatch. attention_mask: 1 at tokens, 0 at padding.
-    The others are those of vision jobs, see `picture_batches.PictureInputs`.
+    The others are those of vision jobs, see `picture_batches.PictureInputs`, and of audio jobs, see
+    `audio_batches.AudioInputs`.
     """
 
     input_ids: torch.Tensor
@@ -53,6 +55,8 @@ class PaddedBatch(TypedDict):
     mm_token_type_ids: NotRequired[torch.Tensor]
     pixel_values: NotRequired[torch.Tensor]
     image_position_ids: NotRequired[torch.Tensor]
+    input_features: NotRequired[torch.Tensor]
+    input_features_mask: NotRequired[torch.Tensor]
 
 
 Batch: TypeAlias = FlatBatch | PaddedBatch

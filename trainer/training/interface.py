@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from gemtune.request.spec import TrainingConfig
     from trainer.base_model.language_model import LanguageModel
     from trainer.model.engines.interface import LoadedModel
+    from trainer.training.audio_batches import AudioCollator
     from trainer.training.picture_batches import PictureCollator
 
 
@@ -43,8 +44,8 @@ class Setup:
     """Everything that a trainer is built from.
 
     base: the base model's folder. train, held_out: token files of the prepare step. output: the folder for checkpoints.
-    total_steps: train_steps of the whole run. max_length: maximum tokens per row. pictures: only in vision jobs.
-    starts_with_adapter: whether the adapter is that of another job, not a new one.
+    total_steps: train_steps of the whole run. max_length: maximum tokens per row. pictures: only in vision jobs. audio:
+    only in audio jobs. starts_with_adapter: whether the adapter is that of another job, not a new one.
     """
 
     loaded: LoadedModel
@@ -57,6 +58,7 @@ class Setup:
     max_length: int
     hooks: Hooks
     pictures: PictureCollator | None = None
+    audio: AudioCollator | None = None
     starts_with_adapter: bool = False
 
 

@@ -13,7 +13,8 @@ import torch
 from gemtune import families
 from gemtune.families.generation import Family, PictureFormat
 from trainer.base_model import folder_contents
-from trainer.pictures.arrow_file import PictureFileReader
+from trainer.media.arrow_file import MediaFileReader
+from trainer.pictures import arrow_file
 from trainer.pictures.decoding import rgb
 from trainer.pictures.grids import AspectRatioGrid, Grid
 from trainer.pictures.tokens import picture_tokens
@@ -53,7 +54,7 @@ class PictureCollator:
     the model replaces by picture embeddings. format: how the model's generation reads pictures.
     """
 
-    picture_file: PictureFileReader | Sequence[bytes]
+    picture_file: MediaFileReader | Sequence[bytes]
     read: Callable[[Image], torch.Tensor]
     soft_token: int
     format: PictureFormat
@@ -61,17 +62,17 @@ class PictureCollator:
     @classmethod
     def from_folders(cls, base: Path, prepared: Path) -> PictureCollator:
         """Return the collator for a base model's folder and the prepared data."""
-        return cls.of_pictures(base, PictureFileReader(prepared / "pictures.arrow"))
+        return cls.of_pictures(base, MediaFileReader(prepared / arrow_file.NAME))
 
     @classmethod
-    def of_pictures(cls, base: Path, pictures: PictureFileReader | Sequence[bytes]) -> PictureCollator:
+    def of_pictures(cls, base: Path, pictures: MediaFileReader | Sequence[bytes]) -> PictureCollator:
         """Return the collator for a base model's folder and encoded pictures."""
         config = folder_contents.config_of(base)
         family_and_type, tokens = families.of_config(config), picture_tokens(base, config)
         assert family_and_type is not None, "the step prepare refuses other models"
         family, kind = family_and_type
         assert family.pictures is not None, "the step prepare refuses other models"
-        read = _read_merged(tokens.grid) if kind.merges_patches else _read_processed(base, family)
+        read = _read_merged(tokens.grid) if kind.encoder_free else _read_processed(base, family)
         return cls(pictures, read, tokens.soft_id, family.pictures)
 
     def collate(self, items: Sequence[Sequence[Row]]) -> PaddedBatch:

@@ -129,9 +129,9 @@ class SftTrainer(Trainer):
 
 def make(setup: Setup) -> SftTrainer:
     """Return a trainer for the token files of the prepare step."""
-    loaded, config, pictures = setup.loaded, setup.config, setup.pictures
+    loaded, config, media = setup.loaded, setup.config, setup.pictures or setup.audio
     is_flat = loaded.model.config._attn_implementation == row_attention.NAME
-    collate = pictures.collate if pictures is not None else batches.flatten_rows if is_flat else batches.pad_rows
+    collate = media.collate if media is not None else batches.flatten_rows if is_flat else batches.pad_rows
     rows = batches.TokenRows(setup.train, pack_into=setup.max_length if config.packing else None)
     tokens = rows.max_batch_tokens(config.batch_size)
     # A trained vision tower keeps many activations (4,096 patches per image through 27 layers): always checkpoint it.
@@ -152,7 +152,7 @@ def make(setup: Setup) -> SftTrainer:
     # Recomputing layers must repeat their random draws, which works with the default generator only.
     # An embedding that is trained whole has a gradient of its size, which not every thread can have.
     can_split = draws_all_random_numbers(loaded.model) and not config.train_embeddings
-    if is_flat and pictures is None and checkpointing_kwargs is None and can_split:
+    if is_flat and media is None and checkpointing_kwargs is None and can_split:
         trainer.row_parallel = RowParallel([weight for weight in loaded.model.parameters() if weight.requires_grad])
         trainer.head_cost = _head_cost(loaded.model)
         trainer.most_parts = None if config.new_tokens is None else PARTS_WITH_NEW_TOKENS

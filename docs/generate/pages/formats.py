@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from docs.generate.text.markdown import Page, code, codes
 from gemtune.datasets.formats import table
-from gemtune.datasets.reading import fields, flags, pictures
+from gemtune.datasets.reading import fields, flags, media
 from gemtune.datasets.rl import answers
 from gemtune.datasets.rl import formats as rl_formats
 from gemtune.datasets.row_options import RL_FORMATS
@@ -21,8 +21,9 @@ def page() -> Page:
         [(code(each.name), each.title, codes(each.fields)) for each in table.FORMATS],
     )
     page.paragraph(
-        f"Each of them may have pictures in a column {' or '.join(map(code, pictures.COLUMNS))}, for whose places the "
-        f"texts of the user have {code(pictures.MARK)}. Flags of a turn that say whether it is learned: "
+        f"Each of them may have pictures in a column {_names(media.PICTURES)}, for whose places the texts of the user "
+        f"have {code(media.PICTURES.mark)}, and in an audio job audio clips in a column {_names(media.AUDIO)}, for "
+        f"whose places they have {code(media.AUDIO.mark)}. Flags of a turn that say whether it is learned: "
         f"{codes(flags.NAMES)}."
     )
     page.heading("Rows of RL")
@@ -52,3 +53,7 @@ def page() -> Page:
     page.heading("Fields that refuse a row")
     page.table(("field", "what to do"), [(code(name), what) for name, what in fields.UNSUPPORTED.items()])
     return page
+
+
+def _names(column: media.MediaColumn) -> str:
+    return " or ".join(map(code, column.names))

@@ -20,12 +20,13 @@ def page() -> Page:
     )
     page.heading("What each kind of model can do")
     page.table(
-        ("family", "`model_type`", "pictures", "export as GGUF", "adapter in vLLM"),
+        ("family", "`model_type`", "pictures", "audio", "export as GGUF", "adapter in vLLM"),
         [
             (
                 family.name,
                 code(name),
                 _answer(kind.why_no_pictures),
+                _answer(kind.why_no_audio),
                 _answer(kind.why_no_gguf),
                 _answer(kind.why_no_vllm_adapter),
             )
@@ -39,7 +40,7 @@ def page() -> Page:
         "the name (`-it`, `-pt`, `-qat-…`) is the same size. [What fits where](sizing.md)."
     )
     page.table(
-        ("name", "family", "parameters", "layers", "hidden size", "pictures"),
+        ("name", "family", "parameters", "layers", "hidden size", "pictures", "audio"),
         [
             (
                 code(name),
@@ -48,6 +49,7 @@ def page() -> Page:
                 str(size.layers),
                 str(size.hidden),
                 _answer(family.why_no_pictures_by_name(name)),
+                _answer(family.why_no_audio_by_name(name)),
             )
             for family in FAMILIES
             for name, size in family.sizes.items()

@@ -27,7 +27,7 @@ class CheckRequest(Contract):
     training_config: TrainingConfig = Field(
         TrainingConfig(), description="parameters of the training, without its base model"
     )
-    modality: Modality = Field("text", description="content of the rows: text, or text with pictures (vision)")
+    modality: Modality = Field("text", description="content of the rows, as in a job")
     dataset_format: StatedFormat | None = Field(None, description="format of the rows, as in a job")
     dataset_columns: Annotated[dict[Column, Column | None], Field(max_length=64)] = Field(
         {}, description="the dataset's own names of fields, as in a job"

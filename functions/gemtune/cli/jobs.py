@@ -102,7 +102,7 @@ def plan(connection: Connection, /, file: str | None, data: Path | None, held_ou
 
 @click.command()
 @click.option("--status", shell_complete=words(*Status), help="Filter by status.")
-@click.option("--modality", shell_complete=words(*get_args(Modality)), help="Filter by modality: {text|vision}.")
+@click.option("--modality", shell_complete=words(*get_args(Modality)), help="Filter by modality: {text|vision|audio}.")
 @click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="Maximum number of jobs.")
 @click.pass_obj
 def jobs(connection: Connection, status: str | None, modality: str | None, limit: int) -> None:

@@ -52,15 +52,19 @@ def _print_published(models: list[dict[str, Any]], memory: float | None) -> None
     """
     wide = shutil.get_terminal_size((WIDE, 24)).columns >= WIDE
     heads = "".join(f"{method:>10}" for method in METHODS)
-    extra = f"{'download':>11}  pictures" if wide else ""
+    extra = f"{'download':>11}  {'pictures':10}audio" if wide else ""
     click.echo(f"  {'name':19}{'size':>8}{heads}{extra}")
     families = list(dict.fromkeys(model["family"] for model in models))
     for model in sorted(models, key=lambda model: -families.index(model["family"])):
         needs = "".join(f"{_need(model, method, memory):>10}" for method in METHODS)
         size = f"{model['parameters'] / 1e9:.2f} B"
-        pictures = "yes" if model["reads_pictures"] else "no"
-        extra = f"{model['download_bytes'] / 1e9:>8.1f} GB  {pictures}" if wide else ""
+        media = f"{_yes_or_no(model['reads_pictures']):10}{_yes_or_no(model['reads_audio'])}"
+        extra = f"{model['download_bytes'] / 1e9:>8.1f} GB  {media}" if wide else ""
         click.echo(f"  {model['name']:19}{size:>8}{needs}{extra}")
+
+
+def _yes_or_no(value: bool) -> str:
+    return "yes" if value else "no"
 
 
 def _is_wanted(model: dict[str, Any], family: str | None, fits: bool) -> bool:

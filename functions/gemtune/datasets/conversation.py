@@ -38,15 +38,25 @@ class Text:
 class Image:
     """A picture in a list of parts.
 
-    image: as the row has it: {bytes, path}, a path, or a data: URL. Later, the opened picture. languages: of a picture
+    file: as the row has it: {bytes, path}, a path, or a data: URL. Later, the opened picture. languages: of a picture
     whose text is to be translated.
     """
 
-    image: Any
+    file: Any
     languages: Languages | None = None
 
 
-Content = str | tuple[Text | Image, ...]
+@dataclass(frozen=True, slots=True)
+class Audio:
+    """An audio clip in a list of parts. file, languages: see Image."""
+
+    file: Any
+    languages: Languages | None = None
+
+
+Medium = Image | Audio
+Part = Text | Medium
+Content = str | tuple[Part, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,22 +175,36 @@ class Conversation:
 
     def images(self) -> list[Any]:
         """Return what stands for each picture, in order."""
-        return [
-            part.image
-            for turn in self.turns
-            if not isinstance(turn.content, str)
-            for part in turn.content
-            if isinstance(part, Image)
-        ]
+        return self._files(Image)
 
     def with_images(self, images: Sequence[Any]) -> Conversation:
         """Return the conversation with other pictures, in order."""
-        ahead = iter(images)
+        return self._with_files(Image, images)
+
+    def clips(self) -> list[Any]:
+        """Return what stands for each audio clip, in order."""
+        return self._files(Audio)
+
+    def with_clips(self, clips: Sequence[Any]) -> Conversation:
+        """Return the conversation with other audio clips, in order."""
+        return self._with_files(Audio, clips)
+
+    def _files(self, kind: type[Medium]) -> list[Any]:
+        return [
+            part.file
+            for turn in self.turns
+            if not isinstance(turn.content, str)
+            for part in turn.content
+            if isinstance(part, kind)
+        ]
+
+    def _with_files(self, kind: type[Medium], files: Sequence[Any]) -> Conversation:
+        ahead = iter(files)
 
         def replaced(content: Content) -> Content:
             if isinstance(content, str):
                 return content
-            return tuple(replace(part, image=next(ahead)) if isinstance(part, Image) else part for part in content)
+            return tuple(replace(part, file=next(ahead)) if isinstance(part, kind) else part for part in content)
 
         return self.with_turns([replace(turn, content=replaced(turn.content)) for turn in self.turns])
 
@@ -234,11 +258,17 @@ def texts_in(value: Any) -> Iterator[str]:
 def _has_content(content: Content) -> bool:
     if isinstance(content, str):
         return bool(content.strip())
-    return any(isinstance(part, Image) or part.text.strip() for part in content)
+    return any(not isinstance(part, Text) or part.text.strip() for part in content)
 
 
-def _part_value(part: Text | Image) -> dict[str, Any]:
-    value = {"type": "text", "text": part.text} if isinstance(part, Text) else {"type": "image", "image": part.image}
+def _part_value(part: Part) -> dict[str, Any]:
+    match part:
+        case Text(text):
+            value = {"type": "text", "text": text}
+        case Image(file):
+            value = {"type": "image", "image": file}
+        case Audio(file):
+            value = {"type": "audio", "audio": file}
     if part.languages is None:
         return value
     return value | {"source_lang_code": part.languages.source, "target_lang_code": part.languages.target}

@@ -25,13 +25,14 @@ class ReadOptions:
     """Options for reading the rows of a dataset.
 
     format: name of the rows' format; None: detect it. columns: the row's own name of each field, or None for a field
-    to ignore. with_pictures: rows may hold pictures, as in a vision job. same_role: what to do with two turns of one
-    role in a row.
+    to ignore. with_pictures: rows may hold pictures, as in a vision job. with_audio: rows may hold audio, as in an
+    audio job. same_role: what to do with two turns of one role in a row.
     """
 
     format: StatedFormat | None = None
     columns: Mapping[str, str | None] = field(default_factory=dict)
     with_pictures: bool = False
+    with_audio: bool = False
     same_role: SameRole = "refuse"
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from gemtune.datasets.conversation import Content, Conversation, Image, Text, ToolCall, Turn
+from gemtune.datasets.conversation import Content, Conversation, Part, Text, ToolCall, Turn
 from gemtune.datasets.refusal import BadRow
 from gemtune.datasets.row_options import SameRole
 
@@ -109,7 +109,7 @@ def _joined(first: Content, second: Content) -> Content:
     return (*before, *after)
 
 
-def _parts(content: Content) -> tuple[Text | Image, ...]:
+def _parts(content: Content) -> tuple[Part, ...]:
     return (Text(content),) if isinstance(content, str) else content
 
 

@@ -116,8 +116,13 @@ FAILURES: Mapping[str, ErrorCode] = {
         "A vision job's base model has no vision tower that can be used.",
         "Use gemma-3-4b-it or larger, a Gemma 3n or 4, or modality text.",
     ),
+    "model_without_audio": ErrorCode(
+        "An audio job's base model cannot be trained on audio.",
+        "Use Gemma 4 E2B, E4B or 12B, or modality text.",
+    ),
     "processor_not_supported": ErrorCode(
-        "The base model's image processor cuts pictures into parts (pan and scan), or resizes them in an unknown way.",
+        "The base model's image processor cuts pictures into parts (pan and scan), or resizes them in an unknown way; "
+        "or its audio processor cuts audio in an unknown way.",
         "Set `do_pan_and_scan` to false in its preprocessor_config.json, or use the processor of the original model.",
     ),
     "template_missing": ErrorCode(
@@ -129,7 +134,8 @@ FAILURES: Mapping[str, ErrorCode] = {
         "Use a base model with Gemma's template.",
     ),
     "template_not_supported": ErrorCode(
-        "The chat template renders conversations so that answers cannot be told from prompts, or leaves out pictures.",
+        "The chat template renders conversations so that answers cannot be told from prompts, or leaves out pictures "
+        "or audio.",
         "Use a base model with Gemma's template.",
     ),
     "timm_missing": ErrorCode(

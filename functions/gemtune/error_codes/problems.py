@@ -174,6 +174,14 @@ REQUESTS: Mapping[str, ErrorCode] = {
         "A vision job names a base model that cannot be trained on pictures.",
         "Use gemma-3-4b-it or larger, a Gemma 3n or 4, or modality text.",
     ),
+    "model_without_audio": ErrorCode(
+        "An audio job names a base model that cannot be trained on audio.",
+        "Use Gemma 4 E2B, E4B or 12B, or modality text.",
+    ),
+    "audio_not_possible": ErrorCode(
+        "An audio job asks for a method or a provider that cannot train on audio.",
+        "Use method LoRA, QLoRA or Full, and provider huggingface.",
+    ),
     "vision_tower_frozen": ErrorCode(
         "No job can train the vision tower of this family.",
         "Set `train_vision_tower` to false: the language model is trained on pictures all the same.",

@@ -38,8 +38,12 @@ TRYING: Mapping[str, ErrorCode] = {
         "Change the prompt.",
     ),
     "no_pictures": ErrorCode(
-        "A prompt has pictures, and the model was trained on texts, or its GGUF file is asked.",
+        "A prompt has pictures, and the model was not trained on pictures, or its GGUF file is asked.",
         "Leave out the pictures, or `--format gguf`. A training with modality `vision` gives a model that reads them.",
+    ),
+    "no_audio": ErrorCode(
+        "A prompt has audio, and the model was not trained on audio, or its GGUF file is asked.",
+        "Leave out the audio, or `--format gguf`. A training with modality `audio` gives a model that reads it.",
     ),
     "prompt_too_long": ErrorCode(
         "The prompt, with the conversation before it, has more tokens than the model reads.",

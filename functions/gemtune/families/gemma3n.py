@@ -10,6 +10,7 @@ from gemtune.families.generation import Family, ModelType, PictureFormat, TurnFo
 from gemtune.families.size import Layers, ModelSize
 
 _NO_GGUF = "llama.cpp and transformers compute different logits for Gemma 3n"
+_NO_AUDIO = "the audio of Gemma 3n cannot be trained on here"
 _NO_ADAPTER = "vLLM does not support LoRA adapters of Gemma 3n: serve the merged model"
 
 # The first 20 layers have their own keys and values, which the others share. Every fifth layer is global.
@@ -24,7 +25,8 @@ GEMMA_3N = Family(
     name="Gemma 3n",
     model_types={
         "gemma3n": ModelType(
-            why_no_pictures=None, why_no_gguf=_NO_GGUF, why_no_vllm_adapter=_NO_ADAPTER, needs_timm=True
+            why_no_pictures=None, why_no_audio=_NO_AUDIO, why_no_gguf=_NO_GGUF, why_no_vllm_adapter=_NO_ADAPTER,
+            needs_timm=True,
         ),
         "gemma3n_text": ModelType(why_no_gguf=_NO_GGUF, why_no_vllm_adapter=_NO_ADAPTER),
     },

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gemtune.families.generation import Family, ModelType, PictureFormat, TurnFormat
+from gemtune.families.generation import NO_AUDIO, Family, ModelType, PictureFormat, TurnFormat
 from gemtune.families.size import Experts, Layers, ModelSize
 
 _VOCABULARY = 262_144
@@ -32,13 +32,13 @@ _31B = ModelSize(
 GEMMA_4 = Family(
     name="Gemma 4",
     model_types={
-        "gemma4": ModelType(why_no_pictures=None),
+        "gemma4": ModelType(why_no_pictures=None, why_no_audio=None),
         "gemma4_text": ModelType(),
-        "gemma4_unified": ModelType(why_no_pictures=None, merges_patches=True, tower="embed_vision"),
+        "gemma4_unified": ModelType(why_no_pictures=None, why_no_audio=None, encoder_free=True, tower="embed_vision"),
         "gemma4_unified_text": ModelType(),
     },
     names=("gemma-4",),
-    names_without_pictures={},
+    names_without_pictures={}, names_without_audio=dict.fromkeys(("gemma-4-26b", "gemma-4-31b"), NO_AUDIO),
     sizes={"gemma-4-e2b": _E2B, "gemma-4-e4b": _E4B, "gemma-4-12b": _12B, "gemma-4-26b": _26B, "gemma-4-31b": _31B},
     turns=TurnFormat(
         "<|turn>", "<turn|>", "gemma4_chat_template.jinja",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 from gemtune.families.size import ModelSize
@@ -18,6 +18,7 @@ LINEAR_LAYERS = (*ATTENTION_LAYERS, "gate_proj", "up_proj", "down_proj")
 
 
 NO_VISION_TOWER = "it has no vision tower"
+NO_AUDIO = "it does not hear"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,19 +27,21 @@ class ModelType:
 
     Each attribute is None where the feature works, else the reason why it does not:
     why_no_pictures: why training on pictures is not possible. None still requires a `vision_config` in the model.
+    why_no_audio: why training on audio is not possible. None still requires an `audio_config` in the model.
     why_no_gguf: why llama.cpp does not compute what was trained.
     why_no_vllm_adapter: why vLLM cannot serve a LoRA adapter of such a model.
 
-    merges_patches: whether its image processor gives the model one large patch per soft token, as a model without a
-    vision tower needs them.
+    encoder_free: whether it has no vision and audio encoders: its processors give the model one large patch per soft
+    token of a picture, and the samples of audio themselves.
     tower: the child module whose linear layers an adapter is on if a job trains the vision tower.
     needs_timm: whether transformers builds such a model with the packages timm and torchvision.
     """
 
     why_no_pictures: str | None = NO_VISION_TOWER
+    why_no_audio: str | None = NO_AUDIO
     why_no_gguf: str | None = None
     why_no_vllm_adapter: str | None = None
-    merges_patches: bool = False
+    encoder_free: bool = False
     tower: str = "vision_tower"
     needs_timm: bool = False
 
@@ -125,6 +128,7 @@ class Family:
     model_types: the values of `model_type` in config.json.
     names: parts of a repository's name that identify the generation.
     names_without_pictures: why models of these names, or parts of names, cannot be trained on pictures.
+    names_without_audio: the same for audio.
     sizes: model sizes by part of the repository's name; the longest matching part counts.
     turns: turn format of its chat templates. tool_turns: those of variants whose templates have calls of tools besides.
     licence: the Hub's name of the licence.
@@ -148,6 +152,7 @@ class Family:
     pictures: PictureFormat | None = None
     multimodal_modules: tuple[str, ...] = ()
     audio_modules: tuple[str, ...] = ()
+    names_without_audio: Mapping[str, str] = field(default_factory=dict)
     experts: tuple[str, ...] = ()
     why_experts_need_peft: str | None = None
     unquantized: tuple[str, ...] = ()
@@ -196,11 +201,27 @@ class Family:
 
         None if it can, or if the name does not say.
         """
-        part = longest_part_in(tuple(self.names_without_pictures), repository)
-        if part is not None:
-            return self.names_without_pictures[part]
         reasons = {kind.why_no_pictures for kind in self.model_types.values()}
-        return None if None in reasons else next(iter(sorted(filter(None, reasons), key=len, reverse=True)))
+        return _reason_by_name(repository, self.names_without_pictures, reasons)
+
+    def why_no_audio_by_name(self, repository: str) -> str | None:
+        """Return why the named model cannot be trained on audio.
+
+        None if it can, or if the name does not say.
+        """
+        reasons = {kind.why_no_audio for kind in self.model_types.values()}
+        return _reason_by_name(repository, self.names_without_audio, reasons)
+
+
+def _reason_by_name(repository: str, by_name: Mapping[str, str], reasons: set[str | None]) -> str | None:
+    """Return why a named model lacks a feature, or None.
+
+    by_name: reasons by parts of names. reasons: those of the model types, None for one with the feature.
+    """
+    part = longest_part_in(tuple(by_name), repository)
+    if part is not None:
+        return by_name[part]
+    return None if None in reasons else next(iter(sorted(filter(None, reasons), key=len, reverse=True)))
 
 
 @lru_cache(maxsize=1024)  # every rule about a base model calls this with the same few names

@@ -174,7 +174,7 @@ class JobStatus(BaseModel):
     )
     job_name: str = Field(description="name that the request gave the job")
     status: OpenStatus = Field(description="current status")
-    modality: str = Field(description="`text` or `vision`")
+    modality: str = Field(description="`text`, `vision` or `audio`")
     base_model_id: str = Field(description="base model, as the request named it")
     processed_dataset_id: str = Field(description="dataset, as the request named it")
     machine: str | None = Field(description="machine type that trains; null until it is chosen")
@@ -444,6 +444,7 @@ class PublishedModel(BaseModel):
     name: str = Field(description="part of the names that models of this size have on the Hub")
     family: str = Field(description="generation of Gemma")
     reads_pictures: bool = Field(description="whether it can be trained on pictures")
+    reads_audio: bool = Field(description="whether it can be trained on audio")
     parameters: int = Field(description="number of parameters")
     download_bytes: int = Field(description="size of the weights")
     needs: Sequence[TrainingNeed] = Field(description="memory that each method needs")
@@ -477,6 +478,7 @@ class Models(BaseModel):
                     name=model.name,
                     family=model.family,
                     reads_pictures=model.reads_pictures,
+                    reads_audio=model.reads_audio,
                     parameters=model.size.parameters,
                     download_bytes=model.size.file_bytes,
                     needs=[TrainingNeed.of(need) for need in model.needs],

@@ -50,13 +50,14 @@ from gemtune.handlers.endpoint import Binary, Endpoint
 from gemtune.handlers.parameters import OneOf, Text, WholeNumber
 from gemtune.jobs import page_tokens
 from gemtune.jobs.status import Status, Step
+from gemtune.methods import Modality
 from gemtune.request.spec import ExportRequest, ResumeRequest, TrainRequest
 from gemtune.request.uploads.dataset import MAX_FILE_BYTES, MAX_FILES, DatasetUpload
 from gemtune.untrusted import MAX_NUMBER
 
 LIMIT = WholeNumber(name="limit", description="jobs per page", least=1, most=200, default=50)
 STATUS = OneOf(name="status", description="only jobs with this status; absent: all", values=tuple(Status))
-MODALITY = OneOf(name="modality", description="only jobs of this modality; absent: all", values=("text", "vision"))
+MODALITY = OneOf(name="modality", description="only jobs of this modality; absent: all", values=get_args(Modality))
 PAGE_TOKEN = Text(
     name="page_token",
     description="`next_page_token` of the previous page; absent: the first page",

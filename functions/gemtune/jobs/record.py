@@ -473,7 +473,7 @@ class JobSummary(BaseModel):
     job_id: str = Field(description="id of the job")
     job_name: str = Field(description="name that the request gave it")
     status: OpenStatus = Field(description="current status; `unknown` if the record cannot be read")
-    modality: str = Field(description="`text` or `vision`")
+    modality: str = Field(description="`text`, `vision` or `audio`")
     base_model_id: str = Field(description="base model, as the request named it")
     created_at: AwareDatetime = Field(description="when the job was accepted")
     waiting: Waiting | None = Field(None, description="the machine that the job waits for; null if it does not wait")

@@ -38,6 +38,9 @@ PROCESS_GIB, CUDA_PROCESS_GIB, EXPORT_PROCESS_GIB = 2.0, 4.0, 3.0
 # Activations of a frozen vision tower: the minimum, and the amount per picture in a forward pass. Estimated for one
 # picture per row.
 VISION_GIB, PICTURE_GIB = 2.0, 0.1
+# The same for audio towers, for one clip of 30 seconds per row. Calculated: its first convolution writes 1,500 by 64
+# positions with 128 channels, 0.05 GiB in float32, and its layers have 750 positions.
+AUDIO_GIB, CLIP_GIB = 1.0, 0.1
 # Columns of the output head whose logits exist at the same time, as in trainer/model/loss_head.py.
 HEAD_BLOCK = 4096
 # Safety factor for what was not measured: other widths, workspaces of kernels, and memory fragmentation.
@@ -89,7 +92,7 @@ class TrainingLoad:
 
     @property
     def prompts(self) -> int:
-        """Return the number of prompts whose pictures are processed at once."""
+        """Return the number of prompts whose media are processed at once."""
         return max(self.batch_size * self.sequences_per_row, self.sampled_completions)
 
 
@@ -111,7 +114,7 @@ def memory_for_training(size: ModelSize, load: TrainingLoad) -> MemoryNeed:
     Checkpoints count as main memory, because Cloud Run keeps local files there. Weights are read from mounts.
     """
     table = size.vocabulary * size.hidden
-    fixed = max(VISION_GIB, PICTURE_GIB * load.prompts) if load.modality == "vision" else 0.0
+    fixed = _tower_gib(load)
     trained = _trained_parameters(size, load)
     of_table = [table * bytes_each for bytes_each in EMBEDDING_BYTES[load.embedding]]
     on_gpu, on_cpu = (
@@ -128,6 +131,17 @@ def memory_for_training(size: ModelSize, load: TrainingLoad) -> MemoryNeed:
         host_with_gpu=checkpoint_bytes(size, load, on_gpu=True) / GIB + CUDA_PROCESS_GIB + MOUNTS_GIB,
         host_without_gpu=(checkpoint_bytes(size, load, on_gpu=False) + cpu) / GIB + PROCESS_GIB + MOUNTS_GIB + fixed,
     )
+
+
+def _tower_gib(load: TrainingLoad) -> float:
+    """Return the activations of a frozen tower, in GiB."""
+    match load.modality:
+        case "text":
+            return 0.0
+        case "vision":
+            return max(VISION_GIB, PICTURE_GIB * load.prompts)
+        case "audio":
+            return max(AUDIO_GIB, CLIP_GIB * load.prompts)
 
 
 def _trained_parameters(size: ModelSize, load: TrainingLoad) -> int:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from gemtune import families
 from gemtune.errors import Problem
-from gemtune.families.generation import NO_VISION_TOWER
+from gemtune.families.generation import NO_AUDIO, NO_VISION_TOWER
 from gemtune.families.size import ModelSize
 from gemtune.machines import model_size
 from gemtune.request.spec import HUB_ID
@@ -132,3 +132,15 @@ def why_no_pictures(config: Mapping[str, Any]) -> str | None:
         return "it is not a supported model"
     reason = family_and_type[1].why_no_pictures
     return reason if reason is not None or isinstance(config.get("vision_config"), dict) else NO_VISION_TOWER
+
+
+def why_no_audio(config: Mapping[str, Any]) -> str | None:
+    """Return why a model cannot be trained on audio; None if it can.
+
+    config: content of its config.json.
+    """
+    family_and_type = families.of_config(config)
+    if family_and_type is None:
+        return "it is not a supported model"
+    reason = family_and_type[1].why_no_audio
+    return reason if reason is not None or isinstance(config.get("audio_config"), dict) else NO_AUDIO

@@ -311,7 +311,9 @@ class Spec(Contract):
         description="the dataset's own names of fields, such as `{messages: conv}`; null for a field to ignore, also "
         "inside of one, such as `{messages.name: null}`",
     )
-    modality: Modality = Field("text", description="content of the rows: text, or text with pictures (vision)")
+    modality: Modality = Field(
+        "text", description="content of the rows: text, text with pictures (vision), or text with audio clips (audio)"
+    )
     training_config: TrainingConfig = Field(description="parameters of the training")
     export_config: ExportConfig = Field(ExportConfig(), description="how and where to store what was trained")
     wandb_config: WandbProject | None = Field(None, description="show the training at W&B; absent: do not")
@@ -344,8 +346,13 @@ class Spec(Contract):
     def read_options(self) -> ReadOptions:
         """Return how to read the rows of the dataset."""
         config = self.training_config
-        vision = self.modality == "vision"
-        return ReadOptions(self.dataset_format, self.dataset_columns, vision, config.same_role)
+        return ReadOptions(
+            self.dataset_format,
+            self.dataset_columns,
+            with_pictures=self.modality == "vision",
+            with_audio=self.modality == "audio",
+            same_role=config.same_role,
+        )
 
     @property
     def quantization(self) -> Quantization:

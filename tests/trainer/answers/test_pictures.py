@@ -28,7 +28,7 @@ def ask(runtime: Transformers, *pictures: bytes) -> Answer:
 
 
 def test_a_picture_is_answered_token_by_token_as_by_plain_transformers(tiny_vision: Path) -> None:
-    runtime = Transformers(TransformersFiles(tiny_vision, None, tiny_vision, sees=True))
+    runtime = Transformers(TransformersFiles(tiny_vision, None, tiny_vision, modality="vision"))
     processor = AutoProcessor.from_pretrained(tiny_vision)
     plain = AutoModelForImageTextToText.from_pretrained(tiny_vision, dtype=torch.float32)
     content = [{"type": "image", "image": pillow.open(io.BytesIO(RED))}, {"type": "text", "text": rows.QUESTION}]
@@ -49,7 +49,7 @@ def test_a_picture_is_answered_token_by_token_as_by_plain_transformers(tiny_visi
 @pytest.mark.parametrize("shape", ["gemma4-dense", "gemma4-unified"])
 def test_gemma_4_reads_pictures_without_torchvision(shape: str, tmp_path: Path) -> None:
     folder = tiny_gemma.build(tmp_path / "tiny", shape)
-    runtime = Transformers(TransformersFiles(folder, None, folder, sees=True))
+    runtime = Transformers(TransformersFiles(folder, None, folder, modality="vision"))
     assert ask(runtime, RED).prompt_tokens > ask(runtime).prompt_tokens
     assert len(ask(runtime, RED, BLUE).tokens) > 0
 
@@ -62,5 +62,5 @@ def test_a_model_of_texts_refuses_pictures(tiny: Path) -> None:
 
 def test_a_file_that_is_no_picture_is_named(tiny_vision: Path) -> None:
     with pytest.raises(StepError) as caught:
-        ask(Transformers(TransformersFiles(tiny_vision, None, tiny_vision, sees=True)), b"text")
+        ask(Transformers(TransformersFiles(tiny_vision, None, tiny_vision, modality="vision")), b"text")
     assert (caught.value.code, "cannot be read as" in caught.value.message) == ("bad_prompt", True)

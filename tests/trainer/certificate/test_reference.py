@@ -19,7 +19,7 @@ from trainer.certificate import reference
 from trainer.certificate.held_out_rows import POSITIONS, ROWS, collect
 from trainer.certificate.reference import RECORDED
 from trainer.export.trained_weights import REFERENCE
-from trainer.rows.prepared import TokenFile
+from trainer.rows.prepared import AUDIO, COLUMNS, PICTURES, TokenFile
 from trainer.store import manifest
 
 
@@ -100,6 +100,16 @@ def test_rows_of_every_length_are_compared_up_to_a_limit(tmp_path: Path, tiny: P
     assert [row.whole for row in chosen if len(row.input_ids) == 256] == [False, False]
     assert all(row.whole for row in chosen if len(row.input_ids) == 8)
     assert chosen == [row for row in collect(tmp_path / "p", tiny).rows if not row.probe]
+
+
+@pytest.mark.parametrize("column", [PICTURES, AUDIO])
+def test_rows_with_pictures_or_audio_are_not_compared_as_text(column: str, tmp_path: Path, tiny: Path) -> None:
+    """Compare the other rows: llama.cpp reads other numbers at media tokens."""
+    with TokenFile(tmp_path / "eval.parquet", (*COLUMNS, column)) as file:
+        for number, media in enumerate(([0], [], [1, 2])):
+            file.add({"input_ids": [2, 30, 31 + number], "labels": [-100, 30, 31 + number], column: media})
+    chosen = [row.input_ids for row in collect(tmp_path, tiny).rows if not row.probe]
+    assert chosen == [[2, 30, 32]]
 
 
 def test_of_preferences_the_chosen_answers_are_compared(tmp_path: Path, tiny: Path) -> None:

@@ -6,11 +6,12 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from gemtune.llama_cpp import PROGRAMS, PROGRAMS_FOLDER, has_programs
+from gemtune.methods import Modality
 from gemtune.request.exports import EXPORTS, Export
 from gemtune.request.spec import Spec
 from gemtune.settings import Settings
@@ -29,7 +30,7 @@ def spec_of(base: str, export_format: str, quantization: str, modality: str = "t
 
 
 @pytest.mark.parametrize(("export_format", "export"), ALL)
-@pytest.mark.parametrize("modality", ["text", "vision"])
+@pytest.mark.parametrize("modality", get_args(Modality))
 def test_no_command_listens_where_the_service_does(export_format: str, export: Export, modality: str) -> None:
     shown = how_to_run(spec_of("a/b", export_format, export.quantization, modality))
     assert str(Settings.from_environment().port) not in shown
@@ -92,14 +93,14 @@ def test_the_modelfile_names_a_lossy_file(tmp_path: Path) -> None:
     assert (tmp_path / "Modelfile").read_text() == "FROM ./model-q2_k-lossy.gguf\n"
 
 
-@pytest.mark.parametrize("modality", ["text", "vision"])
+@pytest.mark.parametrize("modality", get_args(Modality))
 def test_the_programs_of_llama_cpp_have_the_options_that_are_shown(modality: str) -> None:
     folder = Settings.from_environment().llama_cpp
     if not has_programs(folder):
         pytest.skip("llama.cpp's programs are not built on this machine: run make llama")
     shown = how_to_run(spec_of("a/b", "gguf", "q8_0", modality))
     commands = re.findall(r"^(llama-\S+) (.*)$", shown, re.MULTILINE)
-    assert {name for name, _ in commands} == set(PROGRAMS[: 3 if modality == "vision" else 2])
+    assert {name for name, _ in commands} == set(PROGRAMS[: 2 if modality == "text" else 3])
     for name, arguments in commands:
         ran = subprocess.run([folder / PROGRAMS_FOLDER / name, "--help"], capture_output=True, text=True, check=False)
         options = set(re.findall(r"(?<!\S)--[a-z-]+", ran.stdout + ran.stderr))

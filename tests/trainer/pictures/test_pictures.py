@@ -24,10 +24,11 @@ from gemtune.datasets.refusal import BadRow
 from gemtune.embedded.folder_objects import FolderObjects
 from gemtune.errors import StepError
 from trainer.dataset.folders import BucketFolder
-from trainer.pictures.arrow_file import MAX_PICTURES_PER_ROW, PictureFile, PictureFileReader
+from trainer.media.arrow_file import MediaFileReader
+from trainer.media.sources import MediaSource
+from trainer.pictures.arrow_file import MAX_PICTURES_PER_ROW, PictureFile
 from trainer.pictures.decoding import picture_to_store, rgb, upright_size
 from trainer.pictures.grids import AspectRatioGrid, FixedGrid
-from trainer.pictures.sources import PictureSource
 from trainer.pictures.tokens import BICUBIC, BILINEAR
 
 SIZE = (56, 56)
@@ -193,7 +194,7 @@ def test_a_decompression_bomb_takes_no_memory() -> None:
 
 
 @pytest.fixture
-def source(tmp_path: Path) -> PictureSource:
+def source(tmp_path: Path) -> MediaSource:
     data = FolderObjects(tmp_path / "data", "data")
     data.write("processed_datasets/chats/red.png", GOOD["png"])
     data.write("processed_datasets/chats/more/blue.jpg", GOOD["jpeg"])
@@ -201,7 +202,7 @@ def source(tmp_path: Path) -> PictureSource:
     (tmp_path / "data/processed_datasets/chats/link.png").symlink_to(
         tmp_path / "data/processed_datasets/others/secret.png"
     )
-    return PictureSource(BucketFolder(data, "processed_datasets/chats"))
+    return MediaSource(BucketFolder(data, "processed_datasets/chats"))
 
 
 PNG_IN_BASE64 = base64.b64encode(GOOD["png"]).decode()
@@ -220,7 +221,7 @@ PNG_IN_BASE64 = base64.b64encode(GOOD["png"]).decode()
         ("link.png", "png"),
     ],
 )
-def test_a_picture_is_in_its_row_or_in_the_folder_of_the_dataset(source: PictureSource, image: Any, name: str) -> None:
+def test_a_picture_is_in_its_row_or_in_the_folder_of_the_dataset(source: MediaSource, image: Any, name: str) -> None:
     assert source.content(image) == GOOD[name]
 
 
@@ -247,14 +248,12 @@ def test_a_picture_is_in_its_row_or_in_the_folder_of_the_dataset(source: Picture
         ("gs://bucket/x.png", "is a URL"),
     ],
 )
-def test_a_missing_picture_or_one_outside_the_dataset_is_refused(
-    source: PictureSource, image: Any, reason: str
-) -> None:
+def test_a_missing_picture_or_one_outside_the_dataset_is_refused(source: MediaSource, image: Any, reason: str) -> None:
     with pytest.raises(BadRow, match=reason):
         source.content(image)
 
 
-def test_a_link_out_of_the_bucket_fails_the_step_and_is_named(source: PictureSource, tmp_path: Path) -> None:
+def test_a_link_out_of_the_bucket_fails_the_step_and_is_named(source: MediaSource, tmp_path: Path) -> None:
     (tmp_path / "outside.png").write_bytes(GOOD["png"])
     (tmp_path / "data/processed_datasets/chats/out.png").symlink_to(tmp_path / "outside.png")
     with pytest.raises(StepError, match=r"chats/out\.png' in data leads out of its bucket") as failed:
@@ -268,12 +267,10 @@ def shown(*images: Any) -> Conversation:
 
 
 def store(picture_file: PictureFile, conversation: Conversation) -> list[int]:
-    return picture_file.add(picture_file.open(conversation).images())
+    return list(picture_file.store(picture_file.open(conversation)))
 
 
-def test_a_picture_file_stores_each_picture_once_and_none_of_refused_rows(
-    source: PictureSource, tmp_path: Path
-) -> None:
+def test_a_picture_file_stores_each_picture_once_and_none_of_refused_rows(source: MediaSource, tmp_path: Path) -> None:
     with PictureFile(tmp_path / "pictures.arrow", source, GRID) as picture_file:
         assert store(picture_file, shown("red.png", "more/blue.jpg")) == [0, 1]
         assert store(picture_file, shown("more/blue.jpg", {"bytes": GOOD["png"]}, {"bytes": GOOD["grey"]})) == [
@@ -289,27 +286,27 @@ def test_a_picture_file_stores_each_picture_once_and_none_of_refused_rows(
             store(picture_file, shown({"bytes": GOOD["bmp"]}, {"bytes": cut_off}))
         assert store(picture_file, shown()) == []
         assert len(picture_file) == 3
-    reader = PictureFileReader(tmp_path / "pictures.arrow")
+    reader = MediaFileReader(tmp_path / "pictures.arrow")
     assert [reader[number] for number in range(3)] == [
         picture_to_store(GOOD[name], GRID) for name in ("png", "jpeg", "grey")
     ]
 
 
 def test_a_picture_file_is_written_as_it_grows(
-    source: PictureSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    source: MediaSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trainer.pictures.arrow_file.BATCH_BYTES", 4000)
+    monkeypatch.setattr("trainer.media.arrow_file.BATCH_BYTES", 4000)
     contents = [file_of(noise(30, number + 1)) for number in range(9)]
     with PictureFile(tmp_path / "pictures.arrow", source, GRID) as picture_file:
         assert [store(picture_file, shown({"bytes": content})) for content in contents] == [
             [number] for number in range(9)
         ]
         assert (tmp_path / "pictures.arrow").stat().st_size > 0
-    reader = PictureFileReader(tmp_path / "pictures.arrow")
+    reader = MediaFileReader(tmp_path / "pictures.arrow")
     assert [reader[number] for number in range(9)] == contents
 
 
-def test_an_album_without_pictures_can_be_read(source: PictureSource, tmp_path: Path) -> None:
+def test_an_album_without_pictures_can_be_read(source: MediaSource, tmp_path: Path) -> None:
     with PictureFile(tmp_path / "pictures.arrow", source, GRID):
         pass
-    PictureFileReader(tmp_path / "pictures.arrow")
+    MediaFileReader(tmp_path / "pictures.arrow")

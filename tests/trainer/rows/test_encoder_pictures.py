@@ -59,7 +59,7 @@ GEMMA_STYLE_TEMPLATE = """{{ bos_token }}
 
 
 def encoder_of(folder: Path, max_length: int = 4096) -> Encoder:
-    return Encoder(folder, max_length=max_length, pictures=picture_tokens(folder, config_of(folder)))
+    return Encoder(folder, max_length=max_length, media=picture_tokens(folder, config_of(folder)))
 
 
 def row(*turns: Any, system: str | None = None) -> dict[str, Any]:
@@ -310,7 +310,7 @@ def test_gemma_4_refuses_a_text_with_a_token_of_pictures_or_sounds(token: str, g
         assert isinstance(refused, Refused)
         assert token in refused.reason
     for pictures in (None, picture_tokens(gemma4, config_of(gemma4))):
-        encoder = Encoder(gemma4, max_length=4096, pictures=pictures)
+        encoder = Encoder(gemma4, max_length=4096, media=pictures)
         prompt = encoder.prompt(of_messages([{"role": "user", "content": f"A {token}"}]))
         assert isinstance(prompt, Refused)
         assert token in prompt.reason

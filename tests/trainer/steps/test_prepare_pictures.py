@@ -16,7 +16,7 @@ from gemtune.errors import RequestRefused
 from gemtune.jobs.status import Step
 from tests import rows
 from tests.trainer.conftest import Bench
-from trainer.pictures.arrow_file import PictureFileReader
+from trainer.media.arrow_file import MediaFileReader
 from trainer.rows.prepared import read_tokens
 
 
@@ -51,7 +51,7 @@ def test_pictures_inside_parquet_and_in_files_give_the_same_rows(vision_bench_of
 def prepared(bench: Bench) -> list[dict[str, Any]]:
     """Return the prepared train rows, with the bytes of their pictures."""
     folder = Path(bench.services.buckets.export.uri(f"jobs/{bench.job_id}/prepared/1"))
-    picture_file = PictureFileReader(folder / "pictures.arrow")
+    picture_file = MediaFileReader(folder / "pictures.arrow")
     return [
         row | {"pictures": [picture_file[n] for n in row["pictures"]]} for row in read_tokens(folder / "train.parquet")
     ]

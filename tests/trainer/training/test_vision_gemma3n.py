@@ -67,7 +67,7 @@ def test_tokens_are_those_of_transformers_processor(described: Path) -> None:
     theirs = processor.apply_chat_template(turns, tokenize=True, return_dict=True, return_tensors="pt")
     conversation = conversation_of(row, with_pictures=True)
     sizes = [Picture(b"", picture(number).size) for number in (1, 2)]
-    encoder = Encoder(described, max_length=4096, pictures=picture_tokens(described, config_of(described)))
+    encoder = Encoder(described, max_length=4096, media=picture_tokens(described, config_of(described)))
     ours = encoder.encode(conversation.with_images(sizes))
     assert isinstance(ours, Encoded)
     assert ours.input_ids == theirs["input_ids"][0].tolist()

@@ -149,7 +149,7 @@ def answers_of(model: Any, base: Path, numbers: range) -> list[str]:
     from trainer.rows.encoder import Encoder
 
     tokenizer = AutoTokenizer.from_pretrained(base)
-    encoder = Encoder(base, max_length=4096, pictures=picture_tokens(base, config_of(base)))
+    encoder = Encoder(base, max_length=4096, media=picture_tokens(base, config_of(base)))
     answers = []
     for number in numbers:
         # The answer is never read.

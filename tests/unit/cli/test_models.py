@@ -16,7 +16,7 @@ def needs(**machines: str | None) -> list[dict[str, Any]]:
 
 
 def published(name: str, family: str, machine: str | None) -> dict[str, Any]:
-    size = {"parameters": 268_098_176, "download_bytes": 536_196_352, "reads_pictures": False}
+    size = {"parameters": 268_098_176, "download_bytes": 536_196_352, "reads_pictures": False, "reads_audio": False}
     return {"name": name, "family": family, **size, "needs": needs(LoRA=machine, QLoRA=machine, Full=None, RL=machine)}
 
 

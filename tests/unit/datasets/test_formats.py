@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gemtune.datasets.conversation import Conversation, Image, PlainText, Text, ToolCall, Turn
+from gemtune.datasets.conversation import Audio, Conversation, Image, PlainText, Text, ToolCall, Turn
 from gemtune.datasets.formats import table
 from gemtune.datasets.reading.fields import HARMLESS
 from gemtune.datasets.refusal import Refused
@@ -202,7 +202,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         {"messages": [USER, ASSISTANT], **{f"x{number}": 1 for number in range(9)}},
         "x7 and 1 more are unknown",
     ),
-    ({"messages": [USER, ASSISTANT], "images": ["a.png"]}, "a picture, which a text job cannot have"),
+    ({"messages": [USER, ASSISTANT], "images": ["a.png"]}, "a picture, which only a vision job can have"),
     ({"messages": [USER, ASSISTANT], "prompt": "Ho"}, "the field prompt is unknown"),
     ({"conversation": [USER, ASSISTANT]}, "set dataset_columns, such as {conversations: conversation}"),
     ({"query": "Hi", "reply": "Yes?"}, "the row has query, reply: if these are other names of a format's fields"),
@@ -360,7 +360,64 @@ def test_pictures_are_put_where_the_row_says(row: dict[str, Any], content: tuple
     read = table.read(row, ReadOptions(with_pictures=True))
     assert not isinstance(read, Refused), read.reason
     assert read.content == Conversation((Turn("user", content), CHAT.turns[1]))
-    assert "a picture, which a text job cannot have" in reason(row)
+    assert "a picture, which only a vision job can have" in reason(row)
+
+
+CLIP = {"bytes": "AA=="}
+WITH_AUDIO: list[tuple[dict[str, Any], tuple[Any, ...]]] = [
+    (messages(USER | {"content": "<audio>Hi"}, ASSISTANT) | {"audios": ["a.wav"]}, (Audio("a.wav"), Text("Hi"))),
+    (messages(USER | {"content": "Hi<audio>"}, ASSISTANT) | {"audio": CLIP}, (Text("Hi"), Audio(CLIP))),
+    (
+        messages(USER, ASSISTANT) | {"audio": {"bytes": b"A", "path": "a.wav"}},
+        (Audio({"bytes": b"A", "path": "a.wav"}), Text("Hi")),
+    ),
+    (
+        messages(USER | {"content": [{"type": "audio"}, {"type": "text", "text": "Hi"}]}, ASSISTANT)
+        | {"audio": "a.wav"},
+        (Audio("a.wav"), Text("Hi")),
+    ),
+    *(
+        (messages(USER | {"content": [part, {"type": "text", "text": "Hi"}]}, ASSISTANT), (Audio(file), Text("Hi")))
+        for part, file in (
+            ({"type": "audio", "audio": CLIP}, CLIP),
+            ({"type": "audio", "path": "a.wav"}, "a.wav"),
+            ({"type": "audio", "url": "data:audio/wav;base64,AA=="}, "data:audio/wav;base64,AA=="),
+            ({"type": "audio_url", "audio_url": {"url": "data:audio/wav;base64,AA=="}}, "data:audio/wav;base64,AA=="),
+            ({"type": "input_audio", "input_audio": {"data": "AA==", "format": "wav"}}, CLIP),
+        )
+    ),
+    (
+        {
+            "contents": [
+                {"role": "user", "parts": [{"inlineData": {"mimeType": "audio/wav", "data": "AA=="}}, {"text": "Hi"}]},
+                {"role": "model", "parts": [{"text": "Yes?"}]},
+            ]
+        },
+        (Audio(CLIP), Text("Hi")),
+    ),
+]
+
+
+@pytest.mark.parametrize(("row", "content"), WITH_AUDIO)
+def test_audio_is_put_where_the_row_says(row: dict[str, Any], content: tuple[Any, ...]) -> None:
+    read = table.read(row, ReadOptions(with_audio=True))
+    assert not isinstance(read, Refused), read.reason
+    assert read.content == Conversation((Turn("user", content), CHAT.turns[1]))
+    for options in (ReadOptions(), ReadOptions(with_pictures=True)):
+        assert "audio, which only an audio job can have: set modality to audio" in reason(row, options)
+
+
+def test_audio_of_others_than_users_and_marks_without_audio_are_refused() -> None:
+    options = ReadOptions(with_audio=True)
+    spoken = ASSISTANT | {"content": [{"type": "audio", "audio": CLIP}]}
+    assert "audio in a message of the assistant; only users can send it" in reason(messages(USER, spoken), options)
+    deaf = messages(USER | {"content": "<audio>What?"}, ASSISTANT)
+    assert "no audio clips in a column audios, and 1 places for them" in reason(deaf, options)
+    assert not isinstance(table.read(deaf), Refused)  # in a text job the mark is a text
+    assert "2 audio clips, and 1 places for them" in reason(deaf | {"audios": ["a.wav", "b.wav"]}, options)
+    assert "a picture, which only a vision job can have" in reason(deaf | {"image": "a.png", "audio": "a.wav"}, options)
+    unknown = {"type": "input_audio", "input_audio": {"data": "AA==", "format": "wav", "gain": 2}}
+    assert "the field" in reason(messages(USER | {"content": [unknown]}, ASSISTANT), options)
 
 
 def test_marks_and_pictures_have_to_be_as_many() -> None:
@@ -395,15 +452,19 @@ def places(value: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]
 
 
 @settings(max_examples=300)
-@given(st.data(), st.booleans())
-def test_a_row_with_anything_anywhere_is_read_or_refused(data: st.DataObject, with_pictures: bool) -> None:
-    row = copy.deepcopy(data.draw(st.sampled_from([each for _, each, _ in ROWS] + [each for each, _ in WITH_PICTURES])))
+@given(st.data(), st.booleans(), st.booleans())
+def test_a_row_with_anything_anywhere_is_read_or_refused(
+    data: st.DataObject, with_pictures: bool, with_audio: bool
+) -> None:
+    row = copy.deepcopy(
+        data.draw(st.sampled_from([each for _, each, _ in ROWS] + [each for each, _ in (*WITH_PICTURES, *WITH_AUDIO)]))
+    )
     *above, name = data.draw(st.sampled_from(list(places(row))))
     parent: Any = row
     for each in above:
         parent = parent[each]
     parent[name] = data.draw(ANY)
-    read = table.read(row, ReadOptions(with_pictures=with_pictures))
+    read = table.read(row, ReadOptions(with_pictures=with_pictures, with_audio=with_audio))
     if isinstance(read, Refused):
         assert read.reason.encode()
     elif isinstance(read.content, Conversation):

@@ -121,13 +121,13 @@ def test_a_prompt_of_rl_about_tags_contradicts_tools_of_the_row_too() -> None:
     assert "the system message tells how to write calls" in refused.reason
 
 
-def test_a_picture_beside_results_in_tags_is_not_dropped() -> None:
-    picture = {"type": "image", "image": {"path": "sky.png"}}
+@pytest.mark.parametrize("part", [{"type": "image", "path": "sky.png"}, {"type": "audio", "path": "rain.wav"}])
+def test_a_picture_or_audio_beside_results_in_tags_is_not_dropped(part: dict[str, str]) -> None:
     example = row(ASKED, ("gpt", tags(ROME)), ("human", ""), ("gpt", "It is sunny."), tools=[TOOL])
-    example["conversations"][2]["value"] = [picture, {"type": "text", "text": results("sunny")}]
-    refused = table.read(example, ReadOptions(with_pictures=True))
+    example["conversations"][2]["value"] = [part, {"type": "text", "text": results("sunny")}]
+    refused = table.read(example, ReadOptions(with_pictures=True, with_audio=True))
     assert isinstance(refused, Refused)
-    assert "turn 3 has a picture beside the results in <tool_response> tags" in refused.reason
+    assert "turn 3 has a picture or audio beside the results in <tool_response> tags" in refused.reason
 
 
 def test_long_blanks_around_tags_are_read_in_linear_time() -> None:

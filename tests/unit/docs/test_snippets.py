@@ -140,7 +140,7 @@ def check_document(document: dict[str, Any]) -> None:
     elif "chosen" in document:
         assert isinstance(read_pair(document, ReadOptions()), RlRow)
     elif "messages" in document or "completion" in document:
-        assert conversation_of(document, with_pictures=True).turns
+        assert conversation_of(document, with_pictures=True, with_audio=True).turns
     else:
         assert isinstance(read_question(document, ReadOptions(), ["answer"]), RlRow)
 

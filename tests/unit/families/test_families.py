@@ -124,7 +124,10 @@ def test_the_entries_of_a_family_are_consistent(family: Family) -> None:
     assert family.turns.start in (TEMPLATES / family.turns.template).read_text()
     assert family.turns.end in (TEMPLATES / family.turns.template).read_text()
     assert all(families.of_name(f"google/{part}-it") is family for part in family.sizes)
-    assert all(part.startswith(family.names) for part in family.names_without_pictures)
+    without_media = (*family.names_without_pictures, *family.names_without_audio)
+    assert all(part.startswith(family.names) for part in without_media)
+    hears = any(kind.why_no_audio is None for kind in family.model_types.values())
+    assert bool(family.audio_modules) >= hears
     sees = any(kind.why_no_pictures is None for kind in family.model_types.values())
     assert bool(family.multimodal_modules) >= sees
     assert not set(family.model_types) & set(unsupported.BY_MODEL_TYPE)

@@ -69,7 +69,11 @@ def test_the_documented_example_is_accepted() -> None:
 
 # Every value that the interface lists for a field of its example, with the other fields that it needs.
 LISTED: dict[str, list[Any]] = {
-    "modality": ["text", {"modality": "vision", "training_config": {"base_model_id": "google/gemma-3-4b-it"}}],
+    "modality": [
+        "text",
+        {"modality": "vision", "training_config": {"base_model_id": "google/gemma-3-4b-it"}},
+        {"modality": "audio", "training_config": {"base_model_id": "google/gemma-4-E2B-it"}},
+    ],
     "training_config.method": ["LoRA", "QLoRA", "Full", "RL"],
     "training_config.provider": ["unsloth", "huggingface"],
     "training_config.eval_strategy": ["no", "steps", "epoch"],
@@ -271,6 +275,41 @@ def test_settings_that_do_not_go_with_pictures_are_refused(
     body.setdefault(part, {})[name] = value
     problems = checked(body).problems
     assert (where, code) in {(".".join(map(str, problem.loc)), problem.code) for problem in problems}
+
+
+HEARS = "google/gemma-4-E4B-it"
+
+
+@pytest.mark.parametrize(
+    ("training", "where", "code"),
+    [
+        ({"base_model_id": HEARS, "packing": True}, "training_config.packing", "packing_not_possible"),
+        (
+            {"base_model_id": HEARS, "train_vision_tower": True},
+            "training_config.train_vision_tower",
+            "field_without_use",
+        ),
+        ({"base_model_id": HEARS, "method": "RL", "rl_config": {"algorithm": "dpo"}}, "modality", "audio_not_possible"),
+        ({"base_model_id": HEARS, "provider": "unsloth"}, "modality", "audio_not_possible"),
+        ({"base_model_id": "google/gemma-3-4b-it"}, "modality", "model_without_audio"),
+        ({"base_model_id": "google/gemma-3n-E4B-it"}, "modality", "model_without_audio"),
+        ({"base_model_id": "google/gemma-4-31B-it"}, "modality", "model_without_audio"),
+        ({"base_model_id": "google/gemma-4-26B-A4B-it"}, "modality", "model_without_audio"),
+    ],
+)
+def test_settings_that_do_not_go_with_audio_are_refused(training: dict[str, Any], where: str, code: str) -> None:
+    body = with_field("modality", "audio")
+    body["training_config"] = training
+    assert (where, code) in {(".".join(map(str, each.loc)), each.code) for each in checked(body).problems}
+
+
+@pytest.mark.parametrize("base_model", ["google/gemma-4-E2B", HEARS, "google/gemma-4-12B-it"])
+@pytest.mark.parametrize("method", ["LoRA", "QLoRA", "Full"])
+def test_an_audio_request_is_accepted(method: str, base_model: str) -> None:
+    body = with_field("modality", "audio")
+    body["training_config"] |= {"base_model_id": base_model, "method": method}
+    for name in EXPORTS:
+        assert codes(body | {"export_config": {"format": name}}) == {}
 
 
 @pytest.mark.parametrize("train_vision_tower", [True, False])

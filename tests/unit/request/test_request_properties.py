@@ -89,7 +89,7 @@ REQUEST: Mapping[str, Any] = {
     "job_name": ["unnamed job", "Mine"],
     "dataset_format": [None, "openai", "alpaca"],
     "dataset_columns": [{}, {"messages": "conv", "label": None}],
-    "modality": ["text", "vision"],
+    "modality": ["text", "vision", "audio"],
     "wandb_config": [None, {}, {"project": "boats", "api_key": "a fake key"}],
     "notify": [None, {}, {"webhook_url": "https://example.com/hook"}],
     "hf_token": [None, "hf_fakefakefake", "secret:gemtune-user-mine"],

@@ -298,6 +298,23 @@ def test_whether_a_tower_can_be_trained_depends_on_the_config_of_the_model(
     assert refusals.get("training_config.train_vision_tower") == refusal
 
 
+@pytest.mark.parametrize(
+    ("config", "refusal"),
+    [
+        ({"model_type": "gemma4", "audio_config": {}}, None),
+        ({"model_type": "gemma4_unified", "audio_config": {}}, None),
+        ({"model_type": "gemma4", "audio_config": None}, "model_without_audio"),
+        ({"model_type": "gemma4_text"}, "model_without_audio"),
+        ({"model_type": "gemma3n", "audio_config": {}}, "model_without_audio"),
+        ({"model_type": "gemma3", "vision_config": {}}, "model_without_audio"),
+    ],
+)
+def test_whether_a_model_hears_depends_on_its_config(config: dict[str, Any], refusal: str | None) -> None:
+    facts = replace(FACTS, base_model=ModelFiles(config))
+    refusals = dict(problems(facts, modality="audio", training={"base_model_id": "/srv/model"}))
+    assert refusals.get("modality") == refusal
+
+
 def test_an_export_again_is_checked_by_the_rules_about_its_own_fields_only() -> None:
     trained = checked(request(training={"provider": "unsloth", "machine": "local"})).require_valid().spec()
     document = '{"export_config": {"format": "adapter", "quantization": "q4", "destination": "hfhub"}}'

@@ -65,9 +65,9 @@ SERVICE: Mapping[str, str] = {
     # Only the wiring imports both backends.
     "bootstrap": "clock embedded errors families gcp jobs llama_cpp log_lines machines ports request services "
     "services.acceptance services.budgets services.datasets services.logs services.planning settings webhooks",
-    "handlers": "admission bootstrap checks datasets.uploads errors jobs jobs.parts machines ports redaction request "
-    "request.uploads services services.acceptance services.budgets services.datasets services.logs services.planning "
-    "untrusted",
+    "handlers": "admission bootstrap checks datasets.uploads errors jobs jobs.parts machines methods ports redaction "
+    "request request.uploads services services.acceptance services.budgets services.datasets services.logs "
+    "services.planning untrusted",
     "local_server.workflow_engine": "",
     "local_server": "bootstrap embedded errors handlers jobs local_server.workflow_engine machines ports process "
     "redaction services settings",
@@ -102,7 +102,8 @@ FLOORS = (
         "trainer.published",
         "trainer.unsloth_environment",
     ),
-    ("trainer.base_model", "trainer.new_tokens", "trainer.pictures", "trainer.rows.numbers"),
+    ("trainer.base_model", "trainer.media", "trainer.new_tokens", "trainer.rows.numbers"),
+    ("trainer.audio", "trainer.pictures"),
     ("trainer.rendering",),
     ("trainer.rows", "trainer.export", "trainer.hub"),
     ("trainer.gguf", "trainer.model.on_cpu", "trainer.splits"),
@@ -157,12 +158,14 @@ MORE_FILES: Mapping[str, int] = {}
 WITHOUT_TORCH = {room for room in ALLOWED if room.startswith(("gemtune", "deploy", "main"))} | {
     "trainer",
     "trainer.__main__",
+    "trainer.audio",
     "trainer.check",
     "trainer.context",
     "trainer.conversation",
     "trainer.dataset",
     "trainer.gguf",
     "trainer.hub",
+    "trainer.media",
     "trainer.pictures",
     "trainer.published",
     "trainer.rows",

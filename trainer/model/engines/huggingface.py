@@ -37,10 +37,10 @@ def load(folder: Path, spec: Spec, start: StartingPoint = BASE_MODEL) -> LoadedM
     from trainer.model import row_attention
 
     row_attention.register()
-    config, is_vision = spec.training_config, spec.modality == "vision"
+    config, has_media = spec.training_config, spec.modality != "text"
     stored = stored_dtype(folder) if start.base_dtype is None else dtype_named(start.base_dtype)
     dtype, family = compute_dtype(stored), folder_contents.family_of(folder)
-    base = (AutoModelForImageTextToText if is_vision else AutoModelForCausalLM).from_pretrained(
+    base = (AutoModelForImageTextToText if has_media else AutoModelForCausalLM).from_pretrained(
         folder,
         dtype=torch.float32 if config.method == "Full" else dtype,
         attn_implementation=_attention(folder, spec),
@@ -81,7 +81,7 @@ def _attention(folder: Path, spec: Spec) -> str | dict[str, str]:
     """Return the attention implementation for transformers.
 
     Text rows are concatenated (`row_attention`). Vision jobs need a mask, since a picture's tokens also see later ones
-    of the same picture; RL needs one, since TRL pads.
+    of the same picture, and audio jobs pad their rows as these do; RL needs one, since TRL pads.
     """
     from trainer.model import row_attention
 

@@ -31,6 +31,7 @@ FILE = LocalPath(exists=True, dir_okay=False)
 @click.argument("prompt", required=False)
 @click.option("--file", "file", type=FILE, help="Ask each line of a text file, or each row of JSONL, CSV, Parquet, …")
 @click.option("--image", "images", type=FILE, multiple=True, help="Show a picture with the prompt; may be repeated.")
+@click.option("--audio", "clips", type=FILE, multiple=True, help="Send audio with the prompt; may be repeated.")
 @click.option("--base", "with_base", is_flag=True, help="Let the base model answer, too, without the training.")
 @click.option("--checkpoint", type=click.IntRange(1), metavar="TRAIN_STEP", help="Ask a checkpoint of the training.")
 @click.option("--base-model", metavar="MODEL", help="Base model of an adapter that is downloaded (folder or Hub id).")
@@ -52,8 +53,9 @@ def try_(connection: Connection, /, job: str, prompt: str | None, **options: Any
     are the turns of a conversation.
     """
     drawing, file = _drawing(options), options["file"]
-    if file is not None and (prompt is not None or options["images"]):
-        raise click.UsageError("--file has the prompts and their pictures: leave out PROMPT and --image")
+    if file is not None and (prompt is not None or options["images"] or options["clips"]):
+        message = "--file has the prompts, their pictures and audio: leave out PROMPT, --image and --audio"
+        raise click.UsageError(message)
     lines = None if file is None or kind_of(file.name) is not None else _lines_of(file)
     job_id = connection.find_job(job)
     status = connection.call("GET", f"/jobs/{job_id}/status")
@@ -66,7 +68,13 @@ def try_(connection: Connection, /, job: str, prompt: str | None, **options: Any
         with child.start(arguments, environment) as process:
             process.wait_until_ready()
             session = Session(
-                process, display, fields, options["with_base"], options["system"], tuple(options["images"])
+                process,
+                display,
+                fields,
+                options["with_base"],
+                options["system"],
+                images=tuple(options["images"]),
+                clips=tuple(options["clips"]),
             )
             failures = _ask(session, prompt, file, lines)
     except KeyboardInterrupt:

@@ -63,7 +63,7 @@ def _downloaded(connection: Connection, status: dict[str, Any], choice: Choice) 
         raise StepError("not_exported", message, hint=hint)
     base_model = choice.base_model or status["base_model_id"]
     arguments = [job_id, "--folder", str(folder), "--base-model", base_model, "--format", kind]
-    return [*arguments, "--sees"] if status.get("modality") == "vision" else arguments
+    return [*arguments, "--modality", status.get("modality", "text")]
 
 
 def _check_trained(status: dict[str, Any], checkpoint: int | None) -> None:

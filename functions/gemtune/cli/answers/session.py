@@ -25,7 +25,7 @@ class Session:
     """A loaded model, and how it is asked.
 
     options: fields of every question. with_base: whether the base model answers, too. system: message in front of each
-    conversation. images: pictures that its first turn shows.
+    conversation. images, clips: pictures and audio that its first turn has.
     """
 
     process: AnswerProcess
@@ -34,6 +34,7 @@ class Session:
     with_base: bool
     system: str | None = None
     images: Sequence[Path] = ()
+    clips: Sequence[Path] = ()
 
     def ask_once(self, prompt: str, *, with_prompt: bool = False) -> None:
         """Answer one prompt. Raises StepError.
@@ -132,11 +133,12 @@ class Session:
         return ends
 
     def _turn(self, prompt: str) -> dict[str, Any]:
-        """Return the first turn of a user, which shows the pictures."""
-        if not self.images:
+        """Return the first turn of a user, with its pictures and audio."""
+        if not self.images and not self.clips:
             return {"role": "user", "content": prompt}
-        pictures = [{"type": "image", "path": str(image.absolute())} for image in self.images]
-        return {"role": "user", "content": [*pictures, {"type": "text", "text": prompt}]}
+        media = [{"type": "image", "path": str(image.absolute())} for image in self.images]
+        media += [{"type": "audio", "path": str(clip.absolute())} for clip in self.clips]
+        return {"role": "user", "content": [*media, {"type": "text", "text": prompt}]}
 
     def _who(self) -> tuple[str, ...]:
         return (BASE, TRAINED) if self.with_base else (TRAINED,)

@@ -29,7 +29,7 @@ TRAINING_OPTIONS = (
     click.option("--max-seq-length", type=int, help="Maximum length of a row in tokens."),
     click.option("--lora-rank", type=int, help="Rank of the adapter."),
     click.option("--seed", type=int, help="Seed of everything random."),
-    click.option("--modality", shell_complete=words(*get_args(Modality)), help="Content of the rows: {text|vision}."),
+    click.option("--modality", shell_complete=words(*get_args(Modality)), help="Rows: {text|vision|audio}."),
     click.option("--set", "assignments", metavar="FIELD=VALUE", multiple=True, help="Any field; may be repeated."),
 )
 OPTIONS = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from gemtune.datasets.conversation import Conversation, Image, Role, Text, ToolCall, Turn
+from gemtune.datasets.conversation import Conversation, Image, Part, Role, Text, ToolCall, Turn
 from gemtune.datasets.formats.shape import Format, Row
 from gemtune.datasets.reading.content import image_of, joined, read_content, read_part
 from gemtune.datasets.reading.fields import Fields
@@ -60,7 +60,7 @@ def _turns(fields: Fields, message: Mapping[str, Any]) -> list[Turn]:
     blocks = [fields.within(block, "content") for block in fields.take("content")]
     trained = read_flag(fields, role)
     fields.close()
-    parts: list[Text | Image] = []
+    parts: list[Part] = []
     results: list[Turn] = []
     calls: list[ToolCall] = []
     thoughts: list[str] = []

@@ -18,7 +18,7 @@ from gemtune.datasets.formats.shape import Content, Format, Row
 from gemtune.datasets.formats.sharegpt import SHAREGPT
 from gemtune.datasets.formats.text import TEXT
 from gemtune.datasets.formats.vertex import VERTEX
-from gemtune.datasets.reading import pictures
+from gemtune.datasets.reading import media
 from gemtune.datasets.reading.fields import HARMLESS, Fields, Reading, is_missing, names_in, shown
 from gemtune.datasets.reading.tagged_calls import read_tagged_calls
 from gemtune.datasets.refusal import BadRow, Refused
@@ -36,7 +36,7 @@ FORMATS: tuple[Format, ...] = (
 )
 BY_NAME: Mapping[StatedFormat, Format] = {each.name: each for each in FORMATS}
 # Fields that `dataset_columns` can give other names.
-FIELDS = frozenset((*pictures.COLUMNS, *(name for each in FORMATS for name in each.fields)))
+FIELDS = frozenset((*media.COLUMNS, *(name for each in FORMATS for name in each.fields)))
 # Fields that belong together, each pair in both orders: a row with the first needs the second.
 PAIRS = tuple(
     pair
@@ -68,7 +68,7 @@ def read(row: Mapping[str, Any], options: ReadOptions | None = None) -> ReadRow 
         content = chosen.read(fields)
         if isinstance(content, Conversation):
             turns = read_tagged_calls(content.turns, fields, tools=content.tools)
-            content = pictures.place_pictures(content.with_turns(turns), fields)
+            content = media.place_media(content.with_turns(turns), fields)
             content = turn_order.checked(content, same_role=options.same_role)
             if not any(turn.role == "assistant" for turn in content.turns):
                 raise BadRow("no message of the assistant")
@@ -130,7 +130,7 @@ def _no_format(row: Row) -> str:
     alone = next((pair for pair in PAIRS if pair[0] in row and not other), None)
     if alone is not None:
         own_fields = {
-            *pictures.COLUMNS,
+            *media.COLUMNS,
             *(name for each in FORMATS if set(alone) <= set(each.fields) for name in each.fields),
         }
         unknown = [name for name in row if name not in own_fields]

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from gemtune.datasets.conversation import Conversation, Image, Role, Text, ToolCall, Turn
+from gemtune.datasets.conversation import Conversation, Medium, Part, Role, Text, ToolCall, Turn
 from gemtune.datasets.formats.shape import Format, Row
-from gemtune.datasets.reading.content import image_of, joined
+from gemtune.datasets.reading.content import audio_of, image_of, joined
 from gemtune.datasets.reading.fields import Fields
 from gemtune.datasets.reading.flags import read_flag
 from gemtune.datasets.reading.tools import arguments_of, from_json, name_of, read_tools, structured
@@ -69,7 +69,7 @@ def content_turns(fields: Fields, role: Role | None = None) -> list[Turn]:
         raise fields.bad("parts is not a list")
     trained = read_flag(fields, role)
     fields.close()
-    content: list[Text | Image] = []
+    content: list[Part] = []
     results: list[Turn] = []
     calls: list[ToolCall] = []
     thoughts: list[str] = []
@@ -85,7 +85,7 @@ def content_turns(fields: Fields, role: Role | None = None) -> list[Turn]:
         elif call is not None:
             calls.append(_call(inner.within(call, "functionCall", "functionCall")))
         elif data is not None:
-            content.append(_picture(inner.within(data, "inlineData", "inlineData"), role))
+            content.append(_medium(inner.within(data, "inlineData", "inlineData"), role))
         elif text is None:
             raise fields.bad("a part without text, inlineData, functionCall or functionResponse")
         elif thought:
@@ -116,12 +116,16 @@ def _result(fields: Fields) -> Turn:
     return replace(result_turn(response, fields), call_id=call_id, tool_name=name)
 
 
-def _picture(fields: Fields, role: Role) -> Image:
-    """Return the picture of inlineData or fileData. Raises BadRow."""
-    fields.take_first("mimeType", "mime_type")
+def _medium(fields: Fields, role: Role) -> Medium:
+    """Return the picture or audio of inlineData or fileData.
+
+    It is audio if its MIME type says so. Raises BadRow.
+    """
+    kind = fields.take_first("mimeType", "mime_type")
     data, uri = fields.take_text("data"), fields.take_first("fileUri", "file_uri")
     fields.close(harmless={"displayName"})
-    return image_of({"bytes": data} if data is not None else uri, role, fields)
+    read = audio_of if isinstance(kind, str) and kind.startswith("audio/") else image_of
+    return read({"bytes": data} if data is not None else uri, role, fields)
 
 
 VERTEX = Format(

@@ -1,4 +1,4 @@
-"""Content of a turn: a text, or a list of texts and pictures."""
+"""Content of a turn: a text, or a list of texts, pictures and audio."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from gemtune.datasets.conversation import Content, Image, Languages, Role, Text
+from gemtune.datasets.conversation import Audio, Content, Image, Languages, Part, Role, Text
 from gemtune.datasets.reading.fields import HARMLESS, Fields, unicode_text
 
-NO_PICTURES = "a picture, which a text job cannot have: set modality to vision"
-WRONG_PART = "a part of a content list is neither {type: text, text} nor, in vision jobs, {type: image, image}"
+NO_PICTURES = "a picture, which only a vision job can have: set modality to vision"
+NO_AUDIO = "audio, which only an audio job can have: set modality to audio"
+WRONG_PART = (
+    "a part of a content list is neither {type: text, text} nor, in vision jobs, {type: image, image}, nor, in audio "
+    "jobs, {type: audio, audio}"
+)
 
 
 def read_content(value: Any, role: Role, fields: Fields, name: str = "content") -> Content:
@@ -27,7 +31,7 @@ def read_content(value: Any, role: Role, fields: Fields, name: str = "content") 
     return tuple(read_part(fields.within(part, name), role) for part in value)
 
 
-def read_part(part: Fields, role: Role) -> Text | Image:
+def read_part(part: Fields, role: Role) -> Part:
     """Return a part of a list, in OpenAI's or transformers' shape.
 
     Raises BadRow.
@@ -37,9 +41,11 @@ def read_part(part: Fields, role: Role) -> Text | Image:
         text = part.take_text("text")
         if text is None:
             raise part.bad(WRONG_PART)
-        read: Text | Image = Text(text)
+        read: Part = Text(text)
     elif kind in ("image", "image_url", "input_image"):
         read = image_of(part.take_first("image_url", "image", "url", "path"), role, part)
+    elif kind in ("audio", "audio_url", "input_audio"):
+        read = audio_of(part.take_first("input_audio", "audio_url", "audio", "url", "path"), role, part)
     else:
         raise part.bad(WRONG_PART)
     languages = _languages(part)
@@ -78,8 +84,25 @@ def image_of(image: Any, role: Role, fields: Fields) -> Image:
     return Image(image)
 
 
-def joined(parts: Sequence[Text | Image]) -> Content:
-    """Return parts without a picture as one text, and others as a list.
+def audio_of(audio: Any, role: Role, fields: Fields) -> Audio:
+    """Return the audio of a part, whose content is checked later.
+
+    Raises BadRow.
+    """
+    if not fields.reading.options.with_audio:
+        raise fields.bad(NO_AUDIO)
+    if role != "user":
+        raise fields.bad(f"audio in a message of the {role}; only users can send it")
+    if isinstance(audio, Mapping) and set(audio) & {"url", "data", "format"}:
+        inner = fields.within(audio, "input_audio")
+        data, url = inner.take_text("data"), inner.take_text("url")
+        inner.close(harmless={"format"})  # the file's own header says it
+        audio = url if data is None else {"bytes": data}
+    return Audio(audio)
+
+
+def joined(parts: Sequence[Part]) -> Content:
+    """Return parts without pictures and audio as one text, others as a list.
 
     Formats whose parts continue each other use this: a chat template would strip the blanks between them.
     """

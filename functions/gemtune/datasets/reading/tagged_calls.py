@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from gemtune.datasets.conversation import Image, Turn, content_texts
+from gemtune.datasets.conversation import Text, Turn, content_texts
 from gemtune.datasets.reading.fields import Fields
 from gemtune.datasets.reading.python_literal import NotALiteral
 from gemtune.datasets.reading.tool_instructions import (
@@ -79,8 +79,8 @@ def _text(turn: Turn) -> str:
     return "".join(content_texts(turn.content))
 
 
-def _has_picture(turn: Turn) -> bool:
-    return not isinstance(turn.content, str) and any(isinstance(part, Image) for part in turn.content)
+def _has_media(turn: Turn) -> bool:
+    return not isinstance(turn.content, str) and any(not isinstance(part, Text) for part in turn.content)
 
 
 def _as_calls(turn: Turn, number: int, row: Fields) -> list[Turn]:
@@ -90,9 +90,10 @@ def _as_calls(turn: Turn, number: int, row: Fields) -> list[Turn]:
         return [_with_calls(turn, text, number, row)]
     if turn.role in ("user", "tool") and RESULT in text:
         if (results := _results(text)) is not None:
-            if _has_picture(turn):
+            if _has_media(turn):
                 raise row.bad(
-                    f"turn {number} has a picture beside the results in {RESULT} tags: write it into a turn of its own"
+                    f"turn {number} has a picture or audio beside the results in {RESULT} tags: write it into a turn "
+                    "of its own"
                 )
             return [replace(turn.with_content(result), role="tool") for result in results]
         if turn.role == "user":

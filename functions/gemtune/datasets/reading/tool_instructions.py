@@ -12,7 +12,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from gemtune.datasets.conversation import Content, Image, Text, Turn, content_texts
+from gemtune.datasets.conversation import Content, Text, Turn, content_texts
 from gemtune.datasets.reading.fields import Fields, Reading
 from gemtune.datasets.reading.python_literal import NotALiteral, read_literal
 from gemtune.datasets.reading.tools import read_tools
@@ -67,8 +67,8 @@ def without_instructions(turn: Turn, tools: Tools, row: Fields) -> Turn:
 def _left(content: Content) -> Content:
     if isinstance(content, str):
         return _without_sentences(content)
-    parts = (part if isinstance(part, Image) else Text(_without_sentences(part.text)) for part in content)
-    return tuple(part for part in parts if isinstance(part, Image) or part.text)
+    parts = (Text(_without_sentences(part.text)) if isinstance(part, Text) else part for part in content)
+    return tuple(part for part in parts if not isinstance(part, Text) or part.text)
 
 
 def values_in(text: str) -> list[Any]:

@@ -11,7 +11,7 @@ from gemtune.datasets.formats.alpaca import instruction_turns
 from gemtune.datasets.formats.shape import first_turn
 from gemtune.datasets.formats.sharegpt import read_sharegpt_turn
 from gemtune.datasets.reading.fields import Fields
-from gemtune.datasets.reading.pictures import place_pictures
+from gemtune.datasets.reading.media import place_media
 from gemtune.datasets.reading.tagged_calls import read_tagged_calls
 from gemtune.datasets.reading.tools import read_tools, template_options
 from gemtune.datasets.reading.turns import column_turns, is_text, message_list, read_turn, system_turns
@@ -37,7 +37,7 @@ def read_prompt(row: Fields) -> Conversation:
         raise row.bad("the prompt and a column of its own both have a system message: keep one")
     prompt = Conversation((*system, *turns), read_tools(row.take("tools"), row), template_options(row))
     prompt = with_tags_read(prompt, row)
-    return place_pictures(prompt, row) if columns else prompt
+    return place_media(prompt, row) if columns else prompt
 
 
 def with_tags_read(prompt: Conversation, row: Fields) -> Conversation:

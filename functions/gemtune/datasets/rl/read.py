@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from gemtune.datasets.formats import table
-from gemtune.datasets.reading import pictures
+from gemtune.datasets.reading import media
 from gemtune.datasets.reading.fields import UNSUPPORTED, Fields, Reading, cell_text, names_in, shown, unicode_text
 from gemtune.datasets.reading.tools import structured
 from gemtune.datasets.refusal import BadRow, Refused
@@ -149,7 +149,7 @@ def _with_a_meaning() -> frozenset[str]:
 
     Only rewards could use further columns, so those of other names are not read.
     """
-    return (frozenset(UNSUPPORTED) | table.FIELDS | FIELDS | frozenset(pictures.COLUMNS)) - {"answer"}
+    return (frozenset(UNSUPPORTED) | table.FIELDS | FIELDS | frozenset(media.COLUMNS)) - {"answer"}
 
 
 def _answer(fields: Fields, column: str, row: Mapping[str, Any]) -> str:

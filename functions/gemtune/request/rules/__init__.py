@@ -41,6 +41,8 @@ RULES: tuple[Rule, ...] = (
     Rule((_BASE_MODEL,), model.supported),
     Rule((_BASE_MODEL,), model.packages),
     Rule((_MODALITY, _BASE_MODEL), model.pictures),
+    Rule((_MODALITY, _BASE_MODEL), model.audio),
+    Rule((_MODALITY, *_training("method", "provider")), training.audio),
     Rule((_MODALITY, _BASE_MODEL, *_training("train_vision_tower")), training.vision_tower),
     Rule((_BASE_MODEL, *_training("lora_dropout", "method")), training.dropout_of_experts),
     Rule((_MODALITY, *_training("packing", "provider")), training.packing),

@@ -72,7 +72,7 @@ def pictures(request: TrainRequest, facts: Facts) -> list[Problem]:
 
     That depends on its config.json if that is available, else on its name.
     """
-    if request.modality == "text":
+    if request.modality != "vision":
         return []
     if facts.base_model is not None and facts.base_model.config is not None:
         reason = base_model.why_no_pictures(facts.base_model.fields)
@@ -84,6 +84,25 @@ def pictures(request: TrainRequest, facts: Facts) -> list[Problem]:
     message = f"this base model cannot be trained on pictures: {reason}"
     hint = "use gemma-3-4b-it or larger, a Gemma 3n or 4, or modality text"
     return [Problem(("modality",), message, "model_without_vision", hint)]
+
+
+def audio(request: TrainRequest, facts: Facts) -> list[Problem]:
+    """Refuse modality audio for a model that cannot train on audio.
+
+    That depends on its config.json if that is available, else on its name.
+    """
+    if request.modality != "audio":
+        return []
+    if facts.base_model is not None and facts.base_model.config is not None:
+        reason = base_model.why_no_audio(facts.base_model.fields)
+    else:
+        family = family_of(request, facts)
+        reason = None if family is None else family.why_no_audio_by_name(request.training_config.base_model_id)
+    if reason is None:
+        return []
+    message = f"this base model cannot be trained on audio: {reason}"
+    hint = "use Gemma 4 E2B, E4B or 12B, or modality text"
+    return [Problem(("modality",), message, "model_without_audio", hint)]
 
 
 def packages(request: TrainRequest, facts: Facts) -> list[Problem]:

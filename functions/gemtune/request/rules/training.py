@@ -49,11 +49,27 @@ def vision_tower(request: TrainRequest, facts: Facts) -> list[Problem]:
     if not request.training_config.train_vision_tower:
         return []
     loc = ("training_config", "train_vision_tower")
-    if request.modality == "text":
-        return [Problem(loc, "a text job does not use the vision tower", "field_without_use", "use false")]
+    if request.modality != "vision":
+        message = f"a job of modality {request.modality} does not use the vision tower"
+        return [Problem(loc, message, "field_without_use", "use false")]
     family = family_of(request, facts)
     reason = None if family is None else family.why_tower_is_frozen
     return [] if reason is None else [Problem(loc, reason, "vision_tower_frozen", "use false")]
+
+
+def audio(request: TrainRequest, facts: Facts) -> list[Problem]:
+    """Refuse modality audio with a method or provider that cannot train on it."""
+    if request.modality != "audio":
+        return []
+    problems = []
+    config, loc = request.training_config, ("modality",)
+    if config.method == "RL":
+        message = "RL cannot train on audio"
+        problems.append(Problem(loc, message, "audio_not_possible", "use method LoRA, QLoRA or Full"))
+    if config.provider == "unsloth":
+        message = "provider unsloth cannot train on audio"
+        problems.append(Problem(loc, message, "audio_not_possible", "use provider huggingface"))
+    return problems
 
 
 def dropout_of_experts(request: TrainRequest, facts: Facts) -> list[Problem]:

@@ -131,7 +131,7 @@ def continue_from(request: TrainRequest, job_id: str, trained: Spec) -> tuple[Tr
     config, parent = request.training_config, trained.training_config
     problems = _other_method(config, job_id, parent)
     names = ["base_model_id", *(OF_ADAPTER if parent.method != "Full" else ())]
-    if parent.method != "Full" and parent.train_vision_tower and request.modality == "text":
+    if parent.method != "Full" and parent.train_vision_tower and request.modality != "vision":
         message = f"job {job_id!r} trained the vision tower too, so rows need modality vision"
         problems.append(Problem(("modality",), message, "differs_from_base_job", "use modality vision"))
         names.remove("train_vision_tower")

@@ -62,6 +62,7 @@ class KnownModel:
     name: str
     family: str
     reads_pictures: bool
+    reads_audio: bool
     size: ModelSize
     needs: Sequence[MethodNeed]
 
@@ -87,7 +88,14 @@ class BaseModels:
     def known(self) -> list[KnownModel]:
         """Return the published sizes, family by family."""
         return [
-            KnownModel(name, family.name, family.why_no_pictures_by_name(name) is None, size, self._needs(size))
+            KnownModel(
+                name,
+                family.name,
+                reads_pictures=family.why_no_pictures_by_name(name) is None,
+                reads_audio=family.why_no_audio_by_name(name) is None,
+                size=size,
+                needs=self._needs(size),
+            )
             for family in families.FAMILIES
             for name, size in family.sizes.items()
         ]

@@ -34,7 +34,7 @@ if "cannot" in sys.argv:
     say(type="error", code="base_changed", message="other weights", hint="put them back")
     sys.exit(1)
 if "crash" in sys.argv: sys.exit("Traceback: broken")
-say(type="ready", runtime="transformers", context_length=9, sees=False)
+say(type="ready", runtime="transformers", context_length=9)
 for line in sys.stdin:
     question = json.loads(line)
     if "file" in question:
@@ -325,14 +325,15 @@ def test_each_row_of_a_file_is_asked_and_compared(
     assert [(line["row"], line["error"]["code"]) for line in failed] == [(2, "bad_prompt"), (3, "prompt_too_long")]
 
 
-def test_pictures_are_shown_with_the_first_prompt(
-    service: FakeService, job: dict[str, Any], commands: list[list[str]], tmp_path: Path
+@pytest.mark.parametrize("option", ["--image", "--audio"])
+def test_pictures_and_audio_come_with_the_first_prompt(
+    option: str, service: FakeService, job: dict[str, Any], commands: list[list[str]], tmp_path: Path
 ) -> None:
-    picture = tmp_path / "a.png"
-    picture.write_bytes(b"x")
-    result = run("try", JOB, "--image", str(picture), url=service.url, stdin="one\ntwo\n")
-    assert result.stdout == f"{f'{picture} one'[::-1]} (1)\nowt (3)\n"
-    for arguments in (("--file", str(picture), "hi"), ("--file", str(picture), "--image", str(picture))):
+    medium = tmp_path / "a"
+    medium.write_bytes(b"x")
+    result = run("try", JOB, option, str(medium), url=service.url, stdin="one\ntwo\n")
+    assert result.stdout == f"{f'{medium} one'[::-1]} (1)\nowt (3)\n"
+    for arguments in (("--file", str(medium), "hi"), ("--file", str(medium), option, str(medium))):
         assert run("try", JOB, *arguments, url=service.url).exit_code == 2
 
 
@@ -359,7 +360,7 @@ def test_files_of_another_machine_are_downloaded_once(
         assert (result.exit_code, result.stdout) == (0, "olleh (1)\n")
     folder = tmp_path / "tried" / JOB
     assert (folder / "adapter_model.safetensors").read_bytes() == b'"weights"'
-    arguments = ["--folder", str(folder), "--base-model", "a/b", "--format", "adapter", "--sees"]
+    arguments = ["--folder", str(folder), "--base-model", "a/b", "--format", "adapter", "--modality", "vision"]
     assert commands[0] == ["-P", "-m", "trainer.answers", JOB, *arguments]
     assert [path for _, path, _, _ in service.requests].count("/adapter_model.safetensors") == 1
     run("try", JOB, "hello", "--base-model", "c/d", url=service.url, **cache)

@@ -1,0 +1,231 @@
+"""Audio jobs on tiny models of Gemma 4.
+
+Their clips have different lengths. Losses and metrics match a reference computation from full logits, row by row, with
+the inputs of transformers' own feature extractor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from gemtune.jobs.status import Step
+from gemtune.request.spec import Spec
+from tests import tiny_gemma
+from tests.trainer.conftest import Bench
+from tests.trainer.steps.test_train import adapter, resumes_to_the_bit
+from tests.trainer.tones import chat, encoded, right_answer, samples
+from tests.trainer.training.rl_trainers import prepared_folder, randomize_adapter
+from tests.trainer.training.test_metrics import metrics_of_logits
+from trainer.audio.decoding import decoded
+from trainer.rows.prepared import read_tokens
+
+SHAPES = ("gemma4-e", "gemma4-unified")
+HELD_OUT = [*((number,) for number in range(100, 104)), (), (104, 105)]
+LEARNING = {"learning_rate": 5e-3, "max_steps": 24, "save_steps": 100, "batch_size": 8}
+# Factors of weights by the ends of their names.
+SCALES = {
+    ".embed_tokens.weight": 8,
+    "embedding_projection.weight": 8,
+    "layer0.conv.weight": 10,
+    "layer1.conv.weight": 10,
+    "input_proj_linear.weight": 10,
+    "audio_tower.output_proj.weight": 10,
+}
+BenchOf = Callable[..., Bench]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Return a function from a shape to the folder of its tiny model.
+
+    Some weights are scaled: with those of a new model all clips have almost the same embeddings, and all tokens almost
+    the same logits.
+    """
+    built: dict[str, Path] = {}
+
+    def folder_of(shape: str) -> Path:
+        if shape not in built:
+            built[shape] = tiny_gemma.build(tmp_path_factory.mktemp("audio") / shape, shape)
+            weights = load_file(built[shape] / "model.safetensors")
+            for name in weights:
+                weights[name] *= next((factor for end, factor in SCALES.items() if name.endswith(end)), 1)
+            save_file(weights, built[shape] / "model.safetensors", metadata={"format": "pt"})
+        return built[shape]
+
+    return folder_of
+
+
+@pytest.fixture
+def bench_for(tmp_path: Path, folders: Callable[[str], Path]) -> BenchOf:
+    """Return a factory of audio jobs on a tiny model of a shape."""
+    benches: list[Bench] = []
+
+    def make(shape: str, **training: Any) -> Bench:
+        bench = Bench(tmp_path / f"home-{len(benches)}", folders(shape), **training)
+        bench.fields["modality"] = "audio"
+        bench.put("train", [chat(number) for number in range(24)])
+        bench.put("eval", [chat(*numbers) for numbers in HELD_OUT])
+        benches.append(bench)
+        return bench
+
+    return make
+
+
+def reference_inputs(base: Path, input_ids: list[int], numbers: tuple[int, ...]) -> dict[str, torch.Tensor]:
+    """Return the model inputs of one row, by transformers' extractor."""
+    from transformers import AutoConfig, AutoFeatureExtractor
+
+    ids, config = torch.tensor([input_ids]), AutoConfig.from_pretrained(base)
+    inputs = {"input_ids": ids, "mm_token_type_ids": 3 * (ids == config.audio_token_id).long()}
+    if not numbers:
+        return inputs
+    extractor: Any = AutoFeatureExtractor.from_pretrained(base)
+    waves = [decoded(encoded(samples(number))) for number in numbers]
+    return inputs | dict(extractor(waves, return_tensors="pt"))
+
+
+def reference_metrics(bench: Bench, model: Any) -> tuple[float, float, float]:
+    """Return held-out loss, accuracy and perplexity, from full logits."""
+    rows_of_logits = []
+    for row, numbers in zip(read_tokens(prepared_folder(bench) / "eval.parquet"), HELD_OUT, strict=True):
+        with torch.no_grad():
+            logits = model(**reference_inputs(bench.base, row["input_ids"], numbers)).logits[0].double()
+        rows_of_logits.append((logits, row["labels"]))
+    return metrics_of_logits(rows_of_logits)
+
+
+def answers_of(bench: Bench, model: Any, numbers: range) -> list[str]:
+    """Return the greedy answers about tones that were in no row."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(bench.base)
+    row = next(iter(read_tokens(prepared_folder(bench) / "eval.parquet")))
+    length = next(index for index, label in enumerate(row["labels"]) if label != -100)
+    answers = []
+    for number in numbers:
+        # Held-out tone 100 is as long as these, so that its prompt is theirs.
+        inputs = reference_inputs(bench.base, row["input_ids"][:length], (number,))
+        completion = model.generate(**inputs, max_new_tokens=16, do_sample=False)[0, length:]
+        answers.append(tokenizer.decode(completion, skip_special_tokens=True).strip())
+    return answers
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_an_adapter_learns_tones_without_changing_what_hears(shape: str, bench_for: BenchOf) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForImageTextToText
+
+    bench = bench_for(shape, **LEARNING).to(Step.EXPORT)
+    metrics = bench.job.metrics
+    assert metrics is not None
+    assert metrics.baseline is not None
+    base = AutoModelForImageTextToText.from_pretrained(bench.base)
+    before = {name: weight.clone() for name, weight in base.named_parameters()}
+    model = PeftModel.from_pretrained(base, bench.job.adapter_path).eval()
+    loss, accuracy, _ = reference_metrics(bench, model)
+    assert metrics.eval_loss == pytest.approx(loss, rel=1e-4)
+    assert metrics.accuracy == pytest.approx(accuracy, abs=1e-9)
+    with model.disable_adapter():
+        assert metrics.baseline.eval_loss == pytest.approx(reference_metrics(bench, model)[0], rel=1e-4)
+    heard = range(202, 214, 3)
+    assert answers_of(bench, model, heard) == [right_answer(number) for number in heard]
+    adapted = set(adapter(bench))
+    assert adapted
+    assert all(".language_model.layers." in name for name in adapted)
+    merged = {n.replace("base_model.model.", "").replace(".base_layer", ""): w for n, w in model.named_parameters()}
+    assert all(torch.equal(weight, merged[name]) for name, weight in before.items() if name in merged)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_loss_and_gradients_of_a_batch_are_those_of_the_libraries(shape: str, bench_for: BenchOf) -> None:
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForImageTextToText
+
+    from trainer.model.engines import huggingface
+    from trainer.model.hidden_states import head_inputs
+    from trainer.model.loss_head import cross_entropy_sum
+    from trainer.training.audio_batches import AudioCollator
+    from trainer.training.batches import TokenRows
+
+    bench = bench_for(shape, lora_dropout=0.0)
+    bench.run(Step.PREPARE)
+    spec = Spec.model_validate_json(bench.services.buckets.config.read(bench.job.spec_name))
+    folder, ours = prepared_folder(bench), randomize_adapter(huggingface.load(bench.base, spec).model)
+    items = TokenRows(folder / "eval.parquet")
+    batch = AudioCollator.from_folders(bench.base, folder).collate([items[index] for index in range(len(items))])
+    assert not ((batch["shift_labels"] != -100) & (batch["mm_token_type_ids"] == 3)).any()
+    states = head_inputs(ours, batch, torch.float32)
+    loss = cross_entropy_sum(states.hidden, states.head, states.targets, soft_cap=states.soft_cap)
+    loss.backward()
+
+    config = ours.peft_config["default"]
+    base = AutoModelForImageTextToText.from_pretrained(bench.base)
+    plain = get_peft_model(
+        base, LoraConfig(r=config.r, lora_alpha=config.lora_alpha, target_modules=config.target_modules)
+    )
+    weights = {name: weight for name, weight in ours.state_dict().items() if "lora_" in name}
+    assert not plain.load_state_dict(weights, strict=False).unexpected_keys
+    total = torch.zeros(())
+    for row, numbers in zip(read_tokens(folder / "eval.parquet"), HELD_OUT, strict=True):
+        logits = plain(**reference_inputs(bench.base, row["input_ids"], numbers)).logits[0, :-1].float()
+        total = total + torch.nn.functional.cross_entropy(logits, torch.tensor(row["labels"][1:]), reduction="sum")
+    total.backward()
+    assert float(loss.detach()) == pytest.approx(float(total.detach()), rel=1e-5)
+    expected = {name: weight.grad for name, weight in plain.named_parameters() if weight.requires_grad}
+    gradients = {name: weight.grad for name, weight in ours.named_parameters() if weight.requires_grad}
+    assert gradients.keys() == expected.keys()
+    for name, gradient in gradients.items():
+        scale = max(float(expected[name].abs().max()), 1e-4)
+        assert float((gradient - expected[name]).abs().max()) < 2e-3 * scale, name
+
+
+def test_leaving_out_the_clip_changes_the_loss(bench_for: BenchOf) -> None:
+    """Check that the tests of losses notice when a model does not hear."""
+    from transformers import AutoModelForImageTextToText
+
+    bench = bench_for("gemma4-e")
+    bench.run(Step.PREPARE)
+    row = next(iter(read_tokens(prepared_folder(bench) / "eval.parquet")))
+    model = AutoModelForImageTextToText.from_pretrained(bench.base).eval()
+    with torch.no_grad():
+        low, high = (model(**reference_inputs(bench.base, row["input_ids"], (number,))).logits for number in (100, 103))
+    assert float((low - high).abs().max()) > 0.05
+
+
+def test_full_fine_tuning_changes_the_language_model_and_nothing_else(bench_for: BenchOf) -> None:
+    bench = bench_for("gemma4-e", method="Full", learning_rate=1e-3, max_steps=2, batch_size=4).to(Step.TRAIN)
+    folder = Path(bench.services.buckets.export.uri(f"jobs/{bench.job_id}/model/1"))
+    before, after = load_file(bench.base / "model.safetensors"), load_file(folder / "model.safetensors")
+    changed = {name for name in before if not torch.equal(before[name], after[name].to(before[name].dtype))}
+    assert changed
+    assert all(".language_model." in name for name in changed)
+
+
+@pytest.mark.parametrize(("shape", "method"), [("gemma4-e", "QLoRA"), ("gemma4-unified", "LoRA")])
+def test_a_resumed_training_ends_with_the_same_weights(shape: str, method: str, bench_for: BenchOf) -> None:
+    training = {"lora_dropout": 0.1, "batch_size": 3, "max_steps": 6, "method": method}
+    uninterrupted, interrupted = bench_for(shape, **training), bench_for(shape, **training)
+    for bench in (uninterrupted, interrupted):
+        bench.put("train", [*(chat(number) for number in range(8)), chat(), chat(8, 9)])
+        bench.run(Step.PREPARE)
+    resumes_to_the_bit(uninterrupted, interrupted, stop_at=4)
+
+
+def test_a_merged_export_answers_as_trained(bench_for: BenchOf) -> None:
+    from transformers import AutoModelForImageTextToText
+
+    bench = bench_for("gemma4-e", **LEARNING)
+    bench.export = {"format": "merged"}
+    bench.to(Step.EXPORT)
+    model = AutoModelForImageTextToText.from_pretrained(bench.job.adapter_path)
+    metrics = bench.job.metrics
+    assert metrics is not None
+    assert metrics.eval_loss == pytest.approx(reference_metrics(bench, model)[0], rel=2e-2)
+    heard = range(202, 208, 3)
+    assert answers_of(bench, model, heard) == [right_answer(number) for number in heard]

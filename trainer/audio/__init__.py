@@ -1,0 +1,1 @@
+"""Audio of rows: decoding and resampling it, storing it, and its tokens."""

@@ -1,0 +1,1 @@
+"""Media of rows, pictures or audio: finding and storing them, their tokens."""

@@ -1,0 +1,123 @@
+"""Batches with audio, read with the base model's feature extractor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
+
+import torch
+
+from gemtune import families
+from trainer.audio import arrow_file
+from trainer.audio.decoding import decoded
+from trainer.audio.tokens import audio_tokens
+from trainer.base_model import folder_contents
+from trainer.media.arrow_file import MediaFileReader
+from trainer.rows.prepared import AUDIO
+from trainer.training.batches import PaddedBatch, Row, pad_rows
+
+if TYPE_CHECKING:
+    from transformers import SequenceFeatureExtractor
+
+    from trainer.audio.decoding import Samples
+
+# The type of audio in mm_token_type_ids of transformers' processors.
+AUDIO_TYPE = 3
+_DECODERS = ThreadPoolExecutor(thread_name_prefix="audio_decoder")
+
+
+class AudioInputs(TypedDict):
+    """The inputs of a model with audio, in addition to tokens.
+
+    mm_token_type_ids: (rows, positions), int64, AUDIO_TYPE at the soft tokens of clips, else 0. input_features: of the
+    clips of all rows in order, (clips, frames, values per frame), float32, zero behind the end of a clip; absent if no
+    row has audio. input_features_mask: (clips, frames), bool, True at the frames of a clip.
+    """
+
+    mm_token_type_ids: torch.Tensor
+    input_features: NotRequired[torch.Tensor]
+    input_features_mask: NotRequired[torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class AudioCollator:
+    """The data collator of audio jobs.
+
+    clips: encoded audio by number. read: returns the features of a clip, (frames, values per frame) in float32, and
+    which frames are whole, (frames,) in bool. soft_token: the id of the tokens that the model replaces by audio.
+    """
+
+    clips: MediaFileReader | Sequence[bytes]
+    read: Callable[[Samples], tuple[torch.Tensor, torch.Tensor]]
+    soft_token: int
+
+    @classmethod
+    def from_folders(cls, base: Path, prepared: Path) -> AudioCollator:
+        """Return the collator for a base model's folder and the prepared data."""
+        return cls.of_clips(base, MediaFileReader(prepared / arrow_file.NAME))
+
+    @classmethod
+    def of_clips(cls, base: Path, clips: MediaFileReader | Sequence[bytes]) -> AudioCollator:
+        """Return the collator for a base model's folder and encoded audio."""
+        config = folder_contents.config_of(base)
+        return cls(clips, _reader(_extractor(config).from_pretrained(base)), audio_tokens(base, config).soft_id)
+
+    def collate(self, items: Sequence[Sequence[Row]]) -> PaddedBatch:
+        """Return a padded batch with its audio."""
+        batch = pad_rows(items)
+        numbers = [number for item in items for row in item for number in row[AUDIO]]
+        return {**batch, **self.inputs(batch["input_ids"], numbers)}
+
+    def inputs(self, input_ids: torch.Tensor, numbers: Sequence[int]) -> AudioInputs:
+        """Return the additional model inputs for some rows.
+
+        input_ids: (rows, positions). numbers: of the clips of all rows, in order. The result is on the device of
+        input_ids.
+        """
+        type_ids = (input_ids == self.soft_token).long() * AUDIO_TYPE
+        if not numbers:
+            return {"mm_token_type_ids": type_ids}
+        # numpy releases Python's lock in its transforms, so that clips are read in parallel.
+        features, masks = zip(*_DECODERS.map(self._read, numbers), strict=True)
+        return {
+            "mm_token_type_ids": type_ids,
+            "input_features": _padded(features).to(input_ids.device),
+            "input_features_mask": _padded(masks).to(input_ids.device),
+        }
+
+    def _read(self, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the features of a clip, as those of a batch with it alone."""
+        return self.read(decoded(self.clips[number]))
+
+
+def _padded(clips: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Return a batch of clips, filled up with zeros as the processor does."""
+    padded: torch.Tensor = torch.nn.utils.rnn.pad_sequence(list(clips), batch_first=True)
+    return padded
+
+
+def _reader(extractor: SequenceFeatureExtractor) -> Callable[[Samples], tuple[torch.Tensor, torch.Tensor]]:
+    """Return a collator's `read`, by the base model's feature extractor."""
+    call: Any = extractor  # the base class has no call
+
+    def read(samples: Samples) -> tuple[torch.Tensor, torch.Tensor]:
+        outputs = call([samples], return_tensors="pt")
+        return outputs["input_features"][0], outputs["input_features_mask"][0]
+
+    return read
+
+
+def _extractor(config: dict[str, Any]) -> type[SequenceFeatureExtractor]:
+    """Return transformers' audio feature extractor of a model."""
+    family_and_type = families.of_config(config)
+    assert family_and_type is not None, "the step prepare refuses other models"
+    if not family_and_type[1].encoder_free:
+        from transformers.models.gemma4.feature_extraction_gemma4 import Gemma4AudioFeatureExtractor
+
+        return Gemma4AudioFeatureExtractor
+    from transformers.models.gemma4_unified.feature_extraction_gemma4_unified import Gemma4UnifiedAudioFeatureExtractor
+
+    return Gemma4UnifiedAudioFeatureExtractor
