@@ -47,7 +47,21 @@ def test_models_are_listed_with_the_memory_they_need(service: FakeService) -> No
     ]
     assert "15.4 GiB" in lines[6]
     assert [line.split()[0] for line in lines[7:]] == ["name", "gemma-4-31b", "gemma-3-270m"]
-    assert lines[9].split() == ["gemma-3-270m", "0.27", "B", "5", "GiB", "5", "GiB", "(5", "GiB)", "0.5", "GB", "no", "no"]
+    assert lines[9].split() == [
+        "gemma-3-270m",
+        "0.27",
+        "B",
+        "5",
+        "GiB",
+        "5",
+        "GiB",
+        "(5",
+        "GiB)",
+        "0.5",
+        "GB",
+        "no",
+        "no",
+    ]
     assert json.loads(run("models", "--json", url=service.url).stdout) == answer
 
 
