@@ -14,6 +14,7 @@ import pytest
 from gemtune import bootstrap
 from gemtune.checks.errors import TooManyChecks
 from gemtune.checks.record import record_name, results_folder
+from gemtune.checks.task import REPORT
 from gemtune.services.datasets.check import remove_old_checks
 from tests import rows, tiny_gemma
 from tests.handlers.conftest import embedded_only
@@ -128,6 +129,25 @@ def test_no_check_begins_without_a_dataset_or_a_free_process(
     runner.refuses = True
     assert begin(api, dataset).json["error"]["code"] == "too_many_checks"
     assert not [stat for stat in services.buckets.data.list("datasets/") if "checks/" in stat.name]
+
+
+@pytest.mark.parametrize("content", [b"{", b"{}", b"[1]", b'{"dataset_id": 3}', b"\xff"])
+@pytest.mark.parametrize("damaged", ["record", "report"])
+def test_a_damaged_check_is_not_found_instead_of_failing(
+    api: flask.testing.FlaskClient,
+    services: bootstrap.Services,
+    runner: FakeRunner,
+    dataset: str,
+    damaged: str,
+    content: bytes,
+) -> None:
+    check_id = begin(api, dataset).json["check_id"]
+    if damaged == "record":
+        services.buckets.data.write(record_name(dataset, check_id), content)
+    else:
+        services.buckets.export.write(results_folder(dataset, check_id) + REPORT, content)
+    answer = api.get(f"/datasets/{dataset}/checks/{check_id}")
+    assert (answer.status_code, answer.json["error"]["code"]) == (404, "no_such_check")  # type: ignore[index]
 
 
 def test_old_checks_are_removed_with_their_results(

@@ -6,13 +6,14 @@ from gemtune.errors import Conflict, NotFound
 
 
 class CheckNotFound(NotFound):
-    """Raised when there is no such check of a dataset."""
+    """Raised when a dataset has no such check, or none that can be read."""
 
     code = "no_such_check"
 
     def __init__(self, dataset_id: str, check_id: str):
         hint = f"begin one with POST /datasets/{dataset_id}/check; checks are deleted after seven days"
-        super().__init__(f"there is no check {check_id!r} of {dataset_id!r}", hint=hint)
+        message = f"there is no check {check_id!r} of {dataset_id!r} that this version can read"
+        super().__init__(message, hint=hint)
 
 
 class TooManyChecks(Conflict):

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Literal
+
+from pydantic import ValidationError
 
 from gemtune.checks.errors import CheckNotFound
 from gemtune.checks.record import RECORDS, CheckRecord, CheckSummary, record_name, records_folder, results_folder
@@ -88,12 +91,16 @@ class CheckDataset:
         return CheckState(record, "running")
 
     def read(self, dataset_id: str, check_id: str) -> CheckState:
-        """Return the state of a check. Raises CheckNotFound, NoSignedLinks."""
+        """Return the state of a check.
+
+        Raises CheckNotFound, also for one of another version or a damaged one; NoSignedLinks.
+        """
         try:
             stored = self.buckets.data.read(record_name(dataset_id, check_id))
         except (ObjectNotFound, UnsafeName):
             raise CheckNotFound(dataset_id, check_id) from None
-        record = CheckSummary.model_validate_json(stored)
+        with _reading(dataset_id, check_id):
+            record = CheckSummary.model_validate_json(stored)
         # The report is read again after the process has ended: it may have written it in the meantime.
         report = self._report(record)
         if report is None and self.runner.is_running(dataset_id, check_id):
@@ -124,7 +131,17 @@ class CheckDataset:
             stored = self.buckets.export.read(results_folder(record.dataset_id, record.check_id) + REPORT)
         except ObjectNotFound:
             return None
-        return CheckReport.model_validate_json(stored)
+        with _reading(record.dataset_id, record.check_id):
+            return CheckReport.model_validate_json(stored)
+
+
+@contextmanager
+def _reading(dataset_id: str, check_id: str) -> Iterator[None]:
+    """Raise CheckNotFound where a record or a report cannot be decoded."""
+    try:
+        yield
+    except ValidationError:
+        raise CheckNotFound(dataset_id, check_id) from None
 
 
 def remove_old_checks(buckets: Buckets, before: datetime) -> None:
