@@ -23,6 +23,8 @@ LARGEST_VALUES: Mapping[str, int] = {
     "num_global_key_value_heads": 4096,
     "num_kv_shared_layers": 1024,
     "mm_tokens_per_image": 2**16,
+    "image_size": 2**16,
+    "patch_size": 2**16,
 }
 
 
@@ -79,11 +81,31 @@ class Experts:
 
 
 @dataclass(frozen=True, slots=True)
+class Tower:
+    """Vision tower.
+
+    layers, hidden, intermediate: its encoder layers, their width and that of their MLPs. patches: of a picture.
+    """
+
+    layers: int
+    hidden: int
+    intermediate: int
+    patches: int
+
+
+# Gemma 3's tower, which is the largest one. It stands for one that is not known.
+SIGLIP = Tower(27, 1152, 4304, 4096)
+# Of models that project patches into the language model directly.
+NO_TOWER = Tower(0, 0, 0, 0)
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSize:
     """Dimensions of a model that determine the memory of training it.
 
     parameters: number of parameters in all weights files, including vision and audio towers.
     bytes_per_parameter: size of a parameter in these files.
+    tower: its vision tower, if it sees.
     All others describe the language model:
     hidden: width of the hidden states.
     shapes: its decoder layers.
@@ -101,6 +123,7 @@ class ModelSize:
     capped_heads: int = 0
     per_layer_input: int = 0
     experts: Experts | None = None
+    tower: Tower = SIGLIP
 
     @property
     def layers(self) -> int:

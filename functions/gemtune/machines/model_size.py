@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from gemtune import families
-from gemtune.families.size import LARGEST_VALUES, Experts, Layers, ModelSize
+from gemtune.families.size import LARGEST_VALUES, NO_TOWER, SIGLIP, Experts, Layers, ModelSize, Tower
 
 # Bytes per parameter by `dtype`, as config.json names it.
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -60,7 +60,29 @@ def of_folder(config: Mapping[str, Any], weights_bytes: int) -> ModelSize:
         capped_heads=(_count(text, "num_attention_heads") or 0) if text.get("attn_logit_softcapping") else 0,
         per_layer_input=_count(text, "hidden_size_per_layer_input") or 0,
         experts=_experts(text),
+        tower=_tower(config),
     )
+
+
+def _tower(config: Mapping[str, Any]) -> Tower:
+    """Return the vision tower of a config.json.
+
+    A model without one, or whose tower has unknown dimensions, has the largest one here, except Gemma 4's unified ones.
+    """
+    if config.get("model_type") == "gemma4_unified":
+        return NO_TOWER
+    vision = config.get("vision_config")
+    if not isinstance(vision, Mapping):
+        return SIGLIP
+    layers, hidden, intermediate = (
+        _count(vision, name) for name in ("num_hidden_layers", "hidden_size", "intermediate_size")
+    )
+    if layers is None or hidden is None or intermediate is None:
+        return SIGLIP
+    image, patch = _count(vision, "image_size"), _count(vision, "patch_size")
+    # Gemma 4 fits each picture into a number of patches, which its config.json does not have; SIGLIP has more.
+    patches = SIGLIP.patches if image is None or patch is None else (image // patch) ** 2
+    return Tower(layers, hidden, intermediate, patches)
 
 
 def _shapes(text: Mapping[str, Any]) -> tuple[Layers, ...] | None:

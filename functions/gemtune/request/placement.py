@@ -29,6 +29,7 @@ def load_of(config: TrainingConfig, modality: Modality) -> TrainingLoad:
         sampled_completions=completions if isinstance(config.rl_config, GrpoConfig) else 0,
         dora=config.use_dora,
         embedding=_trained_embedding(config),
+        train_tower=config.train_vision_tower and modality == "vision",
         least_batch=2 if isinstance(config.rl_config, KtoConfig) else 1,
         completion_length=config.rl_config.max_completion_length if isinstance(config.rl_config, GrpoConfig) else 0,
     )

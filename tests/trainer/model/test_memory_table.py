@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from bench.memory import MODELS, measure
+from bench.memory import MODELS, measure, measure_size, measure_tower
+from gemtune.families.size import Experts, Layers, ModelSize, Tower
 from gemtune.machines import memory, model_size
+from gemtune.machines.memory import TrainingLoad
 from trainer.model import gradient_checkpointing
 
 
@@ -24,6 +27,62 @@ def test_working_memory_grows_with_the_tokens_of_any_rows() -> None:
     assert two.counted == pytest.approx(2 * one.counted, rel=0.1)
     assert long.counted == pytest.approx(two.counted, rel=0.05)
     assert two.estimated == pytest.approx(2 * one.estimated, rel=0.01)
+
+
+# Sizes with the shapes of Gemma 4's E2B and 26B, a quarter as wide.
+QUARTERS = {
+    "gemma-4-e2b": ModelSize(
+        10**8,
+        384,
+        (Layers(1, 1536, 512, 256), Layers(1, 1536, 1024, 512), Layers(1, 3072, 512, 0), Layers(1, 3072, 1024, 0)),
+        1024,
+        per_layer_input=256,
+    ),
+    "gemma-4-26b": ModelSize(
+        10**8,
+        704,
+        (Layers(1, 528, 1024, 512), Layers(1, 528, 2048, 512, one_projection=True)),
+        1024,
+        experts=Experts(16, 176, 8),
+    ),
+}
+
+
+@pytest.mark.parametrize("checkpointing", [True, False])
+@pytest.mark.parametrize("name", QUARTERS)
+def test_the_working_memory_of_gemma_4_is_estimated_within_15_percent(name: str, checkpointing: bool) -> None:
+    size = QUARTERS[name]
+    short, long = (
+        measure_size(name, size, rows=1, length=length, checkpointing=checkpointing) for length in (128, 512)
+    )
+    slope = (long.estimated - short.estimated) / (long.counted - short.counted) / memory.WORK_MARGIN
+    assert slope == pytest.approx(1, abs=0.15)
+    assert long.estimated / memory.WORK_MARGIN == pytest.approx(long.counted, rel=0.15)
+
+
+def test_a_trained_vision_tower_is_estimated_within_15_percent() -> None:
+    small, large = (Tower(3, 288, 1076, patches) for patches in (256, 576))
+    load = TrainingLoad("LoRA", 32, 64, 16, "vision", train_tower=True)  # more than the minimum for a tower
+    counted = (measure_tower(large) - measure_tower(small)) / (large.patches - small.patches)
+    wide = [replace(tower, patches=1000 * tower.patches) for tower in (small, large)]
+    estimated = (memory.tower_bytes(wide[1], load) - memory.tower_bytes(wide[0], load)) / (32 * 320_000)
+    assert estimated / memory.WORK_MARGIN == pytest.approx(counted, rel=0.15)
+
+
+def test_only_a_tower_that_is_there_needs_memory() -> None:
+    frozen = TrainingLoad("LoRA", 1, 512, 16, "vision")
+    for name, patches in (("gemma-3-4b", 4096), ("gemma-4-e4b", 2520), ("gemma-4-12b", 0)):
+        size = model_size.by_name(name)
+        assert size is not None
+        assert size.tower.patches == patches
+        text, pictures, trained = (
+            memory.memory_for_training(size, load)
+            for load in (replace(frozen, modality="text"), frozen, replace(frozen, train_tower=True, batch_size=16))
+        )
+        of_tower = pictures.gpu - text.gpu
+        assert of_tower == pytest.approx(0 if patches == 0 else memory.VISION_GIB)
+        batch = memory.memory_for_training(size, replace(frozen, batch_size=16))
+        assert (trained.gpu > batch.gpu) is (patches > 0)
 
 
 @pytest.mark.parametrize("name", ["gemma-2b", "gemma-2-2b", "gemma-3-270m", "gemma-3-1b"])
