@@ -17,7 +17,7 @@ TABLES: Mapping[str, int] = {
     "functions/gemtune/families/gemma2.py": 1,
     "functions/gemtune/families/gemma3.py": 1,
     "functions/gemtune/families/gemma3n.py": 1,
-    "functions/gemtune/families/gemma4.py": 5,
+    "functions/gemtune/families/gemma4.py": 6,
     "trainer/gguf/dither.py": 1,
     "trainer/published.py": 1,
 }
