@@ -160,7 +160,7 @@ def test_other_models_refuse_codes_and_can_ignore_them(tiny: Path) -> None:
 
 def test_a_picture_whose_text_is_translated(tiny_vision: Path, tmp_path: Path) -> None:
     folder = variants.translategemma(tiny_vision, tmp_path / "model")
-    encoder = Encoder(folder, max_length=512, pictures=picture_tokens(folder, config_of(folder)))
+    encoder = Encoder(folder, max_length=512, media=picture_tokens(folder, config_of(folder)))
     part = {"type": "image", "source_lang_code": "cs", "target_lang_code": "en", "image": "x.png"}
     messages = [{"role": "user", "content": [part | {"text": None}]}, answered("Exit")]
     conversation = conversation_of({"messages": messages}, with_pictures=True)

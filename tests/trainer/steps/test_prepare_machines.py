@@ -19,7 +19,7 @@ from tests.trainer.conftest import Bench
 from trainer.steps import prepare
 
 # Machines with room for 4 rows of 100 tokens, and of 1000 tokens.
-SMALL = Machine(cpus=8, memory_gib=32, gpu="small", gpu_gib=GPU_FIXED_GIB + 0.05)
+SMALL = Machine(cpus=8, memory_gib=32, gpu="small", gpu_gib=GPU_FIXED_GIB + 0.015)
 LARGE = Machine(cpus=8, memory_gib=32, gpu="large", gpu_gib=GPU_FIXED_GIB + 0.5)
 
 

@@ -110,7 +110,7 @@ def test_the_help_text_has_the_whole_sentence_of_each_command(arguments: list[st
 
 def test_the_help_text_begins_with_what_one_does_first() -> None:
     names = main.list_commands(click.Context(main))  # type: ignore[attr-defined]
-    assert names[:6] == ["demo", "up", "models", "data", "plan", "train"]
+    assert names[:7] == ["demo", "up", "down", "models", "data", "plan", "train"]
 
 
 def test_a_url_without_a_scheme_means_this_machine_only() -> None:

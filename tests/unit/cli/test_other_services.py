@@ -17,7 +17,7 @@ from tests.unit.conftest import FakeService
 JOB = "training_d_m_0123456789ab"
 MODEL = ("--model", "google/gemma-3-1b-it")
 # Commands that send no request.
-WITHOUT_SERVICE = {"up", "demo", "completion", "config", "secret", "publish", "listen", "webhook-key"}
+WITHOUT_SERVICE = {"up", "down", "demo", "completion", "config", "secret", "publish", "listen", "webhook-key"}
 ARGUMENTS: dict[str, tuple[str, ...]] = {
     "models": (),
     "data upload": ("rows.jsonl",),
@@ -30,6 +30,7 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
     "train": ("--data", "rows.jsonl", *MODEL),
     "jobs": (),
     "status": (JOB,),
+    "request": (JOB,),
     "watch": (JOB,),
     "wait": (JOB,),
     "metrics": (JOB,),
