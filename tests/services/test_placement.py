@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from gemtune import llama_cpp
 from gemtune.errors import RequestRefused
 from gemtune.jobs.record import Claim, StepResult
 from gemtune.jobs.status import Step
@@ -15,9 +17,16 @@ ME = Claim(launch=1, execution="first")
 
 
 @pytest.fixture
-def cloud(world: World) -> World:
-    """Return a deployment with both GPU machines, on either backend."""
-    world.services.settings = replace(world.services.settings, machines=("l4", "rtx-pro-6000"))
+def cloud(world: World, tmp_path: Path) -> World:
+    """Return a deployment with both GPU machines, on either backend.
+
+    It has llama.cpp, whether this machine has it or not.
+    """
+    tools = tmp_path / "llama.cpp"
+    tools.mkdir()
+    (tools / llama_cpp.BUILT).touch()
+    machines = ("l4", "rtx-pro-6000")
+    world.services.settings = replace(world.services.settings, machines=machines, llama_cpp=tools)
     return world
 
 
