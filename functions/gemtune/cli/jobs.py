@@ -16,8 +16,7 @@ from gemtune.cli.connection.starting import offer_service
 from gemtune.cli.request import described
 from gemtune.cli.request import options as train_options
 from gemtune.cli.request.described import DescribedTraining
-from gemtune.client import operations
-from gemtune.client.references import JOBS_PER_PAGE
+from gemtune.client import operations, references
 from gemtune.handlers.answers import Planned
 from gemtune.jobs.status import Status
 from gemtune.methods import Modality
@@ -107,25 +106,14 @@ def plan(connection: Connection, /, file: str | None, data: Path | None, held_ou
 @click.pass_obj
 def jobs(connection: Connection, status: str | None, modality: str | None, limit: int) -> None:
     """List jobs, newest first."""
-    listed: list[dict[str, Any]] = []
-    token: str | None = None
-    while True:
-        size = min(JOBS_PER_PAGE, limit - len(listed))
-        params = {"status": status, "modality": modality, "limit": size, "page_token": token}
-        response = connection.call(
-            "GET", "/jobs", params={name: value for name, value in params.items() if value is not None}
-        )
-        listed += response["jobs"]
-        token = response["next_page_token"]
-        if token is None or len(listed) >= limit:
-            break
-    if connection.print_if_json({**response, "jobs": listed}):
+    response = connection.run(references.list_jobs(limit=limit, status=status, modality=modality))
+    if connection.print_if_json(response):
         return
-    for job in listed:
+    for job in response["jobs"]:
         line = f"{job['created_at'][:19]}  {job['status']:10}  {job['job_id']}  {job['job_name']}"
         waiting = job.get("waiting")  # an older service does not send it
         click.echo(line if waiting is None else f"{line}  ({following.format_waiting(waiting)})")
-    if token is not None and not connection.quiet:
+    if response["next_page_token"] is not None and not connection.quiet:
         click.echo("There are more jobs. Increase --limit or use a filter to see them.", err=True)
 
 

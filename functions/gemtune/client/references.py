@@ -11,29 +11,40 @@ from gemtune.client.errors import NoSingleJob
 
 # A whole id of a job, which needs no search (gemtune.jobs.ids).
 WHOLE_ID = re.compile(r"(training|export)_[a-z0-9_-]+_[0-9a-f]{12}")
-# Pages of jobs that are searched for a part of an id or a name, newest first.
-SEARCHED_PAGES, JOBS_PER_PAGE = 10, 200
+# Jobs that are searched for a part of an id or a name, newest first.
+SEARCHED_JOBS, JOBS_PER_PAGE = 2000, 200
 
 
 def find_job(reference: str) -> Operation[str]:
     """Return the id of a job by an id, a part of one at either end, or a name.
 
-    A whole id is not looked up. Answers are read as JSON, so that a service of another version can be searched as well.
-    Raises NoSingleJob if no job fits, or several.
+    A whole id is not looked up. Raises NoSingleJob if no job fits, or several.
     """
     if WHOLE_ID.fullmatch(reference):
         return reference
-    matches: list[dict[str, Any]] = []
-    params: dict[str, str | int] = {"limit": JOBS_PER_PAGE}
-    for _ in range(SEARCHED_PAGES):
-        page: dict[str, Any] = yield Call("GET", "/jobs", params=dict(params))
-        matches += _meant(reference, page["jobs"])
-        if page["next_page_token"] is None:
-            break
-        params["page_token"] = page["next_page_token"]
+    listed = yield from list_jobs(limit=SEARCHED_JOBS)
+    matches = list(_meant(reference, listed["jobs"]))
     if len(matches) != 1:
         raise NoSingleJob(reference, matches)
     return str(matches[0]["job_id"])
+
+
+def list_jobs(*, limit: int, status: str | None = None, modality: str | None = None) -> Operation[dict[str, Any]]:
+    """Return the answer with the newest jobs, of as many pages as it takes.
+
+    It is the last page's JSON, with the jobs of all of them, so that a service of another version can be asked as well.
+    """
+    jobs: list[dict[str, Any]] = []
+    token: str | None = None
+    while True:
+        size = min(JOBS_PER_PAGE, limit - len(jobs))
+        filters = {"status": status, "modality": modality, "limit": size, "page_token": token}
+        params = {name: value for name, value in filters.items() if value is not None}
+        page: dict[str, Any] = yield Call("GET", "/jobs", params=params)
+        jobs += page["jobs"]
+        token = page["next_page_token"]
+        if token is None or len(jobs) >= limit:
+            return {**page, "jobs": jobs}
 
 
 def _meant(reference: str, jobs: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
