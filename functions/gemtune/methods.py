@@ -6,3 +6,5 @@ from typing import Literal
 
 Method = Literal["LoRA", "QLoRA", "Full", "RL"]
 Modality = Literal["text", "vision", "audio"]
+# Modalities of jobs whose rows have media beside their texts.
+MediaModality = Literal["vision", "audio"]

@@ -68,7 +68,7 @@ class Children:
     The first one of each program is started as in a deployment, the others are forked.
     """
 
-    # What llama.cpp's converter and the comparison of GGUF files import, which takes them most of their time.
+    # llama.cpp's converter and the comparison of GGUF files spend most of their time on these imports.
     IMPORTED = ("torch", "transformers.generation.utils", "transformers.models.auto", "sentencepiece")
 
     def __init__(self, folder: Path):

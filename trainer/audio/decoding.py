@@ -60,7 +60,7 @@ def _read(content: bytes) -> tuple[Samples, int]:
     try:
         with soundfile.SoundFile(io.BytesIO(content)) as file:
             _check(file)
-            # What the header says can be wrong, so no more is read than may be there.
+            # The header may say less than the file has, so no more is read than a row may have.
             longest = MAX_SECONDS * file.samplerate
             samples = file.read(longest + 1, dtype="float32", always_2d=True)
             rate = int(file.samplerate)

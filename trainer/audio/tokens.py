@@ -91,10 +91,10 @@ def audio_tokens(folder: Path, config: Mapping[str, Any]) -> AudioTokens:
 
     config: its config.json. Raises StepError `model_without_audio`, `bad_base_model`, `processor_not_supported`.
     """
-    reason, family_and_type = base_model.why_no_audio(config), families.of_config(config)
+    reason, family_and_type = base_model.why_no_media("audio", config), families.of_config(config)
     if reason is not None or family_and_type is None:
-        message = f"the base model cannot be trained on audio: {reason}"
-        raise StepError("model_without_audio", message, hint="use Gemma 4 E2B, E4B or 12B, or modality text")
+        code, message, hint = base_model.media_refusal("audio", reason)
+        raise StepError(code, message, hint=hint)
     tokenizer, processor = json_object(folder / "tokenizer_config.json"), json_object(folder / "processor_config.json")
     extractor = _extractor(folder, processor)
     rate = _raw_samples(extractor, config) if family_and_type[1].encoder_free else _mel_frames(extractor)

@@ -82,12 +82,11 @@ def picture_tokens(folder: Path, config: Mapping[str, Any]) -> PictureTokens:
 
 
 def _format_of(config: Mapping[str, Any]) -> tuple[PictureFormat, ModelType]:
-    reason = base_model.why_no_pictures(config)
+    reason = base_model.why_no_media("vision", config)
     family_and_type = families.of_config(config)
     if reason is not None or family_and_type is None or family_and_type[0].pictures is None:
-        message = f"the base model cannot be trained on pictures: {reason}"
-        hint = "use gemma-3-4b-it or larger, a Gemma 3n or 4, or modality text"
-        raise StepError("model_without_vision", message, hint=hint)
+        code, message, hint = base_model.media_refusal("vision", reason)
+        raise StepError(code, message, hint=hint)
     return family_and_type[0].pictures, family_and_type[1]
 
 

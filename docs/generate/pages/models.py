@@ -48,8 +48,8 @@ def page() -> Page:
                 f"{size.parameters / 1e9:.2f} B",
                 str(size.layers),
                 str(size.hidden),
-                _answer(family.why_no_pictures_by_name(name)),
-                _answer(family.why_no_audio_by_name(name)),
+                _answer(family.why_no_media_by_name("vision", name)),
+                _answer(family.why_no_media_by_name("audio", name)),
             )
             for family in FAMILIES
             for name, size in family.sizes.items()

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from gemtune.families.size import ModelSize
+from gemtune.methods import MediaModality
 
 # Linear layers of attention and MLP in the language model. All generations use these names.
 ATTENTION_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj")
@@ -44,6 +45,10 @@ class ModelType:
     encoder_free: bool = False
     tower: str = "vision_tower"
     needs_timm: bool = False
+
+    def why_no_media(self, modality: MediaModality) -> str | None:
+        """Return why training on a modality is not possible, as above."""
+        return self.why_no_pictures if modality == "vision" else self.why_no_audio
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,32 +201,17 @@ class Family:
         """Return whether a repository's name identifies this generation."""
         return longest_part_in(self.names, repository) is not None
 
-    def why_no_pictures_by_name(self, repository: str) -> str | None:
-        """Return why the named model cannot be trained on pictures.
+    def why_no_media_by_name(self, modality: MediaModality, repository: str) -> str | None:
+        """Return why the named model cannot be trained on a modality.
 
         None if it can, or if the name does not say.
         """
-        reasons = {kind.why_no_pictures for kind in self.model_types.values()}
-        return _reason_by_name(repository, self.names_without_pictures, reasons)
-
-    def why_no_audio_by_name(self, repository: str) -> str | None:
-        """Return why the named model cannot be trained on audio.
-
-        None if it can, or if the name does not say.
-        """
-        reasons = {kind.why_no_audio for kind in self.model_types.values()}
-        return _reason_by_name(repository, self.names_without_audio, reasons)
-
-
-def _reason_by_name(repository: str, by_name: Mapping[str, str], reasons: set[str | None]) -> str | None:
-    """Return why a named model lacks a feature, or None.
-
-    by_name: reasons by parts of names. reasons: those of the model types, None for one with the feature.
-    """
-    part = longest_part_in(tuple(by_name), repository)
-    if part is not None:
-        return by_name[part]
-    return None if None in reasons else next(iter(sorted(filter(None, reasons), key=len, reverse=True)))
+        by_name = self.names_without_pictures if modality == "vision" else self.names_without_audio
+        part = longest_part_in(tuple(by_name), repository)
+        if part is not None:
+            return by_name[part]
+        reasons = {kind.why_no_media(modality) for kind in self.model_types.values()}
+        return None if None in reasons else next(iter(sorted(filter(None, reasons), key=len, reverse=True)))
 
 
 @lru_cache(maxsize=1024)  # every rule about a base model calls this with the same few names

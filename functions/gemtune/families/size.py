@@ -95,7 +95,7 @@ class Tower:
 
 # Gemma 3's tower, which is the largest one. It stands for one that is not known.
 SIGLIP = Tower(27, 1152, 4304, 4096)
-# Of models that project patches into the language model directly.
+# Models without a tower project patches into the language model directly.
 NO_TOWER = Tower(0, 0, 0, 0)
 
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from gemtune import families
 from gemtune.errors import Problem
 from gemtune.families.generation import NO_AUDIO, NO_VISION_TOWER
 from gemtune.families.size import ModelSize
 from gemtune.machines import model_size
+from gemtune.methods import MediaModality
 from gemtune.request.spec import HUB_ID
 from gemtune.untrusted import Unreadable, read_json_object
 
@@ -122,25 +123,41 @@ def describe_folder(read_config: Callable[[], bytes | None], objects: Mapping[st
     return ModelFiles(config, None, weights)
 
 
-def why_no_pictures(config: Mapping[str, Any]) -> str | None:
-    """Return why a model cannot be trained on pictures; None if it can.
+class _Media(NamedTuple):
+    """What models of a modality read, and what is said of those that cannot.
+
+    part: of config.json, which they need. without_part: the reason if it is missing. code, advice: of the refusal.
+    """
+
+    what: str
+    part: str
+    without_part: str
+    code: str
+    advice: str
+
+
+_MEDIA: Mapping[MediaModality, _Media] = {
+    "vision": _Media(
+        "pictures", "vision_config", NO_VISION_TOWER, "model_without_vision", "gemma-3-4b-it or larger, a Gemma 3n or 4"
+    ),
+    "audio": _Media("audio", "audio_config", NO_AUDIO, "model_without_audio", "Gemma 4 E2B, E4B or 12B"),
+}
+
+
+def why_no_media(modality: MediaModality, config: Mapping[str, Any]) -> str | None:
+    """Return why a model cannot be trained on a modality; None if it can.
 
     config: content of its config.json.
     """
     family_and_type = families.of_config(config)
     if family_and_type is None:
         return "it is not a supported model"
-    reason = family_and_type[1].why_no_pictures
-    return reason if reason is not None or isinstance(config.get("vision_config"), dict) else NO_VISION_TOWER
+    reason, media = family_and_type[1].why_no_media(modality), _MEDIA[modality]
+    return reason if reason is not None or isinstance(config.get(media.part), dict) else media.without_part
 
 
-def why_no_audio(config: Mapping[str, Any]) -> str | None:
-    """Return why a model cannot be trained on audio; None if it can.
-
-    config: content of its config.json.
-    """
-    family_and_type = families.of_config(config)
-    if family_and_type is None:
-        return "it is not a supported model"
-    reason = family_and_type[1].why_no_audio
-    return reason if reason is not None or isinstance(config.get("audio_config"), dict) else NO_AUDIO
+def media_refusal(modality: MediaModality, reason: str | None) -> tuple[str, str, str]:
+    """Return code, message and hint for a model without a modality."""
+    media = _MEDIA[modality]
+    message = f"the base model cannot be trained on {media.what}: {reason}"
+    return media.code, message, f"use {media.advice}, or modality text"

@@ -67,42 +67,22 @@ def size_of(request: TrainRequest, facts: Facts) -> ModelSize | None:
     return model_size.by_name(request.training_config.base_model_id)
 
 
-def pictures(request: TrainRequest, facts: Facts) -> list[Problem]:
-    """Refuse modality vision for a model that cannot train on pictures.
+def media(request: TrainRequest, facts: Facts) -> list[Problem]:
+    """Refuse modality vision or audio for a model that cannot train on it.
 
     That depends on its config.json if that is available, else on its name.
     """
-    if request.modality != "vision":
+    if request.modality == "text":
         return []
     if facts.base_model is not None and facts.base_model.config is not None:
-        reason = base_model.why_no_pictures(facts.base_model.fields)
+        reason = base_model.why_no_media(request.modality, facts.base_model.fields)
     else:
-        family = family_of(request, facts)
-        reason = None if family is None else family.why_no_pictures_by_name(request.training_config.base_model_id)
+        family, name = family_of(request, facts), request.training_config.base_model_id
+        reason = None if family is None else family.why_no_media_by_name(request.modality, name)
     if reason is None:
         return []
-    message = f"this base model cannot be trained on pictures: {reason}"
-    hint = "use gemma-3-4b-it or larger, a Gemma 3n or 4, or modality text"
-    return [Problem(("modality",), message, "model_without_vision", hint)]
-
-
-def audio(request: TrainRequest, facts: Facts) -> list[Problem]:
-    """Refuse modality audio for a model that cannot train on audio.
-
-    That depends on its config.json if that is available, else on its name.
-    """
-    if request.modality != "audio":
-        return []
-    if facts.base_model is not None and facts.base_model.config is not None:
-        reason = base_model.why_no_audio(facts.base_model.fields)
-    else:
-        family = family_of(request, facts)
-        reason = None if family is None else family.why_no_audio_by_name(request.training_config.base_model_id)
-    if reason is None:
-        return []
-    message = f"this base model cannot be trained on audio: {reason}"
-    hint = "use Gemma 4 E2B, E4B or 12B, or modality text"
-    return [Problem(("modality",), message, "model_without_audio", hint)]
+    code, message, hint = base_model.media_refusal(request.modality, reason)
+    return [Problem(("modality",), message, code, hint)]
 
 
 def packages(request: TrainRequest, facts: Facts) -> list[Problem]:

@@ -91,8 +91,8 @@ class BaseModels:
             KnownModel(
                 name,
                 family.name,
-                reads_pictures=family.why_no_pictures_by_name(name) is None,
-                reads_audio=family.why_no_audio_by_name(name) is None,
+                reads_pictures=family.why_no_media_by_name("vision", name) is None,
+                reads_audio=family.why_no_media_by_name("audio", name) is None,
                 size=size,
                 needs=self._needs(size),
             )
