@@ -124,9 +124,10 @@ def describe_folder(read_config: Callable[[], bytes | None], objects: Mapping[st
 
 
 class _Media(NamedTuple):
-    """What models of a modality read, and what is said of those that cannot.
+    """A kind of media that models read, and the refusal of those that do not.
 
-    part: of config.json, which they need. without_part: the reason if it is missing. code, advice: of the refusal.
+    what: the media. part: of config.json, which they need. without_part: the reason if it is missing. code, advice: of
+    the refusal.
     """
 
     what: str

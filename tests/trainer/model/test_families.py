@@ -239,11 +239,18 @@ def test_a_merge_matches_pefts(tmp_path: Path, base_of: Callable[[str], Path], s
         )
     divergence = float((theirs.exp() * (theirs - ours)).sum(-1).mean())
     trained = float((theirs.exp() * (theirs - untrained)).sum(-1).mean())
-    # Rounded weights cost up to 0.034 in a model without experts; a mixture routes some tokens to other experts.
-    rounding = 0.15 if "moe" in shape else 0.05
+    # With rounded weights a mixture of experts routes some tokens to other experts. Rounding the unified model to the
+    # nearest bf16 costs it 0.041.
+    rounding = 0.15 if "moe" in shape else 0.05 if "unified" in shape else 0.03
     assert divergence < (rounding if quantization == "none" else 0.5) * trained
     if quantization == "none":
         names = dict(expected.named_parameters())
         for name, weight in merged.named_parameters():
             exact = names[name].float()
             assert float((weight.float() - exact).abs().max()) <= 2**-7 * max(1e-3, float(exact.abs().max())), name
+        with torch.no_grad():
+            for weight in expected.parameters():
+                weight.copy_(weight.bfloat16())
+            rounded = expected(input_ids=ids).logits.float().log_softmax(-1)
+        # The merged model also computes in bf16.
+        assert divergence < 3 * float((theirs.exp() * (theirs - rounded)).sum(-1).mean())
