@@ -21,7 +21,8 @@ from gemtune.settings import Settings
 from tests import rows, tiny_gemma
 from tests.trainer.certificate import sabotage
 from tests.trainer.conftest import Bench
-from tests.trainer.training.test_vision_gemma4 import LEARNING, WITH_TOWER, BenchOf, bench_for, folders  # noqa: F401
+from tests.trainer.training.media_jobs import BenchOf
+from tests.trainer.training.test_vision_gemma4 import LEARNING, WITH_TOWER, bench_for, folders  # noqa: F401
 from trainer.base_model import vision_parts
 from trainer.certificate.files import projector_weights, weights
 from trainer.export.merge import merge

@@ -12,16 +12,16 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from gemtune.jobs.status import Step
 from gemtune.request.spec import Spec
-from tests import tiny_gemma
 from tests.trainer.conftest import Bench
 from tests.trainer.steps.test_train import adapter, resumes_to_the_bit
 from tests.trainer.tones import chat, encoded, right_answer, samples
+from tests.trainer.training import media_jobs
+from tests.trainer.training.media_jobs import BenchOf, reference_metrics
 from tests.trainer.training.rl_trainers import prepared_folder, randomize_adapter
-from tests.trainer.training.test_metrics import metrics_of_logits
 from trainer.audio.decoding import decoded
 from trainer.rows.prepared import read_tokens
 
@@ -37,44 +37,16 @@ SCALES = {
     "input_proj_linear.weight": 10,
     "audio_tower.output_proj.weight": 10,
 }
-BenchOf = Callable[..., Bench]
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Return a function from a shape to the folder of its tiny model.
-
-    Some weights are scaled: with those of a new model all clips have almost the same embeddings, and all tokens almost
-    the same logits.
-    """
-    built: dict[str, Path] = {}
-
-    def folder_of(shape: str) -> Path:
-        if shape not in built:
-            built[shape] = tiny_gemma.build(tmp_path_factory.mktemp("audio") / shape, shape)
-            weights = load_file(built[shape] / "model.safetensors")
-            for name in weights:
-                weights[name] *= next((factor for end, factor in SCALES.items() if name.endswith(end)), 1)
-            save_file(weights, built[shape] / "model.safetensors", metadata={"format": "pt"})
-        return built[shape]
-
-    return folder_of
+    return media_jobs.scaled_models(tmp_path_factory.mktemp("audio"), SCALES)
 
 
 @pytest.fixture
 def bench_for(tmp_path: Path, folders: Callable[[str], Path]) -> BenchOf:
-    """Return a factory of audio jobs on a tiny model of a shape."""
-    benches: list[Bench] = []
-
-    def make(shape: str, **training: Any) -> Bench:
-        bench = Bench(tmp_path / f"home-{len(benches)}", folders(shape), **training)
-        bench.fields["modality"] = "audio"
-        bench.put("train", [chat(number) for number in range(24)])
-        bench.put("eval", [chat(*numbers) for numbers in HELD_OUT])
-        benches.append(bench)
-        return bench
-
-    return make
+    return media_jobs.media_benches(tmp_path, folders, "audio", chat, HELD_OUT)
 
 
 def reference_inputs(base: Path, input_ids: list[int], numbers: tuple[int, ...]) -> dict[str, torch.Tensor]:
@@ -88,16 +60,6 @@ def reference_inputs(base: Path, input_ids: list[int], numbers: tuple[int, ...])
     extractor: Any = AutoFeatureExtractor.from_pretrained(base)
     waves = [decoded(encoded(samples(number))) for number in numbers]
     return inputs | dict(extractor(waves, return_tensors="pt"))
-
-
-def reference_metrics(bench: Bench, model: Any) -> tuple[float, float, float]:
-    """Return held-out loss, accuracy and perplexity, from full logits."""
-    rows_of_logits = []
-    for row, numbers in zip(read_tokens(prepared_folder(bench) / "eval.parquet"), HELD_OUT, strict=True):
-        with torch.no_grad():
-            logits = model(**reference_inputs(bench.base, row["input_ids"], numbers)).logits[0].double()
-        rows_of_logits.append((logits, row["labels"]))
-    return metrics_of_logits(rows_of_logits)
 
 
 def answers_of(bench: Bench, model: Any, numbers: range) -> list[str]:
@@ -128,11 +90,13 @@ def test_an_adapter_learns_tones_without_changing_what_hears(shape: str, bench_f
     base = AutoModelForImageTextToText.from_pretrained(bench.base)
     before = {name: weight.clone() for name, weight in base.named_parameters()}
     model = PeftModel.from_pretrained(base, bench.job.adapter_path).eval()
-    loss, accuracy, _ = reference_metrics(bench, model)
+    loss, accuracy, _ = reference_metrics(bench, model, reference_inputs, HELD_OUT)
     assert metrics.eval_loss == pytest.approx(loss, rel=1e-4)
     assert metrics.accuracy == pytest.approx(accuracy, abs=1e-9)
     with model.disable_adapter():
-        assert metrics.baseline.eval_loss == pytest.approx(reference_metrics(bench, model)[0], rel=1e-4)
+        assert metrics.baseline.eval_loss == pytest.approx(
+            reference_metrics(bench, model, reference_inputs, HELD_OUT)[0], rel=1e-4
+        )
     heard = range(202, 214, 3)
     assert answers_of(bench, model, heard) == [right_answer(number) for number in heard]
     adapted = set(adapter(bench))
@@ -226,6 +190,6 @@ def test_a_merged_export_answers_as_trained(bench_for: BenchOf) -> None:
     model = AutoModelForImageTextToText.from_pretrained(bench.job.adapter_path)
     metrics = bench.job.metrics
     assert metrics is not None
-    assert metrics.eval_loss == pytest.approx(reference_metrics(bench, model)[0], rel=2e-2)
+    assert metrics.eval_loss == pytest.approx(reference_metrics(bench, model, reference_inputs, HELD_OUT)[0], rel=2e-2)
     heard = range(202, 208, 3)
     assert answers_of(bench, model, heard) == [right_answer(number) for number in heard]

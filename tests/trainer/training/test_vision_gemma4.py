@@ -17,15 +17,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from gemtune.jobs.status import Step
-from tests import rows, tiny_gemma
+from tests import rows
 from tests.conversations import conversation_of
-from tests.trainer.conftest import Bench
 from tests.trainer.steps.test_train import adapter, resumes_to_the_bit
-from tests.trainer.training import unified_processor
-from tests.trainer.training.test_metrics import metrics_of_logits
+from tests.trainer.training import media_jobs, unified_processor
+from tests.trainer.training.media_jobs import BenchOf, reference_metrics
 from tests.trainer.training.test_rl_vision import make_trainer
 from trainer.rows.prepared import read_tokens
 
@@ -33,6 +32,7 @@ SIZES = ((48, 40), (96, 24), (20, 60))
 WITH_TOWER = ("gemma4-e", "gemma4-dense", "gemma4-moe")
 SHAPES = (*WITH_TOWER, "gemma4-unified")
 COLOURS = tuple(rows.PICTURE_COLOURS)
+HELD_OUT = [(number,) for number in range(100, 106)]
 LEARNING = {"learning_rate": 1e-2, "max_steps": 24, "save_steps": 100, "batch_size": 8}
 # Factors of weights by the ends of their names.
 SCALES = {
@@ -41,7 +41,6 @@ SCALES = {
     "patch_embedder.input_proj.weight": 40,
     "patch_embedder.position_embedding_table": 0.1,
 }
-BenchOf = Callable[..., Bench]
 
 
 def picture(number: int) -> Image.Image:
@@ -74,40 +73,12 @@ def chat(*numbers: int) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Return a function from a shape to the folder of its tiny model.
-
-    Some weights are scaled: with those of a new model all pictures have almost the same embeddings, and all tokens
-    almost the same logits.
-    """
-    built: dict[str, Path] = {}
-
-    def folder_of(shape: str) -> Path:
-        if shape not in built:
-            built[shape] = tiny_gemma.build(tmp_path_factory.mktemp("gemma4") / shape, shape)
-            weights = load_file(built[shape] / "model.safetensors")
-            for name in weights:
-                scale = [factor for end, factor in SCALES.items() if name.endswith(end)]
-                weights[name] *= scale[0] if scale else 1
-            save_file(weights, built[shape] / "model.safetensors", metadata={"format": "pt"})
-        return built[shape]
-
-    return folder_of
+    return media_jobs.scaled_models(tmp_path_factory.mktemp("gemma4"), SCALES)
 
 
 @pytest.fixture
 def bench_for(tmp_path: Path, folders: Callable[[str], Path]) -> BenchOf:
-    """Return a factory of vision jobs on a tiny model of a shape."""
-    benches: list[Bench] = []
-
-    def make(shape: str, **training: Any) -> Bench:
-        bench = Bench(tmp_path / f"home-{len(benches)}", folders(shape), **training)
-        bench.fields["modality"] = "vision"
-        bench.put("train", [chat(number) for number in range(24)])
-        bench.put("eval", [chat(number) for number in range(100, 106)])
-        benches.append(bench)
-        return bench
-
-    return make
+    return media_jobs.media_benches(tmp_path, folders, "vision", chat, HELD_OUT)
 
 
 def reference_inputs(base: Path, input_ids: list[int], numbers: tuple[int, ...]) -> dict[str, torch.Tensor]:
@@ -127,17 +98,6 @@ def reference_inputs(base: Path, input_ids: list[int], numbers: tuple[int, ...])
         outputs = Gemma4ImageProcessorPil.from_pretrained(base)(pictures, return_tensors="pt")
         assert int(inputs["mm_token_type_ids"].sum()) == sum(outputs["num_soft_tokens_per_image"])
     return inputs | {name: outputs[name] for name in ("pixel_values", "image_position_ids")}
-
-
-def reference_metrics(bench: Bench, model: Any, pictures: list[tuple[int, ...]]) -> tuple[float, float, float]:
-    """Return held-out loss, accuracy and perplexity, from full logits."""
-    folder = Path(bench.services.buckets.export.uri(f"jobs/{bench.job_id}/prepared/1"))
-    rows_of_logits = []
-    for row, numbers in zip(read_tokens(folder / "eval.parquet"), pictures, strict=True):
-        with torch.no_grad():
-            logits = model(**reference_inputs(bench.base, row["input_ids"], numbers)).logits[0].double()
-        rows_of_logits.append((logits, row["labels"]))
-    return metrics_of_logits(rows_of_logits)
 
 
 def answers_of(model: Any, base: Path, numbers: range) -> list[str]:
@@ -169,17 +129,19 @@ def test_an_adapter_learns_colours_without_changing_the_vision_tower(shape: str,
     from transformers import AutoModelForImageTextToText
 
     bench = bench_for(shape, **LEARNING).to(Step.EXPORT)
-    metrics, numbers = bench.job.metrics, [(number,) for number in range(100, 106)]
+    metrics = bench.job.metrics
     assert metrics is not None
     assert metrics.baseline is not None
     base = AutoModelForImageTextToText.from_pretrained(bench.base)
     before = {name: weight.clone() for name, weight in base.named_parameters()}
     model = PeftModel.from_pretrained(base, bench.job.adapter_path).eval()
-    loss, accuracy, _ = reference_metrics(bench, model, numbers)
+    loss, accuracy, _ = reference_metrics(bench, model, reference_inputs, HELD_OUT)
     assert metrics.eval_loss == pytest.approx(loss, rel=1e-4)
     assert metrics.accuracy == pytest.approx(accuracy, abs=1e-9)
     with model.disable_adapter():
-        assert metrics.baseline.eval_loss == pytest.approx(reference_metrics(bench, model, numbers)[0], rel=1e-4)
+        assert metrics.baseline.eval_loss == pytest.approx(
+            reference_metrics(bench, model, reference_inputs, HELD_OUT)[0], rel=1e-4
+        )
     assert answers_of(model, bench.base, range(200, 206)) == [right_answer(number) for number in range(200, 206)]
     adapted = set(adapter(bench))
     assert adapted
@@ -216,7 +178,7 @@ def test_metrics_of_mixed_rows_do_not_depend_on_the_batches(shape: str, size: in
         for first in range(0, len(items), size)
     ]
     measured = metrics.evaluate(model, batches, torch.float32).evaluation_metrics(["accuracy"])
-    loss, accuracy, _ = reference_metrics(bench, model, MIXED_PICTURES)
+    loss, accuracy, _ = reference_metrics(bench, model, reference_inputs, MIXED_PICTURES)
     assert measured.eval_loss == pytest.approx(loss, rel=1e-5)
     assert measured.accuracy == pytest.approx(accuracy, abs=1e-9)
 
@@ -405,7 +367,7 @@ def test_the_vision_tower_is_adapted_on_request(shape: str, bench_for: BenchOf) 
     model = PeftModel.from_pretrained(base, folder).eval()
     metrics = bench.job.metrics
     assert metrics is not None
-    loss, _, _ = reference_metrics(bench, model, [(number,) for number in range(100, 106)])
+    loss, _, _ = reference_metrics(bench, model, reference_inputs, HELD_OUT)
     assert metrics.eval_loss == pytest.approx(loss, rel=1e-4)
 
 
