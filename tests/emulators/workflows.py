@@ -143,8 +143,7 @@ class WorkflowsStandIn:
             "googleapis.run.v2.projects.locations.jobs.run": lambda args: self._run_job(args, execution),
         }
         try:
-            pause = self._sleep_of(execution)
-            sleep = lambda seconds: pause(seconds / PACE)  # noqa: E731
+            sleep = self._sleep_of(execution, pace=PACE)
             execute(self._workflow, json.loads(execution.argument), calls=calls, environment=environment, sleep=sleep)
             self._finish(execution, State.SUCCEEDED)
         except _Cancelled:
@@ -181,11 +180,11 @@ class WorkflowsStandIn:
             refused = {"message": error.message, "tags": ["OperationError"], "operation": {"error": status}}
             raise WorkflowError(refused) from error
 
-    def _sleep_of(self, execution: Any) -> Any:
+    def _sleep_of(self, execution: Any, *, pace: float = 1.0) -> Any:
         pause = threading.Event()
 
         def sleep(seconds: float) -> None:
-            end = datetime.now(UTC).timestamp() + seconds
+            end = datetime.now(UTC).timestamp() + seconds / pace
             while True:
                 if execution.state != State.ACTIVE:
                     raise _Cancelled

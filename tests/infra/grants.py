@@ -146,6 +146,15 @@ def _of_buckets() -> Iterator[tuple[Grant, Reason]]:
             Grant("api", "storage.objectUser", _bucket("data"), f"begins {prefix}"),
             Reason("uploads and deletes a dataset", why),
         )
+    for who, writes in (("prepare", "rows"), ("train", "checkpoints"), ("export", "results")):
+        yield Grant(who, "storage.objectViewer", _bucket("config")), Reason("reads the spec")
+        yield Grant(who, "storage.objectViewer", _bucket("data")), Reason("reads a base model")
+        yield Grant(who, "storage.objectViewer", _bucket("uploads")), Reason("reads a base model", "none is there")
+        yield Grant(who, "storage.objectUser", _bucket("export")), Reason(f"writes {writes}")
+    yield Grant("build", "storage.objectViewer", _bucket("source")), Reason("reads the sources", BUILDS)
+
+
+def _of_buckets_to_sweep() -> Iterator[tuple[Grant, Reason]]:
     why = "an upload that was abandoned for a week"
     yield Grant("sweep", "storage.objectViewer", _bucket("data")), Reason("lists uploads of datasets")
     yield (
@@ -165,12 +174,6 @@ def _of_buckets() -> Iterator[tuple[Grant, Reason]]:
         Grant("sweep", "gemtune_remove_objects", _bucket("export"), "begins jobs/"),
         Reason("deletes late results of deleted jobs", why),
     )
-    for who, writes in (("prepare", "rows"), ("train", "checkpoints"), ("export", "results")):
-        yield Grant(who, "storage.objectViewer", _bucket("config")), Reason("reads the spec")
-        yield Grant(who, "storage.objectViewer", _bucket("data")), Reason("reads a base model")
-        yield Grant(who, "storage.objectViewer", _bucket("uploads")), Reason("reads a base model", "none is there")
-        yield Grant(who, "storage.objectUser", _bucket("export")), Reason(f"writes {writes}")
-    yield Grant("build", "storage.objectViewer", _bucket("source")), Reason("reads the sources", BUILDS)
 
 
 def _of_project() -> Iterator[tuple[Grant, Reason]]:
@@ -292,7 +295,9 @@ def _of_members() -> Iterator[tuple[Grant, Reason]]:
         yield Grant(who, "pubsub.subscriber", ("subscription", name)), Reason("listens", people)
 
 
-TABLE: Mapping[Grant, Reason] = dict([*_of_buckets(), *_of_project(), *_of_secrets(), *_of_others(), *_of_members()])
+TABLE: Mapping[Grant, Reason] = dict(
+    [*_of_buckets(), *_of_buckets_to_sweep(), *_of_project(), *_of_secrets(), *_of_others(), *_of_members()]
+)
 
 PROJECT_ID, NUMBER, REGION = "example-project", "123456789012", "europe-west4"
 DOMAIN = f"@{PROJECT_ID}.iam.gserviceaccount.com"

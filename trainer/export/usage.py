@@ -141,7 +141,7 @@ print(processor.decode(output[0][inputs["input_ids"].shape[1] :], skip_special_t
 _AUDIO_MODEL = (
     "AutoModelForImageTextToText",
     "AutoProcessor",
-    """processor = AutoProcessor.from_pretrained(folder)  # needs Pillow, torchvision and librosa
+    """processor = AutoProcessor.from_pretrained(folder)  # needs Pillow, torchvision and librosa; was not tried
 
 content = [{"type": "audio", "path": "speech.wav"}, {"type": "text", "text": "What is said?"}]
 inputs = processor.apply_chat_template(
