@@ -24,7 +24,7 @@ SERVICE: Mapping[str, str] = {
     "redaction": "",
     "errors": "redaction",
     "log_lines": "errors redaction",
-    "families": "errors",
+    "families": "errors methods",
     "llama_cpp": "errors families",
     "object_name": "errors",
     "secret_name": "errors",
