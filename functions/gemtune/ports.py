@@ -171,8 +171,11 @@ class JobStore(Protocol):
         """Yield the ids of tombstones that expire after this time."""
         ...
 
-    def drop_tombstones(self, now: datetime) -> None:
-        """Delete expired tombstones and the idempotency keys of their jobs."""
+    def drop_tombstones(self, now: datetime, *, limit: int) -> int:
+        """Delete up to `limit` expired tombstones and the idempotency keys of their jobs.
+
+        Returns their number, which is 0 if none is left.
+        """
         ...
 
 

@@ -330,8 +330,17 @@ def test_a_tombstone_keeps_the_key_of_a_deleted_job_until_it_expires(store: JobS
         store.find_by_key(job.key_hash or "")
     assert store.was_deleted("training_x")
     assert list(store.tombstones(until_after=clock.now())) == ["training_x"]
-    store.drop_tombstones(until - timedelta(seconds=1))
+    assert store.drop_tombstones(until - timedelta(seconds=1), limit=10) == 0
     assert store.was_deleted("training_x")
-    store.drop_tombstones(until)
+    assert store.drop_tombstones(until, limit=10) == 1
     assert not store.was_deleted("training_x")
     assert create(store, idempotency_key="k").job_id == "training_x"
+
+
+def test_no_more_tombstones_are_dropped_at_once_than_the_limit(store: JobStore) -> None:
+    for number in range(3):
+        job = create(store, f"training_{number}", idempotency_key=str(number))
+        store.delete(job.job_id, version=job.version, tombstone_until=NOW)
+    assert [store.drop_tombstones(NOW, limit=2) for _ in range(3)] == [2, 1, 0]
+    for number in range(3):
+        assert create(store, f"training_{number}", idempotency_key=str(number)).job_id == f"training_{number}"

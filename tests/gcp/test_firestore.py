@@ -15,7 +15,7 @@ from google.cloud.firestore_v1.services.firestore import FirestoreClient
 
 import gemtune.gcp
 from gemtune.gcp.firestore_documents import document_of
-from gemtune.gcp.firestore_store import EVENTS, JOBS, FirestoreStore
+from gemtune.gcp.firestore_store import EVENTS, JOBS, KEYS, FirestoreStore
 from gemtune.jobs import changes, launches
 from gemtune.jobs.status import Status
 from tests.emulators.google import Emulators
@@ -68,7 +68,7 @@ def use_every_query(store: FirestoreStore) -> None:
     list(store.unpublished())
     store.events("training_0", after=0)
     list(store.tombstones(until_after=NOW))
-    store.drop_tombstones(NOW)
+    store.drop_tombstones(NOW, limit=10)
 
 
 def required_index(query: Any) -> tuple[str, list[tuple[str, str]]] | None:
@@ -138,6 +138,17 @@ def test_a_page_of_two_thousand_jobs_costs_a_page_of_reads(store: FirestoreStore
             token = page.next_page_token
         assert count == 300
         assert {read for _, read in queries} == {51}  # one more than a page, to know whether there is a next one
+
+
+def test_a_drop_of_tombstones_reads_no_more_of_them_than_its_limit(store: FirestoreStore, queries: list[Any]) -> None:
+    writer = store._client.bulk_writer()
+    for number in range(500):
+        writer.create(store._tombstone(f"training_{number:03}"), {"until": NOW, "key_hash": f"hash{number}"})
+        writer.create(store._key(f"hash{number}"), {"job_id": f"training_{number:03}"})
+    writer.close()
+    assert [store.drop_tombstones(NOW, limit=200) for _ in range(4)] == [200, 200, 100, 0]
+    assert [read for _, read in queries] == [200, 200, 100, 0]
+    assert list(store._client.collection(KEYS).limit(1).stream()) == []
 
 
 def test_a_write_whose_answer_was_lost_is_not_applied_twice(

@@ -112,7 +112,7 @@ def test_the_sweep_runs_within_the_lease_of_a_launch(applied: Planned) -> None:
     assert int(job["attempt_deadline"].removesuffix("s")) >= function["timeout_seconds"]
     assert function["timeout_seconds"] <= 1800  # Cloud Scheduler's longest deadline
     assert sweep.ORPHAN_AGE > LEASE
-    parts = 4  # events, secrets, specs, deleted jobs; each may end with one long call
+    parts = 5  # events, secrets, specs, deleted jobs, tombstones; each may end with one long call
     assert sweep.REPAIR_SECONDS + parts * sweep.PART_SECONDS <= 0.8 * function["timeout_seconds"]
 
 

@@ -60,7 +60,7 @@ AMOUNTS: dict[Any, dict[str, Any]] = {
         "REPAIR_SECONDS": 240.0,
         "SWEEP_SECONDS": 180,
         "CHECKED_PER_SWEEP": 200,
-        "PART_SECONDS": 45.0,
+        "PART_SECONDS": 35.0,
         "LATE_WRITES": timedelta(days=2),
     },
 }

@@ -205,6 +205,31 @@ def test_a_backlog_leaves_time_for_the_repair_of_jobs_and_is_worked_off(
     assert len({job_id for job_id in job_ids if any(job_id in str(subject) for subject in subjects)}) == len(job_ids)
 
 
+def test_expired_tombstones_are_dropped_in_parts_as_long_as_there_is_time(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, job_ids = world.services.store, [world.submit(key=str(number)) for number in range(5)]
+    for job_id in job_ids:
+        world.services.cancel(job_id)
+        world.services.delete(job_id)
+    world.clock.advance(days=31)
+    drop = type(store).drop_tombstones
+
+    def slow(self: Any, now: Any, *, limit: int) -> int:
+        """Take ten seconds for each tombstone."""
+        dropped = drop(self, now, limit=limit)
+        world.clock.advance(seconds=10 * dropped)
+        return dropped
+
+    monkeypatch.setattr(type(store), "drop_tombstones", slow)
+    monkeypatch.setattr("gemtune.services.sweep.CHECKED_PER_SWEEP", 2)
+    left = []
+    for _ in range(2):
+        world.services.sweep()
+        left.append(sum(store.was_deleted(job_id) for job_id in job_ids))
+    assert left == [1, 0]  # the second call of the first sweep ends after PART_SECONDS
+
+
 def test_a_sweep_reads_as_much_after_many_jobs_and_datasets_as_after_few(world: World) -> None:
     services = world.services
 

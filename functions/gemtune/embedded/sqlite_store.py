@@ -187,13 +187,15 @@ class SqliteStore:
         query = "SELECT job_id FROM tombstones WHERE until > ?"
         yield from (row["job_id"] for row in self._database.read().execute(query, (_iso(until_after),)).fetchall())
 
-    def drop_tombstones(self, now: datetime) -> None:
-        """Delete expired tombstones with the keys that they reserve."""
+    def drop_tombstones(self, now: datetime, *, limit: int) -> int:
+        """Delete up to `limit` expired tombstones with the keys that they reserve."""
         with self._database.write() as connection:
-            expired = "SELECT job_id FROM tombstones WHERE until <= ?"
-            for table in ("idempotency_keys", "executions"):  # a launch may have started while the job was deleted
-                connection.execute(f"DELETE FROM {table} WHERE job_id IN ({expired})", (_iso(now),))
-            connection.execute("DELETE FROM tombstones WHERE until <= ?", (_iso(now),))
+            expired = "SELECT job_id FROM tombstones WHERE until <= ? ORDER BY until, job_id LIMIT ?"
+            # A launch may have started while the job was deleted. The tombstones themselves come last.
+            for table in ("idempotency_keys", "executions", "tombstones"):
+                query = f"DELETE FROM {table} WHERE job_id IN ({expired})"
+                deleted = connection.execute(query, (_iso(now), limit)).rowcount
+        return deleted
 
     def _get(self, connection: sqlite3.Connection, job_id: str) -> Job:
         """Return a job inside the caller's transaction. Raises JobNotFound."""

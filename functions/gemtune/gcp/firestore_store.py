@@ -225,15 +225,19 @@ class FirestoreStore:
         query = self._client.collection(TOMBSTONES).where(filter=FieldFilter("until", ">", until_after))
         yield from [snapshot.id for snapshot in query.stream(timeout=CALL_SECONDS)]
 
-    def drop_tombstones(self, now: datetime) -> None:
-        """Delete expired tombstones with the keys that they reserve."""
-        query = self._client.collection(TOMBSTONES).where(filter=FieldFilter("until", "<=", now))
-        for snapshot in list(query.stream(timeout=CALL_SECONDS)):
-            batch = self._client.batch()
+    def drop_tombstones(self, now: datetime, *, limit: int) -> int:
+        """Delete up to `limit` expired tombstones with the keys that they reserve, in one batch."""
+        query = self._client.collection(TOMBSTONES).where(filter=FieldFilter("until", "<=", now)).limit(limit)
+        expired = list(query.stream(timeout=CALL_SECONDS))
+        if not expired:
+            return 0
+        batch = self._client.batch()
+        for snapshot in expired:
             if (key_hash := snapshot.get("key_hash")) is not None:
                 batch.delete(self._key(key_hash))
             batch.delete(snapshot.reference)
-            batch.commit(timeout=CALL_SECONDS)
+        batch.commit(timeout=CALL_SECONDS)
+        return len(expired)
 
     def _change(self, job_id: str, decide: Change, *, salvage: bool = False) -> Job:
         """Apply `decide` to a job, store the result, and return it.

@@ -50,9 +50,9 @@ UPLOAD_AGE = timedelta(days=7)
 CHECK_AGE = timedelta(days=7)
 # Seconds that one sweep spends on unfinished jobs, each of which takes a call to the platform.
 REPAIR_SECONDS = 240.0
-# Seconds that one sweep spends on each kind of things whose number has no bound: events to publish, secrets, specs and
-# deleted jobs. Together with the repairs they stay below the function's timeout.
-PART_SECONDS = 45.0
+# Seconds that one sweep spends on each kind of things whose number has no bound: events to publish, secrets, specs,
+# deleted jobs and their tombstones. Together with the repairs they stay below the function's timeout.
+PART_SECONDS = 35.0
 # Seconds between two sweeps on Google Cloud, and secrets or deleted jobs that each of them looks at.
 SWEEP_SECONDS, CHECKED_PER_SWEEP = 180, 200
 # Time after a job's deletion in which its last execution may still write files; sweeps remove them.
@@ -91,7 +91,8 @@ class Sweep:
         self._guarded("accounts", self.budgets.remove_old)
         self._guarded("secrets", partial(self._remove_orphaned_secrets, now))
         self._guarded("specs", partial(self._remove_orphaned_specs, now))
-        self._guarded("tombstones", partial(self._remove_late_writes, now))
+        self._guarded("deleted jobs", partial(self._remove_late_writes, now))
+        self._guarded("tombstones", partial(self._drop_tombstones, now))
         uploads = UploadDataset(self.buckets.data, self.clock)
         self._guarded("uploads", partial(uploads.remove_abandoned, now - UPLOAD_AGE))
         self._guarded("checks", partial(remove_old_checks, self.buckets, now - CHECK_AGE))
@@ -270,12 +271,16 @@ class Sweep:
     def _remove_late_writes(self, now: datetime) -> None:
         """Remove files that were written after their job was deleted.
 
-        If there are many deleted jobs, each sweep looks at another part of them. Also removes tombstones that have
-        expired.
+        If there are many deleted jobs, each sweep looks at another part of them.
         """
         for job_id in self._for_some_time(_shuffled(_part(list(self._recently_deleted(now)), now), now)):
             self.buckets.export.delete_prefix(f"jobs/{job_id}/")
-        self.store.drop_tombstones(now)
+
+    def _drop_tombstones(self, now: datetime) -> None:
+        """Remove expired tombstones, as many as there is time for."""
+        drop = partial(self.store.drop_tombstones, now, limit=CHECKED_PER_SWEEP)
+        for dropped in self._for_some_time(iter(drop, 0)):
+            log.info("%d tombstones of deleted jobs have expired", dropped)
 
     def _recently_deleted(self, now: datetime) -> Iterator[str]:
         """Return the ids of jobs that were deleted recently.
