@@ -26,6 +26,23 @@ class KnownError:
     wait_seconds: int = 0
 
 
+def _constraint(names: str) -> str:
+    """Return the pattern of messages that a policy forbids something.
+
+    names: pattern of the constraint's name. Google's services word such messages in three ways.
+    """
+    return (
+        rf"violates constraint \W?constraints/({names})|[Cc]onstraint \W?constraints/({names})\W? violated|"
+        rf"type\W+constraints/({names})"
+    )
+
+
+# Constraints with errors of their own below.
+_LOCATIONS, _INGRESS, _MEMBERS = (
+    r"gcp\.resourceLocations",
+    r"\w+\.allowedIngress\w*",
+    r"iam\.(managed\.)?allowedPolicyMember",
+)
 _LATER = "repeat `make deploy` after ten minutes"
 KNOWN_ERRORS = (
     KnownError(
@@ -76,7 +93,7 @@ KNOWN_ERRORS = (
         "leave large machines out of `machines` in terraform/terraform.tfvars, or ask for more quota",
     ),
     KnownError(
-        r"do not have quota for using GPUs|Gpu\w*PerProjectRegion",
+        r"do not have quota for using GPUs|Gpu\w*PerProjectRegion|total allowable count of GPUs",
         "the project has no quota for this GPU in this region",
         "ask in the console, IAM & Admin > Quotas, Cloud Run Admin API, for the GPU's quota without zonal redundancy",
     ),
@@ -96,9 +113,28 @@ KNOWN_ERRORS = (
         "gcloud auth application-default login",
     ),
     KnownError(
-        r"allowedPolicyMemberDomains|do not belong to a permitted customer",
+        rf"constraints/{_MEMBERS}|do not belong to a permitted customer",
         "a policy of the organization forbids the members of `callers`, `publishers` or `uploaders`",
-        "name members of the organization's own domain",
+        "name members of the organization's own domain; if the message names an account of Google's (…@gcp-sa-…), "
+        "ask for an exception for this project",
+    ),
+    KnownError(
+        _constraint(_LOCATIONS),
+        "a policy of the organization forbids a location",
+        "choose a REGION that it allows, and the same as BUILD_REGION and `firestore_location`, or ask for an "
+        "exception for this project",
+    ),
+    KnownError(
+        _constraint(_INGRESS),
+        "a policy of the organization forbids functions that can be called from outside",
+        "ask for an exception for this project: the function gemtune-api has the ingress ALLOW_ALL, and IAM decides "
+        "who may call it",
+    ),
+    KnownError(
+        _constraint(rf"(?!{_LOCATIONS}|{_INGRESS}|{_MEMBERS})[\w.]+"),
+        "a policy of the organization forbids a part of the deployment",
+        "ask its policy administrator (roles/orgpolicy.policyAdmin) for an exception for this project from the "
+        "constraint that the message names; roles/owner cannot change it",
     ),
     KnownError(
         r"bucket name is not available|BucketNameUnavailable",

@@ -91,12 +91,12 @@ variable "machines" {
   validation {
     condition = alltrue([
       for machine in values(var.machines) :
-      machine.accelerator == null ? machine.cpus <= 8 && machine.memory_gib <= 32
+      machine.accelerator == null ? contains([1, 2, 4, 6, 8], machine.cpus) && machine.memory_gib <= machine.cpus * 4
       : machine.accelerator == "nvidia-l4" ? machine.cpus >= 4 && machine.cpus <= 8 && machine.memory_gib >= 16 && machine.memory_gib <= 32
       : machine.accelerator == "nvidia-rtx-pro-6000" ? machine.cpus >= 20 && machine.memory_gib >= 80
       : false
     ])
-    error_message = "Cloud Run has no such machine. It offers up to 8 CPUs and 32 GiB; an nvidia-l4 with 4 to 8 CPUs and 16 to 32 GiB; an nvidia-rtx-pro-6000 with at least 20 CPUs and 80 GiB."
+    error_message = "Cloud Run has no such machine. It offers 1, 2, 4, 6 or 8 CPUs with at most 4 GiB each; an nvidia-l4 with 4 to 8 CPUs and 16 to 32 GiB; an nvidia-rtx-pro-6000 with at least 20 CPUs and 80 GiB."
   }
 }
 
@@ -120,7 +120,7 @@ variable "cpu_steps" {
     error_message = "`usd_per_hour` of a step is a price, at least 0."
   }
   validation {
-    condition     = alltrue([for step in values(var.cpu_steps) : contains([1, 2, 4, 6, 8], step.cpus) && step.memory_gib <= 32 && step.memory_gib <= step.cpus * 4])
+    condition     = alltrue([for step in values(var.cpu_steps) : contains([1, 2, 4, 6, 8], step.cpus) && step.memory_gib <= step.cpus * 4])
     error_message = "Cloud Run offers 1, 2, 4, 6 or 8 CPUs, with at most 4 GiB per CPU, so at most 32 GiB."
   }
 }

@@ -172,9 +172,9 @@ class JobStore(Protocol):
         ...
 
     def drop_tombstones(self, now: datetime, *, limit: int) -> int:
-        """Delete up to `limit` expired tombstones and the idempotency keys of their jobs.
+        """Delete up to `limit` expired tombstones and their idempotency keys.
 
-        Returns their number, which is 0 if none is left.
+        Returns the number of tombstones, which is 0 if none is left.
         """
         ...
 

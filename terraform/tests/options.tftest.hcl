@@ -136,7 +136,7 @@ run "machines_are_tried_from_small_to_large_and_a_cpu_last" {
   variables {
     machines = {
       cpu          = { cpus = 8, memory_gib = 32, image = "cpu" }
-      rtx-pro-6000 = { accelerator = "nvidia-rtx-pro-6000", cpus = 20, memory_gib = 80, image = "cu130" }
+      rtx-pro-6000 = { accelerator = "nvidia-rtx-pro-6000", cpus = 20, memory_gib = 128, image = "cu130" }
       l4           = { accelerator = "nvidia-l4", cpus = 8, memory_gib = 32, image = "cu126" }
     }
   }

@@ -56,9 +56,41 @@ LASTING = {
 """: "leave large machines out of `machines`",
     "You do not have quota for using GPUs without zonal redundancy.": "the project has no quota for this GPU",
     "googleapi: Error 409: Database already exists. Please use another database_id": "use a project of its own",
+    "Error waiting to create Service: Quota exceeded for total allowable count of GPUs per project per region.": (
+        "the project has no quota for this GPU"
+    ),
+    """ERROR: (gcloud.services.enable) FAILED_PRECONDITION: Billing account for project '522837608576' is not found.
+Billing must be enabled for activation of service(s) 'compute.googleapis.com' to proceed.
+""": "the project has no active billing account",
     "googleapi: Error 403: This API method requires billing to be enabled. BILLING_DISABLED": "linkedaccount",
     "Error: google: could not find default credentials.": "gcloud auth application-default login",
     "One or more users named in the policy do not belong to a permitted customer": "the organization's own domain",
+    """│ Error: Request `Create IAM Members roles/logging.logWriter` returned error: googleapi: Error 400: Details:
+│   {"@type": "type.googleapis.com/google.rpc.PreconditionFailure", "violations": [ {
+│     "description": "User service-1@gcp-sa-logging.iam.gserviceaccount.com is not in permitted organization.",
+│     "type": "constraints/iam.allowedPolicyMemberDomains"
+""": "if the message names an account of Google's",
+    "Error: googleapi: Error 412: 'us' violates constraint 'constraints/gcp.resourceLocations', conditionNotMet": (
+        "choose a REGION that it allows"
+    ),
+    """The request has violated one or more Org Policies. Constraint constraints/gcp.resourceLocations violated for
+projects/p attempting GenerateUploadUrlActionV1 with location set to us-central1.
+""": "a policy of the organization forbids a location",
+    """Constraint constraints/cloudfunctions.allowedIngressSettings violated for projects/p attempting
+CreateFunctionActionV1 with ingress_settings set to INGRESS_SETTINGS_UNSPECIFIED.
+""": "gemtune-api has the ingress ALLOW_ALL",
+    """│ Error: googleapi: Error 412: Request violates constraint
+│ 'constraints/storage.uniformBucketLevelAccess', conditionNotMet
+""": "ask its policy administrator",
+    """FAILED_PRECONDITION: Key creation is not allowed on this service account.
+- '@type': type.googleapis.com/google.rpc.PreconditionFailure
+  violations:
+  - description: Key creation is not allowed on this service account.
+    type: constraints/iam.disableServiceAccountKeyCreation
+""": "roles/owner cannot change it",
+    "'description': 'Constraint `constraints/iam.disableServiceAccountKeyUpload` violated for service account p'": (
+        "the constraint that the message names"
+    ),
     "googleapi: Error 409: The requested bucket name is not available.": "a project with another ID",
     "googleapi: Error 403: Permission 'iam.roles.create' denied on resource": "deploy with roles/owner",
     "Error: Error acquiring the state lock": "terraform force-unlock",
@@ -123,6 +155,12 @@ def test_an_error_that_the_user_has_to_mend_comes_with_its_remedy(
     assert LASTING[message] in str(raised.value)
     assert slept == []
     assert len(cloud.calls) == 1
+
+
+@pytest.mark.parametrize("message", LASTING)
+def test_an_error_has_one_remedy(message: str) -> None:
+    lasting, _ = known_errors.find(message)
+    assert len(lasting) == 1
 
 
 def test_an_unknown_error_is_not_repeated(cloud: StandIns, slept: list[float]) -> None:

@@ -6,6 +6,7 @@ this table: an attribute that Terraform sets differently, or that this table doe
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,11 +15,14 @@ from gemtune.jobs.status import Step
 from gemtune.machines.choice import CPU_STEPS, MACHINES, WITH_MORE_MEMORY, Machine
 from gemtune.ports import Topic
 from tests.infra.grants import DOMAIN, NUMBER, PROJECT_ID, REGION, ROLES
+from tests.infra.offline import ROOT
 from tests.infra.settings_needed import needed_by
 from tests.infra.wanted_monitoring import CHANNELS, monitoring
 from trainer.store.checkpoints import REQUIRED_FILES
 
 RECORDS = "eur3"
+# The file belongs to the queries, of which tests/gcp/ knows what each needs.
+INDEXES = ROOT / "functions" / "gemtune" / "gcp" / "firestore_indexes.json"
 WEEK, DAY = 604_800, 86_400
 Values = Mapping[str, Any]
 
@@ -418,6 +422,20 @@ def _messages() -> dict[str, Values]:
     }
 
 
+def _index_address(index: Values) -> str:
+    fields = (f"{field['field_path']} {field['order'].lower()}" for field in index["fields"])
+    return f'google_firestore_index.query["{" ".join((index["collection"], *fields))}"]'
+
+
+def _index(index: Values) -> Values:
+    return {
+        "database": "(default)",
+        "collection": index["collection"],
+        "query_scope": "COLLECTION",  # no query asks several jobs for their events
+        "fields": [dict(field) for field in index["fields"]],
+    }
+
+
 def _records() -> dict[str, Values]:
     """Return the database and its secret."""
     return {
@@ -446,6 +464,7 @@ def _records() -> dict[str, Values]:
             for collection, fields in UNINDEXED.items()
             for field in fields
         },
+        **{_index_address(index): _index(index) for index in json.loads(INDEXES.read_text())["indexes"]},
         "google_secret_manager_secret.webhook_key": {
             "secret_id": "gemtune-webhook-key",
             "replication": [{"auto": [{}]}],
@@ -471,7 +490,6 @@ def _gateway() -> dict[str, Values]:
 
 
 # Attributes without an effect on what the service does: texts for people. Documents are compared elsewhere: the
-# workflow's source, the dashboard and the gateway's routes in test_applied.py, indexes with their file in policies.py.
+# workflow's source and the gateway's routes in test_applied.py.
 TEXTS = {"description", "display_name", "title", "content"}
-ELSEWHERE = {"source_contents", "dashboard_json", "openapi_documents"}
-KINDS_ELSEWHERE = ("google_firestore_index", "google_monitoring_dashboard")
+ELSEWHERE = {"source_contents", "openapi_documents"}

@@ -1,4 +1,4 @@
-"""Wanted values of metrics and alerts; test_applied.py has the dashboard."""
+"""Wanted values of metrics, alerts and the dashboard."""
 
 from __future__ import annotations
 
@@ -15,6 +15,31 @@ METRICS = {
     "relaunched_jobs": ("sweep", "^job [a-z0-9_-]+ is launched again: "),
     "unmended": ("sweep", "^the sweep could not repair "),
 }
+STEPS = 'resource.type="cloud_run_job" AND resource.labels.job_name=starts_with("gemtune-")'
+SERVICES = f'{FUNCTIONS} AND resource.labels.service_name=starts_with("gemtune-")'
+SUBSCRIPTIONS = 'resource.type="pubsub_subscription"'
+WORKFLOW = 'resource.type="workflows.googleapis.com/Workflow" AND resource.labels.workflow_id="fine-tune"'
+# Charts in their order: metric, what it is of, labels that each have a line, and how values of five minutes become one.
+CHARTS = (
+    ("run.googleapis.com/job/completed_execution_count", STEPS, ("resource.job_name", "metric.result"), "DELTA"),
+    ("run.googleapis.com/job/running_executions", STEPS, ("resource.job_name",), "MAX"),
+    ("run.googleapis.com/container/billable_instance_time", STEPS, ("resource.job_name",), "DELTA"),
+    ("run.googleapis.com/container/memory/utilizations", STEPS, ("resource.job_name",), "PERCENTILE_99"),
+    ("logging.googleapis.com/user/gemtune/failed_jobs", FUNCTIONS, (), "DELTA"),
+    ("logging.googleapis.com/user/gemtune/relaunched_jobs", FUNCTIONS, (), "DELTA"),
+    *(
+        (f"pubsub.googleapis.com/subscription/{metric}", SUBSCRIPTIONS, ("resource.subscription_id",), "MAX")
+        for metric in ("num_undelivered_messages", "oldest_unacked_message_age")
+    ),
+    (
+        "run.googleapis.com/request_count",
+        SERVICES,
+        ("resource.service_name", "metric.response_code_class"),
+        "DELTA",
+    ),
+    ("run.googleapis.com/request_latencies", SERVICES, ("resource.service_name",), "PERCENTILE_95"),
+    ("workflows.googleapis.com/finished_execution_count", WORKFLOW, ("metric.status",), "DELTA"),
+)
 EMAILS = [f"{name}@example.com" for name in "abcdef"]
 CHANNELS = [f"made-up-id-of-{email}" for email in EMAILS]
 Values = Mapping[str, Any]
@@ -44,6 +69,7 @@ def monitoring(dead_topics: Sequence[str]) -> dict[str, Values]:
         },
         **_alerts(dead_topics),
         "google_monitoring_alert_policy.no_sweep": _no_sweep(),
+        "google_monitoring_dashboard.gemtune": {"dashboard_json": _dashboard()},
     }
 
 
@@ -96,6 +122,23 @@ def _no_sweep() -> Values:
             }
         ]
     )
+
+
+def _dashboard() -> Values:
+    """Return the charts, two side by side, in rows of four units."""
+    tiles = []
+    for index, (metric, of, labels, aligner) in enumerate(CHARTS):
+        aggregation = {
+            "alignmentPeriod": "300s",
+            "perSeriesAligner": f"ALIGN_{aligner}",
+            "crossSeriesReducer": "REDUCE_SUM" if aligner == "DELTA" else "REDUCE_MAX",
+            "groupByFields": [label.replace(".", ".label.", 1) for label in labels],
+        }
+        query = {"timeSeriesFilter": {"filter": f'metric.type="{metric}" AND {of}', "aggregation": aggregation}}
+        chart = {"dataSets": [{"plotType": "LINE", "timeSeriesQuery": query}]}
+        place = {"xPos": index % 2 * 6, "yPos": index // 2 * 4, "width": 6, "height": 4}
+        tiles.append(place | {"widget": {"xyChart": chart}})
+    return {"displayName": "gemtune", "mosaicLayout": {"columns": 12, "tiles": tiles}}
 
 
 def _policy(**condition: list[Values]) -> Values:

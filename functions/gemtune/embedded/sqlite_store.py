@@ -188,7 +188,7 @@ class SqliteStore:
         yield from (row["job_id"] for row in self._database.read().execute(query, (_iso(until_after),)).fetchall())
 
     def drop_tombstones(self, now: datetime, *, limit: int) -> int:
-        """Delete up to `limit` expired tombstones with the keys that they reserve."""
+        """Delete some expired tombstones, with the keys that they reserve."""
         with self._database.write() as connection:
             expired = "SELECT job_id FROM tombstones WHERE until <= ? ORDER BY until, job_id LIMIT ?"
             # A launch may have started while the job was deleted. The tombstones themselves come last.

@@ -226,7 +226,7 @@ class FirestoreStore:
         yield from [snapshot.id for snapshot in query.stream(timeout=CALL_SECONDS)]
 
     def drop_tombstones(self, now: datetime, *, limit: int) -> int:
-        """Delete up to `limit` expired tombstones with the keys that they reserve, in one batch."""
+        """Delete some expired tombstones and their keys, in one batch."""
         query = self._client.collection(TOMBSTONES).where(filter=FieldFilter("until", "<=", now)).limit(limit)
         expired = list(query.stream(timeout=CALL_SECONDS))
         if not expired:
