@@ -100,9 +100,11 @@ def _not_shown(conversation: Conversation, index: int, name: Field) -> str:
     """Return the reason why a turn cannot be trained on."""
     role, turn = conversation.turns[index].role, f"turn {index + 1}"
     if name == "thinking":
+        is_last = index == len(conversation.turns) - 1
         return (
-            f"the chat template does not show the thinking of {turn}: use a base model whose template does, end the "
-            "row with this turn, or ignore the field in dataset_columns"
+            f"the chat template does not show the thinking of {turn}: use a base model whose template does"
+            f"{'' if is_last else ', end the row with this turn'}, take thoughts in <think> tags out of the text, or "
+            "ignore a field with thoughts in dataset_columns, such as {messages.reasoning_content: null}"
         )
     if name in ("tool_calls", "arguments"):
         return f"the chat template does not show the {name} of {turn}: {_OTHER_MODEL}"

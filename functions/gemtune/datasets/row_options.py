@@ -8,7 +8,16 @@ from typing import Literal
 
 SameRole = Literal["refuse", "merge"]
 FormatName = Literal[
-    "openai", "anthropic", "vertex", "sharegpt", "prompt_completion", "question_answer", "alpaca", "text"
+    "openai",
+    "anthropic",
+    "vertex",
+    "sharegpt",
+    "exchanges",
+    "prompt_completion",
+    "question_answer",
+    "alpaca",
+    "xlam",
+    "text",
 ]
 RlFormatName = Literal["preference", "openai_preference", "vertex_preference", "labelled", "prompt"]
 StatedFormat = Literal[FormatName, RlFormatName]

@@ -61,12 +61,14 @@ _EXPECTED = {
 def _order_problem(before: str, role: str, number: int) -> str:
     expected = " or ".join(dict.fromkeys(_EXPECTED[before]))
     if role == "tool":
-        return f"turn {number} is a tool's result, and the turn before calls no tool"
+        return f"turn {number} is a tool's result, and the turn before calls no tool: write the call into tool_calls"
     if before == "call":
-        return f"turn {number - 1} calls a tool, and no result follows it"
+        return f"turn {number - 1} calls a tool, and no result follows it: add it, or end the row with the call"
     if role == "system":
         return f"turn {number} is a system message; only the first turn can be one"
     hint = "; set same_role to merge to join them" if role == before else ""
+    if role == "assistant" and before in ("start", "system"):
+        hint = ": put a message of the user in front of the assistant's first one"
     return f"the roles do not alternate: {role} instead of {expected}{hint}"
 
 

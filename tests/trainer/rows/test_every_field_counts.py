@@ -57,6 +57,8 @@ BASES: dict[str, tuple[dict[str, Any], str]] = {
     "question_answer": ({"question": "Hi", "answer": "Captain"}, ""),
     "alpaca": ({"instruction": "Hi", "output": "Captain"}, ""),
     "text": ({"text": "Hi Captain"}, ""),
+    "exchanges": ({"conversation": [{"input": "Hi", "output": "Captain"}]}, ""),
+    "xlam": ({"query": "Hi", "answers": [CALL], "tools": json.dumps([WEATHER])}, ""),
 }
 # Values of fields that mean something to some trainer.
 OF_ROWS: dict[str, Any] = {
@@ -91,7 +93,7 @@ OF_ANSWERS: dict[str, Any] = {
     "thinking": "Hm",
     "name": "Ada",
     "train_detail": [{"begin_offset": 0, "end_offset": 1, "train": False}],
-    **dict.fromkeys(UNSUPPORTED, "a value"),
+    **dict.fromkeys(UNSUPPORTED.keys() - {"role"}, "a value"),
 }
 
 

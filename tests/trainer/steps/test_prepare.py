@@ -74,7 +74,7 @@ def test_the_report_counts_rows_tokens_and_steps_and_shows_what_is_trained(bench
         ({"messages": [ANSWER, USER]}, "do not alternate"),
         ({"messages": [USER, USER, ANSWER]}, "do not alternate"),
         ({"messages": [USER, {"role": "wizard", "content": "x"}]}, "unknown role 'wizard'"),
-        ({"messages": []}, "not a list of messages"),
+        ({"messages": []}, "an empty list"),
         ({"messages": "Hi"}, "not a list of messages"),
         ({"messages": [USER, {"role": "assistant", "content": "  "}]}, "empty message"),
         ({"messages": [USER, {"role": "assistant", "content": 5}]}, "not a text"),
@@ -233,7 +233,8 @@ def test_refused_rows_are_reported(bench: Bench) -> None:
     bench.put("train", [*rows.train_rows(20), {"messages": [USER]}])
     bench.run(Step.PREPARE)
     assert warnings(bench) == {
-        "rows_refused": "1 of 21 rows of train.jsonl cannot be used: row 21: no message of the assistant"
+        "rows_refused": "1 of 21 rows of train.jsonl cannot be used: row 21: no message of the assistant, which is "
+        "what is learned; prompts without answers are for method RL with GRPO"
     }
 
 

@@ -10,7 +10,8 @@ from gemtune.datasets.reading.turns import column_turns, system_turns
 
 
 def _fits(row: Row) -> bool:
-    return "instruction" in row and ("output" in row or "response" in row) and "prompt" not in row
+    instructed = "instruction" in row and ("output" in row or "response" in row)
+    return (instructed or ("input" in row and "output" in row)) and "prompt" not in row
 
 
 def _read(row: Fields) -> Conversation:
@@ -47,7 +48,8 @@ def _history(row: Fields) -> list[Turn]:
 
 ALPACA = Format(
     "alpaca",
-    "Alpaca: `instruction`, `input`, `output`; `system`, `history`, `tools`; and Dolly's `context` and `response`",
+    "Alpaca: `instruction`, `input` or both, and `output`; `system`, `history`, `tools`; and Dolly's `context` and "
+    "`response`",
     (
         *("instruction", "input", "output", "context", "response", "system", "system_prompt", "history"),
         *("tools", "chat_template_kwargs", "enable_thinking"),

@@ -9,19 +9,19 @@ from gemtune.datasets.reading.fields import Fields
 from gemtune.datasets.reading.tools import read_tools, template_options
 from gemtune.datasets.reading.turns import read_turns
 
+# Columns of messages beside `messages`. WildChat and LMSYS have the second one.
+COLUMNS = ("conversations", "conversation")
+
 
 def _fits(row: Row) -> bool:
     if "messages" in row:
         return not is_anthropic(row)
-    return "conversations" in row and "role" in first_turn(row["conversations"])
+    return any("role" in first_turn(row.get(column)) for column in COLUMNS)
 
 
 def _read(row: Fields) -> Conversation:
-    column = "conversations" if "conversations" in row else "messages"
+    column = next((name for name in COLUMNS if name in row), "messages")
     turns = read_turns(row.take(column), row, column)
-    first = next((turn.content for turn in turns if turn.role == "user"), None)
-    if row.peek("prompt") == first:  # HuggingFaceH4's datasets repeat the first question in a column
-        row.leave("prompt")
     tools = row.take_first("tools", "functions")
     return Conversation(tuple(turns), read_tools(tools, row), template_options(row))
 
@@ -29,7 +29,7 @@ def _read(row: Fields) -> Conversation:
 OPENAI = Format(
     "openai",
     "OpenAI chat: `messages` of {role, content}, with `weight`, `tool_calls`, `reasoning_content`; `tools`",
-    ("messages", "conversations", "tools", "functions", "chat_template_kwargs", "enable_thinking"),
+    ("messages", *COLUMNS, "tools", "functions", "chat_template_kwargs", "enable_thinking"),
     _fits,
     _read,
 )

@@ -1,4 +1,4 @@
-"""Rows of a question and its answer."""
+"""Rows of a question or query, and its answer or response."""
 
 from __future__ import annotations
 
@@ -8,20 +8,24 @@ from gemtune.datasets.reading.fields import Fields
 from gemtune.datasets.reading.tools import read_tools, template_options
 from gemtune.datasets.reading.turns import column_turns, system_turns
 
+# OpenOrca has a question with its response, MetaMath a query.
+QUESTIONS, ANSWERS = ("question", "query"), ("answer", "response")
+
 
 def _fits(row: Row) -> bool:
-    return "question" in row and "answer" in row
+    return any(name in row for name in QUESTIONS) and any(name in row for name in ANSWERS)
 
 
 def _read(row: Fields) -> Conversation:
-    turns = [*system_turns(row), *column_turns(row, "question", "user"), *column_turns(row, "answer", "assistant")]
+    question, answer = row.only(*QUESTIONS), row.only(*ANSWERS)
+    turns = [*system_turns(row), *column_turns(row, question, "user"), *column_turns(row, answer, "assistant")]
     return Conversation(tuple(turns), read_tools(row.take("tools"), row), template_options(row))
 
 
 QUESTION_ANSWER = Format(
     "question_answer",
-    "`question` and `answer`; `system`, `tools`",
-    ("question", "answer", "system", "system_prompt", "tools", "chat_template_kwargs", "enable_thinking"),
+    "`question` or `query`, with `answer` or `response`; `system`, `tools`",
+    (*QUESTIONS, *ANSWERS, "system", "system_prompt", "tools", "chat_template_kwargs", "enable_thinking"),
     _fits,
     _read,
 )

@@ -38,5 +38,5 @@ def first_turn(value: Any) -> Mapping[str, Any]:
     It is empty if the list, which may be JSON text, has none.
     """
     value = by_message(structured(value))
-    first = value[0] if isinstance(value, list) and value else None
+    first = structured(value[0]) if isinstance(value, list) and value else None
     return first if isinstance(first, Mapping) else {}

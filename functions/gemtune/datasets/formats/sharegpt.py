@@ -14,6 +14,7 @@ from gemtune.datasets.reading.turns import message_list, role_of, system_turns, 
 
 # A call has a role of its own. Its value is {name, arguments}, or a list of these, as JSON text.
 CALL = "function_call"
+COLUMNS = ("conversations", "conversation")
 ROLES: Mapping[str, Role] = {
     "system": "system",
     "human": "user",
@@ -33,14 +34,15 @@ ROLES: Mapping[str, Role] = {
 
 
 def _fits(row: Row) -> bool:
-    value = row.get("conversations")
-    return "from" in first_turn(value) or (isinstance(value, str) and '"from"' in value)
+    values = [row.get(column) for column in COLUMNS]
+    return any("from" in first_turn(value) or (isinstance(value, str) and '"from"' in value) for value in values)
 
 
 def _read(row: Fields) -> Conversation:
     turns = system_turns(row)
-    for number, each in enumerate(message_list(row.take("conversations"), row, "conversations"), 1):
-        turns.append(read_sharegpt_turn(row.within(each, "conversations", f"turn {number}")))
+    column = next((name for name in COLUMNS if name in row), COLUMNS[0])
+    for number, each in enumerate(message_list(row.take(column), row, column), 1):
+        turns.append(read_sharegpt_turn(row.within(each, column, f"turn {number}")))
     return Conversation(tuple(turns), read_tools(row.take("tools"), row), template_options(row))
 
 

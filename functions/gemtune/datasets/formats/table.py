@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ from gemtune.datasets import turn_order
 from gemtune.datasets.conversation import Conversation
 from gemtune.datasets.formats.alpaca import ALPACA
 from gemtune.datasets.formats.anthropic import ANTHROPIC
+from gemtune.datasets.formats.exchanges import EXCHANGES
 from gemtune.datasets.formats.openai import OPENAI
 from gemtune.datasets.formats.prompt_completion import PROMPT_COMPLETION
 from gemtune.datasets.formats.question_answer import QUESTION_ANSWER
@@ -18,8 +18,9 @@ from gemtune.datasets.formats.shape import Content, Format, Row
 from gemtune.datasets.formats.sharegpt import SHAREGPT
 from gemtune.datasets.formats.text import TEXT
 from gemtune.datasets.formats.vertex import VERTEX
-from gemtune.datasets.reading import media
-from gemtune.datasets.reading.fields import HARMLESS, Fields, Reading, is_missing, names_in, shown
+from gemtune.datasets.formats.xlam import XLAM
+from gemtune.datasets.reading import advice, media
+from gemtune.datasets.reading.fields import Fields, Reading, is_missing, names_in, shown
 from gemtune.datasets.reading.tagged_calls import read_tagged_calls
 from gemtune.datasets.refusal import BadRow, Refused
 from gemtune.datasets.row_options import ReadOptions, StatedFormat
@@ -29,14 +30,18 @@ FORMATS: tuple[Format, ...] = (
     ANTHROPIC,
     VERTEX,
     SHAREGPT,
+    EXCHANGES,
     PROMPT_COMPLETION,
     QUESTION_ANSWER,
     ALPACA,
+    XLAM,
     TEXT,
 )
 BY_NAME: Mapping[StatedFormat, Format] = {each.name: each for each in FORMATS}
 # Fields that `dataset_columns` can give other names.
 FIELDS = frozenset((*media.COLUMNS, *(name for each in FORMATS for name in each.fields)))
+# Fields that only rows of RL have.
+OF_RL = frozenset(("chosen", "rejected", "preferred_output", "non_preferred_output"))
 # Fields that belong together, each pair in both orders: a row with the first needs the second.
 PAIRS = tuple(
     pair
@@ -71,7 +76,11 @@ def read(row: Mapping[str, Any], options: ReadOptions | None = None) -> ReadRow 
             content = media.place_media(content.with_turns(turns), fields)
             content = turn_order.checked(content, same_role=options.same_role)
             if not any(turn.role == "assistant" for turn in content.turns):
-                raise BadRow("no message of the assistant")
+                raise BadRow(
+                    "no message of the assistant, which is what is learned; prompts without answers are for method RL "
+                    "with GRPO"
+                )
+            fields.leave_repeated({turn.content for turn in content.turns if isinstance(turn.content, str)})
         fields.close()
     except BadRow as bad:
         return Refused(str(bad))
@@ -109,26 +118,28 @@ def format_of(row: Row, options: ReadOptions) -> Format:
         raise BadRow(_no_format(visible))
     if len(fitting) > 1:
         names = " and ".join(each.name for each in fitting)
+        others = {each.name: ", ".join(f"{name}: null" for name in _of_others(visible, each)) for each in fitting}
+        nulls = ", ".join(f"{{{pairs}}} for {name}" for name, pairs in others.items() if pairs)
         raise BadRow(
             f"the row fits the formats {names}: set dataset_format to one of them, and in dataset_columns the fields "
-            "of the others to null"
+            f"of the others to null: {nulls}"
         )
     return fitting[0]
 
 
+def _of_others(row: Row, chosen: Format) -> list[str]:
+    """Return the fields of a row that only other formats read."""
+    return [name for name in row if name in FIELDS and name not in (*chosen.fields, *media.COLUMNS)]
+
+
 def _no_format(row: Row) -> str:
-    if {"chosen", "rejected"} & set(row) or {"prompt", "answer"} <= set(row):
+    if OF_RL & set(row) or {"prompt", "answer"} <= set(row):
         return "this is a row for RL; supervised training needs messages, or prompt and completion"
     if not row:
         return "an empty row"
-    near: dict[str, str] = {}  # by a format's name of a field, the row's own
-    for name in row:
-        match = difflib.get_close_matches(name, sorted(FIELDS), n=1, cutoff=0.8)
-        if match and match[0] not in row and name not in HARMLESS:
-            near.setdefault(match[0], name)
-    other = ", ".join(f"{match}: {shown(name)}" for match, name in near.items())
-    alone = next((pair for pair in PAIRS if pair[0] in row and not other), None)
-    if alone is not None:
+    near = advice.columns_for(row, FIELDS)
+    alone = next((pair for pair in PAIRS if pair[0] in row and not near), None)
+    if alone is not None and advice.of_shape(row) is None:
         own_fields = {
             *media.COLUMNS,
             *(name for each in FORMATS if set(alone) <= set(each.fields) for name in each.fields),
@@ -139,8 +150,5 @@ def _no_format(row: Row) -> str:
             return message
         example = f"{{{alone[1]}: {shown(unknown[0]) if len(unknown) == 1 else '…'}}}"
         return f"{message}: if {alone[1]} has another name, set dataset_columns, such as {example}"
-    example = f"{{{other}}}" if other else "{prompt: …, completion: …}"
-    return (
-        f"supervised training needs messages, or prompt and completion; the row has {names_in(row)}: if these are "
-        f"other names of a format's fields, set dataset_columns, such as {example}, and fields to ignore to null"
-    )
+    needs = "supervised training needs messages, or prompt and completion"
+    return advice.why_no_format(row, needs, near, "prompt: …, completion: …")

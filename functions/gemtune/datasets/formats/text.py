@@ -12,6 +12,11 @@ def _fits(row: Row) -> bool:
 
 
 def _read(row: Fields) -> PlainText:
+    if "label" in row:
+        raise row.bad(
+            "a text with a label is for classification: set dataset_columns to {prompt: text, completion: label}, and "
+            "write labels as words"
+        )
     text = row.take_text("text") or ""
     if not text.strip():
         raise row.bad("an empty text")

@@ -28,10 +28,10 @@ _HARMLESS = """
     temperature top_p
     max_tokens parallel_tool_calls object avg_rating toxicity redacted moderation openai_moderation detoxify hashed_ip
     header country state turn completion_tokens prompt_tokens logprobs system_fingerprint __index_level_0__
-    skip_prompt_formatting full_topic views avatarUrl avatar_url
+    skip_prompt_formatting full_topic views avatarUrl avatar_url toxic detoxify_moderation schemaVersion
 """
 # Numbers of rows that pandas and R write in front of a table: a column without a name, and pandas's name for it.
-_ROW_NUMBERS = ("column 1", "Unnamed: 0", "Unnamed: 0.1")
+_ROW_NUMBERS = ("column 1", "Unnamed: 0", "Unnamed: 0.1", "Unnamed: 0.2", "Unnamed: 0.1.1")
 HARMLESS = frozenset((*_HARMLESS.split(), *_ROW_NUMBERS))
 # Unknown fields of a row that a message names.
 MOST_NAMED = 8
@@ -42,6 +42,8 @@ UNSUPPORTED: Mapping[str, str] = {
     "rejected": "this is a row for RL: use method RL with DPO",
     "completions": "these are answers with scores: use method RL with DPO",
     "answer": "it is what GRPO compares with: use method RL, or call it completion",
+    "role": "such a row is one message: write all messages of a conversation into one row, as messages",
+    "name": "no chat template of Gemma shows names: write it into the text",
     "context": "write it into the prompt",
     "train_detail": "training on a part of a turn is not possible: split the turn",
     "logit_bias": "it cannot be learned",
@@ -122,10 +124,21 @@ class Fields:
 
         Raises BadRow if two of them have one.
         """
+        return self.take(self.only(*names))
+
+    def only(self, *names: str) -> str:
+        """Return the name of the one of several fields that has a value.
+
+        It is the first name if none has one. Raises BadRow if two of them have one.
+        """
         present = [name for name in names if name in self]
         if len(present) > 1:
-            raise self.bad(f"both {present[0]} and {present[1]} are given: keep one")
-        return self.take(present[0]) if present else None
+            ignored = ", ".join(f"{{{self.path_of(name)}: null}}" for name in present[1:])
+            raise self.bad(
+                f"both {present[0]} and {present[1]} are given: keep one, or ignore the other in dataset_columns, "
+                f"such as {ignored}"
+            )
+        return (present or names)[0]
 
     def within(self, value: Any, name: str, place: str = "") -> Fields:
         """Return the fields of an object in the field `name`.
@@ -155,6 +168,15 @@ class Fields:
         """Count a field as one that cannot change what is learned."""
         if self._left.pop(name, None) is not None:
             self.reading.unread[shown(self.path_of(name))] = None
+
+    def leave_repeated(self, texts: Collection[str]) -> None:
+        """Count fields as not read that repeat one of these texts word for word.
+
+        NuminaMath's rows have the first question and the answer in columns beside their messages.
+        """
+        for name, value in [*self._left.items()]:
+            if isinstance(value, str) and value in texts and name not in UNSUPPORTED:
+                self.leave(name)
 
     def path_of(self, name: str) -> str:
         """Return a field's name for `dataset_columns`."""
@@ -220,8 +242,9 @@ def shown(name: object) -> str:
 
 def names_in(row: Mapping[str, Any]) -> str:
     """Return the names of a row's fields with a value, for messages."""
-    names = sorted(str(name) for name, value in row.items() if value is not None)
-    return ", ".join(names)[:100].encode(errors="backslashreplace").decode() or "nothing"
+    names = sorted(shown(name) for name, value in row.items() if value is not None)
+    named = ", ".join(names[:MOST_NAMED]) or "nothing"
+    return named if len(names) <= MOST_NAMED else f"{named} and {len(names) - MOST_NAMED} more"
 
 
 def unicode_text(text: str) -> str:

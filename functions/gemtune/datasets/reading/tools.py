@@ -8,6 +8,7 @@ from typing import Any
 
 from gemtune.datasets.conversation import ToolCall
 from gemtune.datasets.reading.fields import Fields, unicode_text
+from gemtune.datasets.reading.tool_parameters import as_schema
 from gemtune.datasets.refusal import BadRow
 from gemtune.untrusted import Unreadable, read_json
 
@@ -16,8 +17,8 @@ def read_tools(value: Any, fields: Fields, name: str = "tools") -> tuple[dict[st
     """Return definitions of tools in the shape that chat templates expect.
 
     value: a list, or a list as JSON text, of `{"type": "function", "function": {…}}` or of the inner objects alone,
-    whose parameters are a JSON Schema. fields: of the object that has the definitions, in its field `name`. Raises
-    BadRow.
+    whose parameters are a JSON Schema, or by name as xLAM has them. fields: of the object that has the
+    definitions, in its field `name`. Raises BadRow.
     """
     if value is None:
         return ()
@@ -43,7 +44,7 @@ def _tool(tool: Any, fields: Fields, name: str, place: str) -> dict[str, Any]:
         schema = without_nulls(from_json(schema, inner, "parameters"))
         if not isinstance(schema, Mapping):
             raise inner.bad("parameters is not a JSON Schema")
-        function["parameters"] = schema
+        function["parameters"] = as_schema(schema)
     returned = inner.take_first("response", "return", "returns")
     if returned is not None:
         function["response"] = without_nulls(from_json(returned, inner, "response"))

@@ -12,7 +12,7 @@ from gemtune.datasets.conversation import Content, Role, Turn
 from gemtune.datasets.reading.content import read_content
 from gemtune.datasets.reading.fields import Fields, cell_text, kind_of, unicode_text
 from gemtune.datasets.reading.flags import read_flag
-from gemtune.datasets.reading.tools import from_json, name_of, read_calls, without_nulls
+from gemtune.datasets.reading.tools import from_json, name_of, read_calls, structured, without_nulls
 from gemtune.datasets.refusal import BadRow
 
 # Names of roles in OpenAI's shape, in lower case. `model` is the assistant's name in Gemma's turn format, `chatbot` in
@@ -86,8 +86,8 @@ def message_list(value: Any, fields: Fields, column: str) -> Sequence[Any]:
         raise fields.bad(f"the row has no {column}")
     messages = by_message(messages)
     if not isinstance(messages, list) or not messages:
-        raise fields.bad(f"{column} is not a list of messages")
-    return messages
+        raise fields.bad(f"{column} is {'an empty list' if messages == [] else 'not a list of messages'}")
+    return [structured(message) for message in messages]  # columns of texts have each message as JSON text
 
 
 def read_message(fields: Fields) -> list[Turn]:

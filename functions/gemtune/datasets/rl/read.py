@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from gemtune.datasets.formats import table
-from gemtune.datasets.reading import media
+from gemtune.datasets.reading import advice, media
 from gemtune.datasets.reading.fields import UNSUPPORTED, Fields, Reading, cell_text, names_in, shown, unicode_text
 from gemtune.datasets.reading.tools import structured
 from gemtune.datasets.refusal import BadRow, Refused
-from gemtune.datasets.rl.answers import checked_prompt, read_prompt
+from gemtune.datasets.rl.answers import PROMPTS, checked_prompt, read_prompt
 from gemtune.datasets.rl.contents import Labelled, Pair, Question
 from gemtune.datasets.rl.formats import FIELDS, LABELLED_ROWS, PAIRS, RlFormat
 from gemtune.datasets.row_options import RL_FORMATS, ReadOptions
@@ -88,7 +88,9 @@ def _format_of(
             "of the others to null"
         )
     if not fitting:
-        raise BadRow(f"{_method_of(visible)}{needs}; the row has {names_in(visible)}")
+        fields = {name for each in formats for name in each.fields}
+        columns = advice.columns_for(visible, fields)
+        raise BadRow(_method_of(visible) + advice.why_no_format(visible, needs, columns, "prompt: …"))
     return fitting[0]
 
 
@@ -122,7 +124,9 @@ def read_question(row: Mapping[str, Any], options: ReadOptions, answers: Collect
         _refuse_other_methods(fields, row, answers)
         prompt = read_prompt(fields)
         if not prompt.turns:
-            raise BadRow(f"{_method_of(row)}GRPO needs prompt (and answer); the row has {names_in(row)}")
+            columns = advice.columns_for(row, PROMPTS)
+            needs = "GRPO needs prompt (and answer)"
+            raise BadRow(_method_of(row) + advice.why_no_format(row, needs, columns, "prompt: …"))
         if {"messages", "conversations"} & set(row) and prompt.turns[-1].role == "assistant":
             raise BadRow(f"{_method_of(row)}GRPO needs a prompt that ends with a message of the user")
         prompt = checked_prompt(prompt, options.same_role)
@@ -144,19 +148,26 @@ def _refuse_other_methods(fields: Fields, row: Mapping[str, Any], answers: Colle
         )
 
 
+# Columns with answers, and names that mean something within messages only.
+_OF_ROWS_FOR_GRPO = {"answer", "answers", "name", "role"}
+
+
 def _with_a_meaning() -> frozenset[str]:
     """Return the names of fields that mean something to another format.
 
     Only rewards could use further columns, so those of other names are not read.
     """
-    return (frozenset(UNSUPPORTED) | table.FIELDS | FIELDS | frozenset(media.COLUMNS)) - {"answer"}
+    return (frozenset(UNSUPPORTED) | table.FIELDS | FIELDS | frozenset(media.COLUMNS)) - _OF_ROWS_FOR_GRPO
 
 
 def _answer(fields: Fields, column: str, row: Mapping[str, Any]) -> str:
     """Return what a reward compares with, as text. Raises BadRow."""
     value = fields.take(column) if column in fields else _value_inside(fields, column)
     if value is None:
-        raise BadRow(f"no {column}, which a reward needs to compare with; the row has {names_in(row)}")
+        raise BadRow(
+            f"no {column}, which a reward needs to compare with; the row has {names_in(row)}: if the answer is in one "
+            "of these, name it as the reward's answer_column"
+        )
     value = cell_text(value)
     if not isinstance(value, str):
         raise BadRow(f"the {shown(column)} is neither a text nor a number")

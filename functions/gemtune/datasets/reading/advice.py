@@ -1,0 +1,103 @@
+"""Advice about rows of no format: what has to be done with them."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from gemtune.datasets.reading.fields import HARMLESS, names_in, shown
+from gemtune.datasets.reading.tools import structured
+
+Row = Mapping[str, Any]
+# Other names that datasets have for a field.
+SYNONYMS: Mapping[str, str] = {
+    **dict.fromkeys(
+        ("problem", "article", "document", "inputs", "input_text", "text_input", "user", "human"), "prompt"
+    ),
+    **dict.fromkeys(("solution", "summary", "highlights", "targets", "target", "output_text"), "completion"),
+    **dict.fromkeys(("assistant", "bot"), "completion"),
+    **dict.fromkeys(("dialog", "dialogue", "data", "items"), "conversations"),
+    **dict.fromkeys(("chosen_response", "preferred", "better"), "chosen"),
+    **dict.fromkeys(("rejected_response", "dispreferred", "worse"), "rejected"),
+}
+# Columns that wrap rows, with a command that unpacks them.
+_WRAPPERS = ("data", "rows", "examples", "records", "samples", "items", "train")
+
+
+def of_shape(row: Row) -> str | None:
+    """Return what to do with rows of a known shape that is read in no format.
+
+    None if the shape is not known.
+    """
+    for name, value in row.items():
+        if isinstance(value, str) and "USER:" in value and "ASSISTANT:" in value:
+            return (
+                f"its {shown(name)} is a transcript of USER: and ASSISTANT:, as in Glaive's datasets: write it as "
+                "messages, and each <functioncall> in it into tool_calls"
+            )
+    if isinstance(structured(row.get("row")), Mapping):
+        return "the row is inside of its field row: write each of them on a line of its own, as `jq -c .row` does"
+    wrapper = next((name for name in _WRAPPERS if _are_objects(row.get(name))), None)
+    if wrapper is not None:
+        inner = f".{wrapper}[].row" if _wraps_twice(row[wrapper]) else f".{wrapper}[]"
+        return f"its field {wrapper} has rows in it: write each of them on a line of its own, as `jq -c '{inner}'` does"
+    if any(isinstance(value, Mapping) and "replies" in value for value in row.values()):
+        return "a tree of messages: write a row of messages for each path from the first message to an answer"
+    answers = structured(row.get("answers"))
+    if isinstance(answers, Mapping) and "text" in answers:
+        return (
+            "its answers are a list inside of an object, as in SQuAD's datasets: write one of them into answer, and "
+            "the context into question"
+        )
+    numbered = {"response_0", "response_a", "conversation_a"} & set(row)
+    if numbered or _are_objects(answers) or _are_objects(row.get("completions")):
+        return (
+            "it has several answers to one prompt: write a better one into chosen and a worse one into rejected for "
+            "method RL with DPO, or the best one into completion"
+        )
+    if isinstance(row.get("translation"), Mapping):
+        return "write the text to translate into prompt, and its translation into completion"
+    return None
+
+
+def _are_objects(value: Any) -> bool:
+    """Return whether a value is a list of objects that are no messages."""
+    value = structured(value)
+    are_objects = isinstance(value, list) and bool(value) and all(isinstance(each, Mapping) for each in value)
+    return are_objects and not {"role", "from"} & set(value[0])
+
+
+def _wraps_twice(rows: Any) -> bool:
+    """Return whether rows are those of the Hub's viewer: {row_idx, row}."""
+    return all("row" in each for each in structured(rows))
+
+
+def columns_for(row: Row, fields: Collection[str]) -> dict[str, str]:
+    """Return the row's own names of some fields, as far as they can be guessed.
+
+    fields: of the formats in question.
+    """
+    near: dict[str, str] = {}
+    for name in row:
+        meant = SYNONYMS.get(name.casefold())
+        if meant not in fields:
+            meant = next(iter(difflib.get_close_matches(name, sorted(fields), n=1, cutoff=0.8)), None)
+        if meant is not None and meant not in row and name not in HARMLESS:
+            near.setdefault(meant, name)
+    return near
+
+
+def why_no_format(row: Row, needs: str, columns: Mapping[str, str], example: str) -> str:
+    """Return why a row has no format, and what to do.
+
+    needs: what the method needs. columns: the row's own names of fields. example: of `dataset_columns`, if none could
+    be guessed.
+    """
+    if (advice := of_shape(row)) is not None:
+        return f"{needs}; the row has {names_in(row)}: {advice}"
+    pairs = ", ".join(f"{name}: {shown(own)}" for name, own in columns.items())
+    return (
+        f"{needs}; the row has {names_in(row)}: if these are other names of a format's fields, set dataset_columns, "
+        f"such as {{{pairs or example}}}, and fields to ignore to null"
+    )
