@@ -38,11 +38,24 @@ def _of_lines(stream: io.BufferedReader, longest: int, named: str, number: int) 
                 pass
             yield number, too_long(longest)
         elif text := line.strip():
-            if first and text == b"{":
-                hint = "write each row on a line of its own, or all rows as one array: [{…}, {…}]"
+            row = _parsed(line)
+            if first and isinstance(row, Refused) and (text == b"{" or _goes_on(text, stream)):
+                hint = (
+                    "write each row on a line of its own, or all rows as one array: [{…}, {…}]; if the rows are in a "
+                    "list inside of one object, such as data, `jq -c '.data[]'` writes them so"
+                )
                 raise bad_dataset(f"{named} is neither JSON lines nor a JSON array", hint=hint)
-            yield number, _parsed(line)
+            yield number, row
         first = False
+
+
+def _goes_on(text: bytes, stream: io.BufferedReader) -> bool:
+    """Return whether an object that a line begins goes on with the next line.
+
+    Otherwise the next row begins there, and only this one is damaged.
+    """
+    begins = text.startswith(b"{") and not text.endswith(b"}")
+    return begins and stream.peek(1).lstrip(BLANKS)[:1] not in (b"", b"{")
 
 
 def _parsed(row: bytes) -> dict[str, Any] | Refused:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -33,6 +33,7 @@ def parquet_rows(path: Path, longest: int, *, named: str) -> Iterator[Row]:
     number = 0
     try:
         with pq.ParquetFile(path, pre_buffer=False, buffer_size=READ_BYTES) as file:
+            floats = {field.name for field in file.schema_arrow if _has_floats(field.type)}
             for group in range(file.num_row_groups):
                 metadata = file.metadata.row_group(group)
                 bytes_per_row = metadata.total_byte_size // max(1, metadata.num_rows)
@@ -40,20 +41,24 @@ def parquet_rows(path: Path, longest: int, *, named: str) -> Iterator[Row]:
                 for batch in file.iter_batches(batch_size=rows, row_groups=[group]):
                     for index in range(batch.num_rows):
                         number += 1
-                        yield number, _row(batch.slice(index, 1), longest)
+                        yield number, _row(batch.slice(index, 1), longest, floats)
     except (pa.ArrowException, OSError, ValueError) as error:
         message = f"{named} is not a readable Parquet file: {str(error)[:200]}"
         raise bad_dataset(message, hint="upload the file again") from error
 
 
-def _row(batch: Any, longest: int) -> dict[str, Any] | Refused:
-    """Return a row as a file of JSON lines would have it."""
+def _row(batch: Any, longest: int, floats: Collection[str]) -> dict[str, Any] | Refused:
+    """Return a row as a file of JSON lines would have it.
+
+    floats: names of the columns with floats of fewer than 64 bits.
+    """
     if batch.nbytes > longest:
         return too_long(longest)
     row = {}
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
         try:
             value = column[0].as_py(maps_as_pydicts="strict")
+            value = _shortest(value, column.type) if name in floats else value
         except KeyError:
             return Refused(f"a map in its column {name[:80]!r} has a key twice: keep one")
         except UnicodeDecodeError:  # neither Parquet writers nor pyarrow's reader check strings before
@@ -69,6 +74,35 @@ def _row(batch: Any, longest: int) -> dict[str, Any] | Refused:
         except _NotJson as problem:
             return Refused(str(problem))
     return row
+
+
+def _shortest(value: Any, kind: Any) -> Any:
+    """Return a value with the shortest digits of its floats of 16 and 32 bits.
+
+    Python would show the digits of 64 bits: 0.10000000149011612 for 0.1, which files of JSON and CSV have. kind: type
+    of the column in pyarrow.
+    """
+    import numpy as np
+    import pyarrow.types as kinds
+
+    if value is None:
+        return None
+    if kinds.is_float32(kind) or kinds.is_float16(kind):
+        return float(str((np.float32 if kinds.is_float32(kind) else np.float16)(value)))
+    if kinds.is_dictionary(kind):
+        return _shortest(value, kind.value_type)
+    if kinds.is_list(kind) or kinds.is_large_list(kind) or kinds.is_fixed_size_list(kind):
+        return [_shortest(inner, kind.value_type) for inner in value]
+    if kinds.is_struct(kind):
+        return {field.name: _shortest(value[field.name], field.type) for field in kind}
+    if kinds.is_map(kind):
+        return {name: _shortest(inner, kind.item_type) for name, inner in value.items()}
+    return value
+
+
+def _has_floats(kind: Any) -> bool:
+    """Return whether a type has floats of 16 or 32 bits somewhere inside."""
+    return "float" in str(kind).replace("double", "")
 
 
 class _NotJson(Exception):

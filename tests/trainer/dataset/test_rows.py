@@ -90,7 +90,10 @@ def test_a_byte_order_mark_tells_the_encoding(encoding: str, ending: str, compre
         (b'[{"a": "b"}] [', "train.json", "goes on after the end of its array, behind row 1"),
         (b'[{"a": "b"}]]', "train.json", "goes on after the end of its array"),
         (b'{\n "a": "b"\n}\n', "train.json", "neither JSON lines nor a JSON array"),
+        (b'{"a": "b",\n "c": "d"}\n', "train.jsonl", "neither JSON lines nor a JSON array"),
         (b"a,a\n1,2\n", "train.csv", "two columns 'a'"),
+        (b"sep=;\na;b\n1;2\n", "train.csv", "is for Excel only (sep=): remove it"),
+        (b"a,b\r1,2\r", "train.csv", "with a carriage return alone"),
         (b'"a\n', "train.csv", "does not name its columns"),
         (b"\xffa,b\n1,2\n", "train.csv", "does not name its columns"),
         (b"no gzip", "train.jsonl.gz", "is damaged"),
@@ -198,7 +201,20 @@ def test_an_empty_cell_and_a_null_are_fields_that_a_row_does_not_have() -> None:
     assert read(content, "train.parquet") == [(1, {"prompt": "Hi"})]
 
 
-def test_semicolons_separate_where_no_comma_does_and_a_column_without_a_name_has_its_number() -> None:
+def test_what_the_first_line_of_a_table_has_most_of_separates_its_cells() -> None:
+    for separator, other in (",;", ";,", "\t;"):
+        names, cells = ("prompt", "completion", f"why{other} not", "x"), ("a", "b", "", "")
+        content = f"{separator.join(names)}\n{separator.join(cells)}\n"
+        assert read(content.encode(), "train.csv") == [(1, {"prompt": "a", "completion": "b"})]
+
+
+def test_a_damaged_first_line_is_refused_alone_if_a_row_follows() -> None:
+    (_, first), second = read(b'{"a": "b",\n{"a": "c"}\n', "train.jsonl")
+    assert isinstance(first, Refused)
+    assert second == (2, {"a": "c"})
+
+
+def test_semicolons_separate_in_a_table_and_a_column_without_a_name_has_its_number() -> None:
     assert read(b";prompt;completion\n0;Hi, you;1,5\n", "train.csv") == [
         (1, {"column 1": "0", "prompt": "Hi, you", "completion": "1,5"})
     ]

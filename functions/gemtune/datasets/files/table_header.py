@@ -17,10 +17,14 @@ class BadHeader(ValueError):
 def read_header(line: bytes, *, tabs: bool) -> tuple[list[str], str]:
     """Return the names of the columns, and the separator of the table.
 
-    Separators are tabs, or else commas; semicolons if the line has some and no comma, as spreadsheets write where the
-    comma separates decimals. A column without a name is called by its number. line: in UTF-8. Raises BadHeader.
+    Separators are tabs, or else what the line has most of: commas, semicolons, as spreadsheets write where the comma
+    separates decimals, or tabs. A column without a name is called by its number. line: in UTF-8. Raises BadHeader.
     """
-    delimiter = "\t" if tabs else ";" if b";" in line and b"," not in line else ","
+    delimiter = "\t" if tabs else max(",;\t", key=lambda separator: line.count(separator.encode()))
+    if line.startswith(b"sep=") and len(line.strip()) <= len(b"sep=,"):
+        raise BadHeader("is for Excel only (sep=): remove it, so that the first line names the columns")
+    if b"\r" in line.rstrip(b"\r\n"):
+        raise BadHeader("ends like lines of an old Macintosh, with a carriage return alone")
     try:
         (cells,) = csv.reader([line.decode()], delimiter=delimiter, strict=True) if line.strip() else [[]]
     except (csv.Error, UnicodeDecodeError) as error:
