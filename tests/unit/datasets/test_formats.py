@@ -122,6 +122,17 @@ ROWS: list[tuple[FormatName, dict[str, Any], Conversation]] = [
     ("question_answer", {"question": "Hi", "answer": "Yes?"}, CHAT),
     ("alpaca", {"instruction": "Hi", "input": "", "output": "Yes?", "system": "Be brief."}, WITH_SYSTEM),
     ("alpaca", {"instruction": "Hi", "context": "", "response": "Yes?"}, CHAT),
+    ("prompt_completion", {"prompt": "\n\nHuman: Hi\n\nAssistant:", "completion": "Yes?"}, CHAT),
+    (
+        "prompt_completion",
+        {"prompt": "Human: Hi\n\nAssistant: Yes?\n\nHuman: Ho\n\nAssistant: ", "completion": "No."},
+        CHAT.with_turns([*CHAT.turns, Turn("user", "Ho"), Turn("assistant", "No.")]),
+    ),
+    (
+        "prompt_completion",
+        {"prompt": "Human: Hi", "completion": "Yes?"},
+        CHAT.with_turns([Turn("user", "Human: Hi"), CHAT.turns[1]]),
+    ),
     ("question_answer", {"query": "Hi", "response": "Yes?"}, CHAT),
     ("question_answer", {"system_prompt": "Be brief.", "question": "Hi", "response": "Yes?"}, WITH_SYSTEM),
     ("alpaca", {"input": "Hi", "output": "Yes?"}, CHAT),
@@ -225,6 +236,16 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"input": {}, "preferred_output": [], "non_preferred_output": []}, "this is a row for RL"),
     ({"text": "Great film", "label": 1}, "set dataset_columns to {prompt: text, completion: label}"),
     ({"messages": []}, "messages is an empty list"),
+    (messages(USER, {"role": "assistant", "content": None}), "turn 2: a message needs role and content"),
+    (messages(USER, {"role": "assistant", "refusal": "No."}), "turn 2: it has a refusal and no content: write the"),
+    (
+        {
+            "contents": [{"parts": [{"text": "Hi"}]}, {"role": "model", "parts": [{"text": "Yes?"}]}],
+            "tools": [{"googleSearch": {}}],
+        },
+        "tools: a tool googleSearch; only functionDeclarations can be given to a model here: ignore it in "
+        "dataset_columns, as {tools.googleSearch: null}",
+    ),
     ({"prompt": "Hi", "context": "He is Otto.", "completion": "Yes?"}, "field context is not read: write it into the"),
     ({"instruction": "French", "prompt": "Hi", "completion": "Yes?"}, "the field instruction is unknown"),
     ({"prompt": "Hi", "completion": "Yes?", "label": False}, "the field label is not read: it marks good and bad"),

@@ -62,6 +62,8 @@ def question(row: dict[str, Any], *answers: str) -> RlRow[Question]:
         {"chosen": messages(HI, GOOD), "rejected": messages(HI, BAD)},
         {"chosen": "\n\nHuman: Hi\n\nAssistant: Hello!", "rejected": "\n\nHuman: Hi\n\nAssistant: What?"},
         {"chosen": "Human: Hi\n\nAssistant: Hello!", "rejected": messages(HI, BAD)},
+        {"prompt": "\n\nHuman: Hi\n\nAssistant:", "chosen": "Hello!", "rejected": "What?"},
+        {"prompt": "Hi", "chosen": "Human: Hi\n\nAssistant: Hello!", "rejected": "Human: Hi\n\nAssistant: What?"},
         {
             "input": {"messages": messages(HI), "tools": [], "parallel_tool_calls": True},
             "preferred_output": messages(GOOD),

@@ -9,7 +9,7 @@ from typing import Any
 from gemtune.datasets.conversation import Conversation, Medium, Part, Role, Text, ToolCall, Turn
 from gemtune.datasets.formats.shape import Format, Row
 from gemtune.datasets.reading.content import audio_of, image_of, joined
-from gemtune.datasets.reading.fields import Fields
+from gemtune.datasets.reading.fields import Fields, shown
 from gemtune.datasets.reading.flags import read_flag
 from gemtune.datasets.reading.tools import arguments_of, from_json, name_of, read_tools, structured
 from gemtune.datasets.reading.turns import message_list, result_turn, role_of
@@ -21,6 +21,9 @@ ROLES: Mapping[str, Role] = {
     "tool": "tool",
     "system": "system",
 }
+
+
+DECLARATIONS = ("functionDeclarations", "function_declarations")
 
 
 def _fits(row: Row) -> bool:
@@ -52,7 +55,13 @@ def _tools(row: Fields) -> tuple[dict[str, Any], ...]:
     tools: list[dict[str, Any]] = []
     for group in groups if isinstance(groups, list) else [groups]:
         fields = row.within(group, "tools", "tools")
-        tools += read_tools(fields.take_first("functionDeclarations", "function_declarations"), fields)
+        # Tools of Google's own are empty objects, such as {"googleSearch": {}}, which say that they can be used.
+        for name in fields.names() - {*DECLARATIONS}:
+            raise fields.bad(
+                f"a tool {shown(name)}; only functionDeclarations can be given to a model here: ignore it in "
+                f"dataset_columns, as {{{fields.path_of(name)}: null}}"
+            )
+        tools += read_tools(fields.take_first(*DECLARATIONS), fields)
         fields.close(harmless=())
     return tuple(tools)
 

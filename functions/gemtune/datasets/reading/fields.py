@@ -107,6 +107,10 @@ class Fields:
             raise self.bad(f"{shown(name)} is {value}: write a finite number, or null")
         return value
 
+    def names(self) -> frozenset[str]:
+        """Return the names of the fields that were not taken yet."""
+        return frozenset(self._left)
+
     def peek(self, name: str) -> Any:
         """Return the value of a field and leave it to be taken."""
         return self._left.get(name)

@@ -13,7 +13,7 @@ from gemtune.datasets.reading.content import read_content
 from gemtune.datasets.reading.fields import Fields, cell_text, kind_of, unicode_text
 from gemtune.datasets.reading.flags import read_flag
 from gemtune.datasets.reading.tools import from_json, name_of, read_calls, structured, without_nulls
-from gemtune.datasets.refusal import BadRow
+from gemtune.datasets.reading.transcript import prompt_of
 
 # Names of roles in OpenAI's shape, in lower case. `model` is the assistant's name in Gemma's turn format, `chatbot` in
 # Cohere's rows; ShareGPT's names are common in this shape, too.
@@ -42,9 +42,12 @@ THINKING = ("reasoning_content", "reasoning", "thinking")
 def column_turns(fields: Fields, column: str, role: Role) -> list[Turn]:
     """Return the turns in a column. Raises BadRow.
 
-    It is a list of messages, also as JSON text, or another text, which is one message of the role.
+    It is a list of messages, also as JSON text, a transcript that ends with `Assistant:` if the role is the user's, or
+    another text, which is one message of the role.
     """
     value = by_message(cell_text(fields.take(column)))
+    if role == "user" and (turns := prompt_of(value)) is not None:
+        return turns
     if is_text(value):
         return [Turn(role, read_content(value, role, fields))]
     if value is not None and not isinstance(value, str | list):
@@ -169,7 +172,12 @@ def read_turn(fields: Fields) -> Turn:
     if "content" in fields:
         content = read_content(fields.take("content"), role, fields)
     elif not calls and role != "tool":
-        raise BadRow("a message needs role and content")
+        refusal = fields.peek("refusal")
+        raise fields.bad(
+            "a message needs role and content"
+            if refusal is None
+            else "it has a refusal and no content: write the refusal into content"
+        )
     thinking = thinking_of(fields) if role == "assistant" else ""
     call_id = tool_name = None
     if role == "tool":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
@@ -11,6 +10,7 @@ from typing import Any, Generic, TypeVar
 
 from gemtune.datasets.conversation import Conversation, Turn
 from gemtune.datasets.formats.vertex import content_turns, read_contents
+from gemtune.datasets.reading import transcript
 from gemtune.datasets.reading.content import read_content
 from gemtune.datasets.reading.fields import HARMLESS, Fields, cell_text
 from gemtune.datasets.reading.tools import read_tools, structured
@@ -61,23 +61,6 @@ class RlFormat(Generic[Content]):
     harmless: frozenset[str] = HARMLESS
 
 
-# Speakers in a text of turns, as Anthropic's pairs have them (Bai et al., arXiv:2204.05862).
-_SPEAKER = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
-
-
-def _transcript(value: Any) -> list[Turn] | None:
-    """Return the turns of a text that begins with `Human:`, else None."""
-    begins = isinstance(value, str) and _SPEAKER.match(value)
-    if not begins:
-        return None
-    _, *pieces = _SPEAKER.split(value)
-    speakers, texts = pieces[::2], pieces[1::2]
-    return [
-        Turn("user" if speaker == "Human" else "assistant", text.strip())
-        for speaker, text in zip(speakers, texts, strict=True)
-    ]
-
-
 def _answer(row: Fields, column: str, value: Any) -> list[Turn]:
     """Return the turns of an answer: a text, a message, or a list of messages.
 
@@ -100,7 +83,7 @@ def _read_pair(row: Fields) -> Pair:
     answers: dict[str, list[Turn]] = {}
     for column in ("chosen", "rejected"):
         value = row.take(column)
-        turns = None if prompt.turns else _transcript(value)
+        turns = transcript.conversation_of(value) if prompt.turns else transcript.turns_of(value)
         if turns is None and is_text(value) and not prompt.turns:
             raise BadRow(
                 f"{column} is a text, and there is no prompt: add a column prompt, or write {column} as messages, or "
