@@ -53,11 +53,11 @@ def _exchange(fields: Fields) -> list[Turn]:
     Raises BadRow.
     """
     system = system_turns(fields)
-    said, answer = fields.take_first(*USERS), fields.take_first(*ASSISTANTS)
-    if said is None or answer is None:
+    query, answer = fields.take_first(*USERS), fields.take_first(*ASSISTANTS)
+    if query is None or answer is None:
         raise fields.bad(f"it needs {' or '.join(USERS)}, and {' or '.join(ASSISTANTS)}")
     trained = read_flag(fields, "assistant")
-    question = Turn("user", read_content(said, "user", fields, "input"))
+    question = Turn("user", read_content(query, "user", fields, "input"))
     turn = Turn("assistant", read_content(answer, "assistant", fields, "output"), trained=trained)
     fields.close()
     return [*system, question, turn]

@@ -74,7 +74,7 @@ def _wraps_twice(rows: Any) -> bool:
 
 
 def columns_for(row: Row, fields: Collection[str]) -> dict[str, str]:
-    """Return the row's own names of some fields, as far as they can be guessed.
+    """Return the row's own names of some fields, as far as can be guessed.
 
     fields: of the formats in question.
     """

@@ -174,7 +174,7 @@ class Fields:
             self.reading.unread[shown(self.path_of(name))] = None
 
     def leave_repeated(self, texts: Collection[str]) -> None:
-        """Count fields as not read that repeat one of these texts word for word.
+        """Count fields that repeat one of these texts word for word.
 
         NuminaMath's rows have the first question and the answer in columns beside their messages.
         """

@@ -25,7 +25,7 @@ def turns_of(value: Any) -> list[Turn] | None:
 
 
 def prompt_of(value: Any) -> list[Turn] | None:
-    """Return the turns of a transcript that ends with `Assistant:`, without it.
+    """Return the turns of a transcript that ends with `Assistant:`.
 
     None for any other value: a text with one speaker only may be about speakers.
     """
