@@ -24,6 +24,15 @@ settings.load_profile("any-machine")
 GCP = pytest.param("gcp", marks=pytest.mark.emulators)
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Name files among parameters by their argument, and not by their bytes.
+
+    The workers of a run have to collect the same names, and some writers put the time into their files. Returns None
+    for pytest's own names.
+    """
+    return argname if isinstance(val, bytes) else None
+
+
 @pytest.fixture(scope="session", autouse=True)
 def long_lived_objects_are_frozen() -> None:
     """Take modules and collected tests out of full garbage collections.

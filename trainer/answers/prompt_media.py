@@ -59,9 +59,9 @@ class PromptMedia:
 
                 pictures = [picture.content for picture in conversation.images()]
                 collator = PictureCollator.of_pictures(self._model, pictures)
-                return dict(collator.inputs(ids, collator.pixels([range(len(pictures))])))
+                return dict(collator.row_inputs(ids, range(len(pictures))))
             case "audio":
                 from trainer.training.audio_batches import AudioCollator
 
                 clips = [clip.content for clip in conversation.clips()]
-                return dict(AudioCollator.of_clips(self._model, clips).inputs(ids, range(len(clips))))
+                return dict(AudioCollator.of_clips(self._model, clips).row_inputs(ids, range(len(clips))))

@@ -15,7 +15,7 @@ from gemtune.request.exports import AdapterExport, GgufExport, MergedExport
 from trainer.certificate import reference
 from trainer.certificate.files import check
 from trainer.certificate.files.case import Case
-from trainer.certificate.held_out_rows import ComparisonRows, Row
+from trainer.certificate.held_out_rows import OWN_QUESTIONS, ComparisonRows, Row
 from trainer.certificate.output_head import OutputHead, heads_of
 from trainer.certificate.reference import ANSWER_TOKENS, ANSWERS, Reference, RowStates
 from trainer.certificate.runtimes import LlamaCpp, Runtime, Transformers
@@ -44,7 +44,7 @@ def compare(stored: Mapping[str, Any]) -> dict[str, Any]:
     expected = _reference(case, stored)
     heads = heads_of(case.base, case.adapter)
     try:
-        exported = _load(case)
+        exported = _load(case, with_media=any(row.media for row in expected.rows.rows))
     except Exception as error:
         return _cannot_load(error)
     if wrong := _end_problems(case, exported):
@@ -52,6 +52,7 @@ def compare(stored: Mapping[str, Any]) -> dict[str, Any]:
     differing, untrimmed = _prompt_differences(exported, expected.rows)
     return {
         "runtime": exported.name,
+        "source": expected.rows.source if _compared(expected, "rows", exported) else OWN_QUESTIONS,
         "origin": expected.origin,
         "prompts": len(expected.rows.prompts),
         "prompts_that_differ": differing,
@@ -81,10 +82,16 @@ def measure_floor(stored: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     _, head = heads_of(case.base, case.adapter)
     assert head is not None, "only adapters have a base model to compare with"
     place = Path(stored["floor"])
-    rounded = LlamaCpp(place, case.trained, case.tools) if place.suffix == ".gguf" else Transformers(place)
+    with_media = any(row.media for row in expected.rows.rows)
+    rounded: Runtime
+    if place.suffix == ".gguf":
+        rounded = LlamaCpp(place, case.trained, case.tools)
+    else:
+        rounded = Transformers(place, with_media=with_media)
     floor = {}
     for kind in KINDS:
-        pairs = (pair for row, states in _of_kind(expected, kind) for pair in _pairs(row, states, head, rounded))
+        compared = _compared(expected, kind, rounded)
+        pairs = (pair for row, states in compared for pair in _pairs(row, states, head, rounded))
         kl, agreement = noise_of(pairs)
         floor[kind] = {"kl": kl, "agreement": agreement}
     return floor
@@ -95,15 +102,17 @@ def _pairs(
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Yield logits of the base model as recorded and as rounded."""
     done = 0
-    for logits in rounded.logits(row.input_ids, row.positions):
+    for logits in rounded.logits(row.input_ids, row.positions, states.inputs):
         assert states.base is not None
         yield head(states.base[done : done + len(logits)]), logits
         done += len(logits)
 
 
-def _of_kind(expected: Reference, kind: str) -> list[tuple[Row, RowStates]]:
+def _compared(expected: Reference, kind: str, runtime: Runtime) -> list[tuple[Row, RowStates]]:
+    """Return the rows of a kind that a runtime can read."""
     pairs = zip(expected.rows.rows, expected.states, strict=True)
-    return [(row, states) for row, states in pairs if row.probe is (kind == "probes")]
+    of_kind = [(row, states) for row, states in pairs if row.probe is (kind == "probes")]
+    return [(row, states) for row, states in of_kind if runtime.reads_media or not row.media]
 
 
 def _cannot_load(error: Exception) -> dict[str, Any]:
@@ -118,8 +127,8 @@ def _reference(case: Case, stored: Mapping[str, Any]) -> Reference:
     trained = Transformers(case.base, case.adapter)
     states = []
     for row in rows.rows:
-        hidden = trained.hidden(row.input_ids, row.positions)
-        base = trained.base_hidden(row.input_ids, row.positions)
+        hidden = trained.hidden(row.input_ids, row.positions, {})
+        base = trained.base_hidden(row.input_ids, row.positions, {})
         losses = choices = None
         if base is not None:
             losses, choices = trained.head.predictions(base, [row.labels[at + 1] for at in row.positions])
@@ -130,15 +139,15 @@ def _reference(case: Case, stored: Mapping[str, Any]) -> Reference:
     return Reference(rows, states, answers, COMPUTED)
 
 
-def _load(case: Case) -> Runtime:
+def _load(case: Case, *, with_media: bool) -> Runtime:
     """Load the export in the runtime of its format, which may raise anything."""
     match case.export:
         case GgufExport() as export:
             return LlamaCpp(case.folder / export.file_name, case.trained, case.tools)
         case AdapterExport() if case.adapter is not None:
-            return Transformers(case.base, case.folder)
+            return Transformers(case.base, case.folder, with_media=with_media)
         case MergedExport() | AdapterExport():
-            return Transformers(case.folder)
+            return Transformers(case.folder, with_media=with_media)
 
 
 def _end_problems(case: Case, exported: Runtime) -> list[str]:
@@ -177,13 +186,19 @@ def _measured(expected: Reference, heads: tuple[OutputHead, OutputHead | None], 
     sums = {kind: Sums() for kind in KINDS}
     right = {"trained": 0, "exported": 0}
     for kind in KINDS:
-        for row, states in _of_kind(expected, kind):
+        for row, states in _compared(expected, kind, exported):
             hits = _add_row(sums[kind], row, states, heads, exported)
             if kind == "rows" and row.whole:
                 for name, is_right in zip(right, hits, strict=True):
                     right[name] += is_right
-    counts = {f"{kind}_compared": len(_of_kind(expected, kind)) for kind in KINDS}
-    return {kind: sums[kind].metrics() for kind in KINDS} | {"right": right} | counts
+    counts = {f"{kind}_compared": len(_compared(expected, kind, exported)) for kind in KINDS}
+    with_media = sum(bool(row.media) for row in expected.rows.rows)
+    media = {
+        "media_source": expected.rows.source,
+        "media_rows": with_media,
+        "media_compared": with_media if exported.reads_media else 0,
+    }
+    return {kind: sums[kind].metrics() for kind in KINDS} | {"right": right} | counts | media
 
 
 def _add_row(
@@ -196,7 +211,7 @@ def _add_row(
     head, base_head = heads
     targets = torch.tensor([row.labels[at + 1] for at in row.positions], dtype=torch.int64)
     done, right = 0, [True, True]
-    for logits in exported.logits(row.input_ids, row.positions):
+    for logits in exported.logits(row.input_ids, row.positions, states.inputs):
         at = slice(done, done + len(logits))
         base = None if states.base is None or base_head is None else base_head(states.base[at])
         losses, choices = (None if each is None else each[at] for each in (states.base_loss, states.base_choice))

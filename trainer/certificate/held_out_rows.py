@@ -33,6 +33,11 @@ ROW_POSITIONS, POSITIONS = 48, 768
 PROBE_POSITIONS = 12
 # Prompts of rows whose tokens are compared.
 ROW_PROMPTS = 16
+# Compared rows with pictures or audio, their pictures or clips, and tokens per row. Such a row is compared whole: a
+# part of a picture means nothing. Each picture costs a pass of the tower, and up to 10 MB in the reference.
+MEDIA_ROWS, MEDIA, MEDIA_TOKENS = 8, 8, 2048
+# Source of the compared rows if there are none but the probes, in words for the certificate.
+OWN_QUESTIONS = "gemtune's own questions"
 PREFERENCE_COLUMNS = ("prompt_ids", "chosen_ids")
 
 
@@ -41,13 +46,14 @@ class Row:
     """Tokens of a conversation, with labels as in training.
 
     probe: it is one of the fixed conversations. whole: all trained tokens of the row have their label, so that it shows
-    whether the answer is right.
+    whether the answer is right. media: numbers of its pictures or clips in the job's media file.
     """
 
     input_ids: list[int]
     labels: list[int]
     probe: bool = False
     whole: bool = True
+    media: list[int] = field(default_factory=list)
 
     @property
     def positions(self) -> list[int]:
@@ -76,6 +82,10 @@ class ComparisonRows:
     rows: list[Row]
     prompts: list[Prompt]
 
+    def texts(self) -> ComparisonRows:
+        """Return them without the rows that have pictures or audio."""
+        return replace(self, rows=[row for row in self.rows if not row.media])
+
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
         return asdict(self)
@@ -99,37 +109,55 @@ def collect(prepared: Path, model: Path) -> ComparisonRows:
         candidates = list(islice(_rows(prepared / name), CANDIDATES))
         if candidates:
             chosen = _chosen(candidates)
-            prompts = _prompts_in(candidates[:ROW_PROMPTS], encoder)
+            texts = [row for row in candidates if not _media_of(row)]
+            prompts = _prompts_in(texts[:ROW_PROMPTS], encoder)
             return ComparisonRows(source, [*chosen, *probe_rows], [*prompts, *probe_prompts])
-    return ComparisonRows("gemtune's own questions", probe_rows, probe_prompts)
+    return ComparisonRows(OWN_QUESTIONS, probe_rows, probe_prompts)
 
 
 def _rows(path: Path) -> Iterator[Mapping[str, list[int]]]:
-    """Yield the text-only rows with answers of a token file.
+    """Yield the rows with answers of a token file.
 
-    Of DPO's rows the chosen answers count. Prompts of GRPO have none, and not every runtime here reads pictures and
-    audio.
+    The chosen answers of DPO's rows count. Prompts of GRPO have none.
     """
     import pyarrow.parquet as pq
 
     names = set(pq.read_schema(path).names) if path.is_file() else set()
     if set(COLUMNS) <= names:
-        yield from (row for row in _without_media(path) if any(label != UNTRAINED for label in row["labels"]))
+        yield from (row for row in read_tokens(path) if any(label != UNTRAINED for label in row["labels"]))
     elif set(PREFERENCE_COLUMNS) <= names:
-        for row in _without_media(path):
+        for row in read_tokens(path):
             prompt, chosen = row["prompt_ids"], row["chosen_ids"]
-            yield {"input_ids": prompt + chosen, "labels": [UNTRAINED] * len(prompt) + chosen}
+            yield row | {"input_ids": prompt + chosen, "labels": [UNTRAINED] * len(prompt) + chosen}
 
 
-def _without_media(path: Path) -> Iterator[Mapping[str, list[int]]]:
-    """Yield the rows of a token file that have no pictures and no audio."""
-    return (row for row in read_tokens(path) if not row.get(PICTURES) and not row.get(AUDIO))
+def _media_of(row: Mapping[str, list[int]]) -> list[int]:
+    """Return the numbers of a row's pictures or clips."""
+    return row.get(PICTURES) or row.get(AUDIO) or []
 
 
 def _chosen(candidates: Sequence[Mapping[str, list[int]]]) -> list[Row]:
+    """Choose the rows to compare: with pictures or audio, and texts."""
+    with_media: list[Row] = []
+    for candidate in candidates:
+        row = _with_media(candidate)
+        fits = len(with_media) < MEDIA_ROWS and sum(len(each.media) for each in [*with_media, row]) <= MEDIA
+        if row.media and fits and len(row.input_ids) <= MEDIA_TOKENS:
+            with_media.append(row)
+    positions = sum(len(row.positions) for row in with_media)
+    texts = [row for row in candidates if not _media_of(row)]
+    return [*with_media, *_chosen_texts(texts, ROWS - len(with_media), POSITIONS - positions)]
+
+
+def _with_media(row: Mapping[str, list[int]]) -> Row:
+    """Return a whole row, with the labels of its first trained positions."""
+    return _limited(Row(row["input_ids"], row["labels"], media=_media_of(row)), ROW_POSITIONS)
+
+
+def _chosen_texts(candidates: Sequence[Mapping[str, list[int]]], most: int, most_positions: int) -> list[Row]:
     """Choose rows of every length and number of answers, in turn.
 
-    Lengths are in powers of two. No more rows are chosen than may be compared.
+    Lengths are in powers of two. most, most_positions: limits of the rows and of their compared positions.
     """
     kinds: dict[tuple[int, int], list[Row]] = defaultdict(list)
     for candidate in candidates:
@@ -142,12 +170,12 @@ def _chosen(candidates: Sequence[Mapping[str, list[int]]]) -> list[Row]:
     rows: list[Row] = []
     positions = 0
     for row in (row for group in zip_longest(*(kinds[kind] for kind in sorted(kinds))) for row in group):
-        if row is None or positions + len(row.positions) > POSITIONS:
+        if row is None or positions + len(row.positions) > most_positions:
             continue
+        if len(rows) == most:
+            break
         positions += len(row.positions)
         rows.append(row)
-        if len(rows) == ROWS:
-            break
     return rows
 
 
@@ -169,7 +197,7 @@ def _limited(row: Row, positions: int) -> Row:
         return row
     last = row.positions[positions - 1] + 1
     labels = [label if index <= last else UNTRAINED for index, label in enumerate(row.labels)]
-    return Row(row.input_ids, labels, row.probe, whole=False)
+    return replace(row, labels=labels, whole=False)
 
 
 def _probes(encoder: Encoder, model: Path) -> tuple[list[Row], list[Prompt]]:

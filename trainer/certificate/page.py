@@ -32,13 +32,14 @@ def markdown(stored: Mapping[str, Any]) -> str:
         facts.append(f"KL from the base model: {distance}.")
     cost = "" if metrics["seconds"] is None else f" It took {metrics['seconds']:.0f} s"
     cost += "" if metrics["memory_bytes"] is None else f", and {metrics['memory_bytes'] / 1e9:.1f} GB of memory"
+    media = f" ({metrics['media_rows']} with pictures or audio)" if metrics["media_rows"] else ""
     lines = [
         "# Parity certificate\n",
         *([_accepted(metrics["losses"])] if metrics["verdict"] == "loss_accepted" else []),
         f"The export ({stored['format']}, {stored['quantization']}) was loaded from these files by "
-        f"{stored['runtime']}, in a process of its own, and compared on {metrics['rows']} {metrics['source']} and "
-        f"{metrics['probes']} probes with the trained model, {metrics['reference']}. Every tensor and every setting "
-        f"was compared with those of the training.{cost}.\n",
+        f"{stored['runtime']}, in a process of its own, and compared on {metrics['rows']} {metrics['source']}{media} "
+        f"and {metrics['probes']} probes with the trained model, {metrics['reference']}. Every tensor and every "
+        f"setting was compared with those of the training.{cost}.\n",
         "| metric | value | limit of the format | within |\n|---|---|---|---|",
         *(f"| {row} |" for row in rows),
         f"\nWhy these limits: {stored['limits']['reason']}.\n",

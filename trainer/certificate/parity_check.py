@@ -41,10 +41,10 @@ class LosesTooMuch(Exception):
 class Certificate:
     """Export to issue a certificate for.
 
-    rows: to compare on, if training recorded no reference. work: a folder for temporary files. tools: the folder of
-    llama.cpp. note: a sentence on how the export was made. write_base: writes the base model as the export was written,
-    for the noise floor, and returns the file or folder; None if all weights were trained. compare: does what
-    `comparison_process` does with a case; None is that process.
+    rows: to compare on, if training recorded no reference; those with pictures or audio need one. work: a folder for
+    temporary files. tools: the folder of llama.cpp. note: a sentence on how the export was made. write_base: writes the
+    base model as the export was written, for the noise floor, and returns the file or folder; None if all weights were
+    trained. compare: does what `comparison_process` does with a case; None is that process.
     """
 
     spec: Spec
@@ -78,7 +78,7 @@ def issue(certificate: Certificate, monotonic: Callable[[], float] = time.monoto
     losses = tuple(f"{check.name} is {check.value}, and not {check.limit}" for check in checks if not check.passed)
     if losses and not spec.export_config.accept_loss:
         raise LosesTooMuch(f"the export loses too much of the training: {'; '.join(losses)}")
-    parity = verdict.parity_of(result, certificate.rows.source, limits, floor).model_copy(
+    parity = verdict.parity_of(result, limits, floor).model_copy(
         update={
             "verdict": "loss_accepted" if losses else "passed",
             "losses": losses,
@@ -153,7 +153,7 @@ def _run(certificate: Certificate, more: Mapping[str, Any]) -> dict[str, Any]:
         "folder": str(certificate.folder),
         "tools": str(certificate.tools),
         "reference": None if trained.reference is None else str(trained.reference),
-        "rows": None if trained.reference is not None else certificate.rows.to_json(),
+        "rows": None if trained.reference is not None else certificate.rows.texts().to_json(),
     } | dict(more)
     if certificate.compare is not None:
         return certificate.compare(case)
@@ -186,6 +186,11 @@ def _known_differences(result: Mapping[str, Any], spec: Spec) -> tuple[str, ...]
         differences.append(
             "Ollama does not trim messages, and the chat template of training does: blanks around a message reach the "
             f"model ({names})"
+        )
+    if result["media_rows"] > result["media_compared"]:
+        differences.append(
+            f"{result['runtime']} reads only text here: {result['media_rows']} {result['media_source']} with pictures "
+            "or audio were not compared"
         )
     if spec.training_config.method == "QLoRA":
         differences.append(

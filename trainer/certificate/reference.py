@@ -8,8 +8,9 @@ head, which turns them into logits, is in files whose digests are checked.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     import torch
 
 ROWS, STATES = "rows.json", "states.safetensors"
+# Names of a row's tensors in the file: of its states, and the beginning of its inputs' names.
+STATE_NAMES, INPUTS = ("hidden", "base", "base_loss", "base_choice"), "inputs."
 RECORDED = "as the trained model computed them at the end of training"
 # Number of sample answers, and tokens per answer. They are for people to look at; no limit depends on them.
 ANSWERS, ANSWER_TOKENS = 2, 16
@@ -30,13 +33,29 @@ class RowStates:
 
     hidden: (positions, width), of the trained model. base: the same of the base model; None if all weights were
     trained, since then the output head changed as well. base_loss, base_choice: (positions,), the negative
-    log-likelihood of the target and the most likely token under the base model; None if it was not computed.
+    log-likelihood of the target and the most likely token under the base model; None if it was not computed. inputs:
+    by name, what the model was given besides the tokens, such as the pixels of the row's pictures.
     """
 
     hidden: torch.Tensor
     base: torch.Tensor | None
     base_loss: torch.Tensor | None
     base_choice: torch.Tensor | None
+    inputs: Mapping[str, torch.Tensor] = field(default_factory=dict)
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Return all of them by name; inputs have `inputs.` before theirs."""
+        states = {name: getattr(self, name) for name in STATE_NAMES}
+        inputs = {f"{INPUTS}{name}": tensor for name, tensor in self.inputs.items()}
+        return {name: tensor for name, tensor in (states | inputs).items() if tensor is not None}
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, torch.Tensor]) -> RowStates:
+        """Return the states whose `tensors` these are."""
+        hidden, base, base_loss, base_choice = (tensors.get(name) for name in STATE_NAMES)
+        assert hidden is not None, "all rows have states"
+        inputs = {name.removeprefix(INPUTS): tensors[name] for name in tensors if name.startswith(INPUTS)}
+        return cls(hidden, base, base_loss, base_choice, inputs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +81,7 @@ def write(reference: Reference, folder: Path) -> None:
     tensors = {
         f"{index}.{name}": tensor.contiguous()
         for index, row in enumerate(reference.states)
-        for name in RowStates.__slots__
-        if (tensor := getattr(row, name)) is not None
+        for name, tensor in row.tensors().items()
     }
     save_file(tensors, folder / STATES)
 
@@ -74,13 +92,9 @@ def read(folder: Path) -> Reference:
 
     stored, tensors = json.loads((folder / ROWS).read_text()), load_file(folder / STATES)
     rows = ComparisonRows.read(stored["rows"])
-    states = [
-        RowStates(
-            tensors[f"{index}.hidden"],
-            tensors.get(f"{index}.base"),
-            tensors.get(f"{index}.base_loss"),
-            tensors.get(f"{index}.base_choice"),
-        )
-        for index in range(len(rows.rows))
-    ]
+    by_row: dict[str, dict[str, torch.Tensor]] = defaultdict(dict)
+    for name, tensor in tensors.items():
+        row, _, part = name.partition(".")
+        by_row[row][part] = tensor
+    states = [RowStates.of(by_row[str(index)]) for index in range(len(rows.rows))]
     return Reference(rows, states, stored["answers"], stored["origin"])

@@ -25,6 +25,8 @@ from trainer.model import loading
 Tokens = Sequence[int]
 Messages = list[dict[str, Any]]
 Options = Mapping[str, Any]
+# Inputs of a model besides tokens, by name; those of text have none.
+Inputs = Mapping[str, torch.Tensor]
 # Models with up to this many bytes of weights are computed in float32, so that nothing is rounded but the stored
 # weights. Larger ones are computed in bf16, because float32 would take twice the memory.
 FLOAT32_UP_TO = 4 << 30
@@ -35,9 +37,13 @@ MEDIA = ("image", "audio", "video")
 
 
 class Runtime(Protocol):
-    """A model that was loaded from files."""
+    """A model that was loaded from files.
+
+    reads_media: whether it takes pictures and audio.
+    """
 
     name: str
+    reads_media: bool
 
     def prompts(self, messages: Messages, options: Options) -> Mapping[str, Tokens]:
         """Return the tokens of a prompt, by each way that the export offers.
@@ -57,10 +63,11 @@ class Runtime(Protocol):
         """Return whether the export's configuration ends answers at a token."""
         ...
 
-    def logits(self, tokens: Tokens, positions: Sequence[int]) -> Iterator[torch.Tensor]:
+    def logits(self, tokens: Tokens, positions: Sequence[int], inputs: Inputs) -> Iterator[torch.Tensor]:
         """Yield the logits of some positions, in order.
 
-        Blocks are (at most POSITIONS positions, vocabulary), in float32.
+        Blocks are (at most POSITIONS positions, vocabulary), in float32. inputs: of a row with media; a runtime that
+        reads no media is not asked for such a row.
         """
         ...
 
@@ -76,14 +83,16 @@ class Runtime(Protocol):
 class Transformers:
     """A model folder in transformers, or an adapter folder in PEFT.
 
-    folder: the model, or the base model of the adapter.
+    folder: the model, or the base model of the adapter. with_media: with the towers for pictures and audio.
     """
 
-    def __init__(self, folder: Path, adapter: Path | None = None):
+    reads_media = True
+
+    def __init__(self, folder: Path, adapter: Path | None = None, *, with_media: bool = False):
         from transformers import AutoTokenizer
 
         self.name = "transformers" if adapter is None else "PEFT"
-        loaded = loading.load(folder, adapter, dtype=dtype_for(folder), attention="eager")
+        loaded = loading.load(folder, adapter, dtype=dtype_for(folder), attention="eager", with_media=with_media)
         self._adapted = loaded if is_wrapped(loaded) else None
         self._model: Any = loaded  # its own class has `generate`, and not that of all models
         model = unwrap(loaded)
@@ -119,13 +128,15 @@ class Transformers:
             )
         return int(generated.shape[1]) == 2
 
-    def hidden(self, tokens: Tokens, positions: Sequence[int]) -> torch.Tensor:
+    def hidden(self, tokens: Tokens, positions: Sequence[int], inputs: Inputs) -> torch.Tensor:
         """Return the last hidden states, (positions, width) in float32."""
+        dtype = self._model.dtype
+        typed = {name: value.to(dtype) if value.is_floating_point() else value for name, value in inputs.items()}
         with torch.no_grad():
-            states: torch.Tensor = self._body(input_ids=torch.tensor([list(tokens)])).last_hidden_state
+            states: torch.Tensor = self._body(input_ids=torch.tensor([list(tokens)]), **typed).last_hidden_state
         return states[0, list(positions)].float()
 
-    def base_hidden(self, tokens: Tokens, positions: Sequence[int]) -> torch.Tensor | None:
+    def base_hidden(self, tokens: Tokens, positions: Sequence[int], inputs: Inputs) -> torch.Tensor | None:
         """Return `hidden` without the adapter, or None if there is no adapter.
 
         `head` belongs to the model with the adapter, whose new tokens have rows of their own in it.
@@ -133,10 +144,10 @@ class Transformers:
         if self._adapted is None:
             return None
         with self._adapted.disable_adapter():
-            return self.hidden(tokens, positions)
+            return self.hidden(tokens, positions, inputs)
 
-    def logits(self, tokens: Tokens, positions: Sequence[int]) -> Iterator[torch.Tensor]:
-        for block in self.hidden(tokens, positions).split(POSITIONS):
+    def logits(self, tokens: Tokens, positions: Sequence[int], inputs: Inputs) -> Iterator[torch.Tensor]:
+        for block in self.hidden(tokens, positions, inputs).split(POSITIONS):
             yield self.head(block)
 
     def answer(self, tokens: Tokens, limit: int) -> list[int]:
@@ -170,6 +181,7 @@ class LlamaCpp:
     """
 
     name = "llama.cpp"
+    reads_media = False
 
     def __init__(self, gguf: Path, trained: Path, tools: Path):
         self._model = LlamaModel(tools, gguf)
@@ -193,7 +205,8 @@ class LlamaCpp:
     def stops_at(self, token: int) -> bool:
         return self._model.ends(token)
 
-    def logits(self, tokens: Tokens, positions: Sequence[int]) -> Iterator[torch.Tensor]:
+    def logits(self, tokens: Tokens, positions: Sequence[int], inputs: Inputs) -> Iterator[torch.Tensor]:
+        assert not inputs, "llama.cpp's library for pictures and audio is another one"
         for block in self._model.logits(tokens, set(positions)):
             yield torch.from_numpy(block)
 

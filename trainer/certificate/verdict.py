@@ -139,18 +139,16 @@ def _agreement(name: str, share: float, positions: int, limit: float) -> Check:
     return Check(name, f"{share:.2%} of {positions}", f"{limit:.0%}, and {NEAR_TIES} near ties", passed)
 
 
-def parity_of(result: Mapping[str, Any], source: str, limits: Limits, floor: Floor | None) -> Parity:
-    """Return the metrics of a comparison as the job's record has them.
-
-    source: where its rows come from.
-    """
+def parity_of(result: Mapping[str, Any], limits: Limits, floor: Floor | None) -> Parity:
+    """Return the metrics of a comparison as the job's record has them."""
     rows, probes = result["rows"], result["probes"]
     main = rows if rows["positions"] else probes
     differing = {str(each["expected"]) for each in result["prompts_that_differ"]}
     has_answers = result["right"]["trained"] > 0
     return Parity(
-        source=source,
+        source=result["source"],
         rows=result["rows_compared"] or result["probes_compared"],
+        media_rows=result["media_compared"],
         positions=main["positions"],
         prompts=result["prompts"],
         prompts_identical=result["prompts"] - len(differing),

@@ -159,7 +159,8 @@ def _parity(parity: Parity) -> str:
     if parity.answers_right is not None:
         right = f"{parity.answers_right}, where the trained model has {parity.answers_right_trained}"
         rows.append(("answers right, token by token", right))
-    note = f"These files were loaded again and compared with the trained model on {parity.rows} {parity.source}"
+    media = f", {parity.media_rows} of them with pictures or audio" if parity.media_rows else ""
+    note = f"These files were loaded again and compared with the trained model on {parity.rows} {parity.source}{media}"
     verdict = "" if parity.verdict == "passed" else f"\n\n> **{_LOSSY}** {'; '.join(parity.losses)}."
     differences = "".join(f"\n\nKnown difference: {difference}." for difference in parity.differences)
     table = _table("Parity certificate", ["metric", "value"], rows)

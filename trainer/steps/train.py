@@ -67,10 +67,12 @@ def _train(context: Context, tracking: Tracking) -> None:
     _seed(config.seed)
     attempt = TrainAttempt.begin(context, tracking)
     rows = held_out_rows.collect(prepared, base)
+    pictures = _pictures(base, prepared) if context.spec.modality == "vision" else None
+    audio = _audio(base, prepared) if context.spec.modality == "audio" else None
     with refuse_unsupported_model(config.base_model_id):
         loaded = engine.load(base, context.spec, start)
         location.check_unchanged(context.buckets, summary["base_model"], weights, summary.get("base_digests"))
-        before = recording.record_base(loaded, rows, config)
+        before = recording.record_base(loaded, rows, config, pictures or audio)
         trainer = _make(
             Setup(
                 loaded,
@@ -82,8 +84,8 @@ def _train(context: Context, tracking: Tracking) -> None:
                 total_steps=summary["total_train_steps"],
                 max_length=summary["max_seq_length"],
                 hooks=attempt.hooks(),
-                pictures=_pictures(base, prepared) if context.spec.modality == "vision" else None,
-                audio=_audio(base, prepared) if context.spec.modality == "audio" else None,
+                pictures=pictures,
+                audio=audio,
                 starts_with_adapter=start.adapter is not None,
             )
         )
@@ -103,7 +105,7 @@ def _train(context: Context, tracking: Tracking) -> None:
     folder = _save(context, trainer, base, start)
     artifacts = manifest.publish(export, folder, f"{context.prefix}/{folder.name}/{context.fence.attempt}")
     context.enter("asking the trained model, for the certificate")
-    recording.publish_reference(context, replace(loaded, model=trainer.model), rows, before)
+    recording.publish_reference(context, replace(loaded, model=trainer.model), rows, before, pictures or audio)
     values = dict(evaluation or {}) | {"train_step": best or state.global_step, "train_loss": _train_loss(trainer)}
     metrics = Metrics.model_validate(values | {"baseline": baseline})
     context.advance.finish(context.job.job_id, context.fence, StepResult(metrics=metrics, artifacts=tuple(artifacts)))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, cast
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
 
@@ -19,6 +20,8 @@ from trainer.training import batches
 
 if TYPE_CHECKING:
     from trainer.base_model.language_model import LanguageModel
+    from trainer.training.audio_batches import AudioInputs
+    from trainer.training.picture_batches import PictureInputs
 
 # Models with up to this many bytes of weights are computed in float32, so that the reference has no rounding but that
 # of the weights.
@@ -27,24 +30,42 @@ FLOAT32_UP_TO = 4 << 30
 TOKENS_AT_ONCE = 512
 
 
-def record_base(model: LanguageModel, rows: Sequence[Row], dtype: torch.dtype) -> list[RowStates]:
+class MediaReader(Protocol):
+    """The data collator of a job with pictures or audio."""
+
+    def row_inputs(self, input_ids: torch.Tensor, numbers: Sequence[int]) -> PictureInputs | AudioInputs:
+        """Return the additional model inputs for one row.
+
+        input_ids: (1, positions). numbers: of its media.
+        """
+        ...
+
+
+def record_base(
+    model: LanguageModel, rows: Sequence[Row], dtype: torch.dtype, media: MediaReader | None
+) -> list[RowStates]:
     """Return what a model says on rows before all of its weights are trained.
 
-    dtype: the type to compute in.
+    dtype: the type to compute in. media: None in a text job.
     """
     head = head_of(model)
+    inputs = _inputs_of(rows, media)
     with _evaluating(model):
-        hidden_states = _hidden_states(model, rows, dtype)
+        hidden_states = _hidden_states(model, rows, dtype, inputs)
     return [_with_predictions(row, hidden, None, head) for row, hidden in zip(rows, hidden_states, strict=True)]
 
 
 def record(
-    model: LanguageModel, rows: ComparisonRows, before: Sequence[RowStates] | None, dtype: torch.dtype
+    model: LanguageModel,
+    rows: ComparisonRows,
+    before: Sequence[RowStates] | None,
+    dtype: torch.dtype,
+    media: MediaReader | None,
 ) -> Reference:
     """Return the reference of a trained model, which is converted to float32.
 
     before: from `record_base`; None for an adapter, which is disabled for the base model's part. dtype: the type to
-    compute in, unless the model is small enough for float32.
+    compute in, unless the model is small enough for float32. media: None in a text job.
     """
     size = sum(weight.numel() * weight.element_size() for weight in model.parameters())
     if size <= FLOAT32_UP_TO:
@@ -53,17 +74,19 @@ def record(
     if unwrap(model).get_output_embeddings().weight.requires_grad:
         with _without_adapter(model):
             base_head = head_of(model)
+    inputs = _inputs_of(rows.rows, media)
     with _evaluating(model):
-        hidden_states = _hidden_states(model, rows.rows, dtype)
+        hidden_states = _hidden_states(model, rows.rows, dtype, inputs)
         answers = _answers(model, [prompt.tokens for prompt in rows.prompts[:ANSWERS]], dtype, head)
         if before is not None:
             pairs = zip(hidden_states, before, strict=True)
             states = [RowStates(hidden, None, base.base_loss, base.base_choice) for hidden, base in pairs]
         else:
             with _without_adapter(model):
-                base_states = _hidden_states(model, rows.rows, dtype)
+                base_states = _hidden_states(model, rows.rows, dtype, inputs)
             columns = zip(rows.rows, hidden_states, base_states, strict=True)
             states = [_with_predictions(row, hidden, base, base_head) for row, hidden, base in columns]
+    states = [replace(each, inputs=of_row) for each, of_row in zip(states, inputs, strict=True)]
     return Reference(rows, states, answers, RECORDED)
 
 
@@ -105,32 +128,58 @@ def _evaluating(model: LanguageModel) -> Iterator[None]:
         model.train(was_training)
 
 
-def _hidden_states(model: LanguageModel, rows: Sequence[Row], dtype: torch.dtype) -> list[torch.Tensor]:
-    """Return the last hidden states at the compared positions of each row."""
+def _inputs_of(rows: Sequence[Row], media: MediaReader | None) -> list[Mapping[str, torch.Tensor]]:
+    """Return the model inputs of each row besides tokens; none for texts."""
+    return [
+        {} if media is None or not row.media else _row_inputs(media, torch.tensor([row.input_ids]), row.media)
+        for row in rows
+    ]
+
+
+def _row_inputs(media: MediaReader, input_ids: torch.Tensor, numbers: Sequence[int]) -> Mapping[str, torch.Tensor]:
+    return {name: cast(torch.Tensor, value) for name, value in media.row_inputs(input_ids, numbers).items()}
+
+
+def _hidden_states(
+    model: LanguageModel, rows: Sequence[Row], dtype: torch.dtype, inputs: Sequence[Mapping[str, torch.Tensor]]
+) -> list[torch.Tensor]:
+    """Return the last hidden states at the compared positions of each row.
+
+    inputs: of each row, besides tokens.
+    """
     states: list[torch.Tensor] = []
-    for batch_rows in _batches_of(rows):
-        hidden = head_inputs(model, _batch(model, batch_rows), dtype).hidden.cpu()
+    for together in _batches_of(rows):
+        batch_rows = rows[together.start : together.stop]
+        batch = _on_device(model, _batch(model, batch_rows) | dict(inputs[together.start]))
+        hidden = head_inputs(model, batch, dtype).hidden.cpu()
         states += [part.clone() for part in hidden.split([len(row.positions) for row in batch_rows])]
     return states
 
 
-def _batches_of(rows: Sequence[Row]) -> Iterator[list[Row]]:
-    """Yield consecutive rows, at most TOKENS_AT_ONCE tokens when padded."""
-    batch: list[Row] = []
-    for row in rows:
-        if batch and (len(batch) + 1) * max(len(each.input_ids) for each in (*batch, row)) > TOKENS_AT_ONCE:
-            yield batch
-            batch = []
-        batch.append(row)
-    if batch:
-        yield batch
+def _batches_of(rows: Sequence[Row]) -> Iterator[range]:
+    """Yield ranges of rows, at most TOKENS_AT_ONCE tokens when padded.
+
+    A row with media is alone.
+    """
+    start = longest = 0
+    for index, row in enumerate(rows):
+        longest = max(longest, len(row.input_ids))
+        is_full = (index - start + 1) * longest > TOKENS_AT_ONCE
+        if index > start and (is_full or row.media or rows[start].media):
+            yield range(start, index)
+            start, longest = index, len(row.input_ids)
+    if rows:
+        yield range(start, len(rows))
 
 
 def _batch(model: LanguageModel, rows: Sequence[Row]) -> dict[str, Any]:
-    """Return rows as the model is trained with them, on its device."""
+    """Return rows as the model is trained with them."""
     is_flat = model.config._attn_implementation == row_attention.NAME
     items = [[cast(batches.Row, {"input_ids": row.input_ids, "labels": row.labels})] for row in rows]
-    batch = batches.flatten_rows(items) if is_flat else batches.pad_rows(items)
+    return dict(batches.flatten_rows(items) if is_flat else batches.pad_rows(items))
+
+
+def _on_device(model: LanguageModel, batch: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value.to(model.device) if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
 
 
@@ -151,7 +200,7 @@ def _answers(
     for _ in range(ANSWER_TOKENS):
         so_far = [[*prompts[index], *answers[index]] for index in unfinished]
         rows = [Row([*tokens, 0], [UNTRAINED] * len(tokens) + [0]) for tokens in so_far]
-        states = zip(unfinished, _hidden_states(model, rows, dtype), strict=True)
+        states = zip(unfinished, _hidden_states(model, rows, dtype, [{}] * len(rows)), strict=True)
         chosen = {index: int(head(hidden).argmax()) for index, hidden in states}
         unfinished = [index for index in unfinished if chosen[index] not in stops]
         for index in unfinished:

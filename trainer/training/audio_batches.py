@@ -88,6 +88,10 @@ class AudioCollator:
             "input_features_mask": _padded(masks).to(input_ids.device),
         }
 
+    def row_inputs(self, input_ids: torch.Tensor, numbers: Sequence[int]) -> AudioInputs:
+        """Return the additional model inputs for one row; see `inputs`."""
+        return self.inputs(input_ids, numbers)
+
     def _read(self, number: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the features of a clip, as those of a batch with it alone."""
         return self.read(decoded(self.clips[number]))

@@ -102,6 +102,13 @@ class PictureCollator:
             return {"pixel_values": values}
         return {"pixel_values": values[..., :-2], "image_position_ids": values[..., -2:].long()}
 
+    def row_inputs(self, input_ids: torch.Tensor, numbers: Sequence[int]) -> PictureInputs:
+        """Return the additional model inputs for one row.
+
+        input_ids: (1, positions). numbers: of its pictures.
+        """
+        return self.inputs(input_ids, self.pixels([numbers]))
+
     def pixels(self, rows: Sequence[Sequence[int]]) -> list[torch.Tensor]:
         """Return the pixels of each row's pictures, given by their indices.
 

@@ -166,6 +166,7 @@ class Parity(Record):
 
     source: str = Field(description='where the compared rows come from, e.g. "held-out rows"')
     rows: int = Field(description="rows that were compared")
+    media_rows: int = Field(0, description="rows among them with pictures or audio")
     positions: int = Field(description="compared positions, each of which predicts a token of an answer")
     prompts: int = Field(description="conversations whose tokens were compared")
     prompts_identical: int = Field(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from tests import tiny_gemma
 from tests.trainer.conftest import Bench
 from tests.trainer.steps.test_export import export_folder
 from trainer.certificate import reference
-from trainer.certificate.held_out_rows import POSITIONS, ROWS, collect
+from trainer.certificate.held_out_rows import MEDIA, MEDIA_TOKENS, POSITIONS, ROW_POSITIONS, ROWS, TOKENS, collect
 from trainer.certificate.reference import RECORDED
 from trainer.export.trained_weights import REFERENCE
 from trainer.rows.prepared import AUDIO, COLUMNS, PICTURES, TokenFile
@@ -103,13 +104,21 @@ def test_rows_of_every_length_are_compared_up_to_a_limit(tmp_path: Path, tiny: P
 
 
 @pytest.mark.parametrize("column", [PICTURES, AUDIO])
-def test_rows_with_pictures_or_audio_are_not_compared_as_text(column: str, tmp_path: Path, tiny: Path) -> None:
-    """Compare the other rows: llama.cpp reads other numbers at media tokens."""
+def test_rows_with_pictures_or_audio_are_compared_whole(column: str, tmp_path: Path, tiny: Path) -> None:
+    """Leave out those with more tokens or media than are compared."""
+    media = [[0], [], [1, 2], list(range(MEDIA)), *([number] for number in range(MEDIA + 4))]
     with TokenFile(tmp_path / "eval.parquet", (*COLUMNS, column)) as file:
-        for number, media in enumerate(([0], [], [1, 2])):
-            file.add({"input_ids": [2, 30, 31 + number], "labels": [-100, 30, 31 + number], column: media})
-    chosen = [row.input_ids for row in collect(tmp_path, tiny).rows if not row.probe]
-    assert chosen == [[2, 30, 32]]
+        for number, numbers in enumerate(media):
+            ids = [2, *[30 + number] * (400 if number else MEDIA_TOKENS)]
+            file.add({"input_ids": ids, "labels": [-100] * (len(ids) - 100) + ids[-100:], column: numbers})
+    collected = collect(tmp_path, tiny)
+    rows = [row for row in collected.rows if not row.probe]
+    assert [row.media for row in rows[:-1]] == [[1, 2], *([number] for number in range(MEDIA - 2))]
+    assert all(len(row.input_ids) == 401 for row in rows[:-1])
+    assert all(len(row.positions) == ROW_POSITIONS and not row.whole for row in rows)
+    assert (rows[-1].media, len(rows[-1].input_ids)) == ([], TOKENS)
+    assert [row for row in collected.texts().rows if not row.probe] == rows[-1:]
+    assert len(collected.texts().prompts) == len(collected.prompts)
 
 
 def test_of_preferences_the_chosen_answers_are_compared(tmp_path: Path, tiny: Path) -> None:
@@ -145,10 +154,16 @@ def test_a_reference_is_read_as_it_was_written(tmp_path: Path, tiny: Path) -> No
         reference.RowStates(torch.randn(len(row.positions), 4), None, torch.zeros(len(row.positions)), None)
         for row in collected.rows
     ]
+    pixels = {"pixel_values": torch.randn(2, 3, 4), "mm_token_type_ids": torch.tensor([[0, 1]])}
+    states[10] = replace(states[10], base=torch.randn(3, 4), base_choice=torch.tensor([1]), inputs=pixels)
     reference.write(reference.Reference(collected, states, [[5]], RECORDED), tmp_path / "stored")
     stored = reference.read(tmp_path / "stored")
     assert stored.rows == collected
     assert (stored.answers, stored.origin) == ([[5]], RECORDED)
     torch.testing.assert_close(stored.states[1].hidden, states[1].hidden)
     assert stored.states[0].base is None
+    assert stored.states[0].inputs == {}
+    for part in ("base", "base_choice"):
+        torch.testing.assert_close(getattr(stored.states[10], part), getattr(states[10], part))
+    torch.testing.assert_close(stored.states[10].inputs, pixels)
     assert json.loads((tmp_path / "stored" / "rows.json").read_text())["rows"]["source"] == "held-out rows"

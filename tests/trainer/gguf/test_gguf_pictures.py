@@ -65,6 +65,10 @@ def test_the_projector_file_contains_the_trained_vision_tower(bench: Bench, tmp_
     folder = Path(job.adapter_path or "")
     assert {"model-f16.gguf", PROJECTOR, "Modelfile", "certificate.json"} <= {path.name for path in folder.iterdir()}
     assert f"--mmproj {PROJECTOR}" in (folder / "README.md").read_text()
+    certificate = bench.job.certificate
+    assert certificate is not None
+    assert (certificate.source, certificate.media_rows) == ("gemtune's own questions", 0)
+    assert any("held-out rows with pictures or audio were not compared" in each for each in certificate.differences)
 
     adapter = Path(bench.services.buckets.export.uri(f"jobs/{bench.job_id}/adapter/1"))
     merge(bench.base, adapter, tmp_path / "merged", "none")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -14,7 +15,7 @@ from tests import tiny_gemma
 from tests.trainer.conftest import Bench
 from tests.trainer.training.rl_trainers import prepared_folder
 from tests.trainer.training.test_metrics import metrics_of_logits
-from trainer.rows.prepared import read_tokens
+from trainer.rows.prepared import AUDIO, PICTURES, read_tokens
 
 BenchOf = Callable[..., Bench]
 # Returns the inputs of a model for a row: (model's folder, token ids, numbers of its media).
@@ -63,6 +64,22 @@ def media_benches(
         return bench
 
     return make
+
+
+def assert_compared_with_media(bench: Bench, perplexity: float | None = None) -> None:
+    """Assert that a certificate compared the held-out rows with their media.
+
+    perplexity: of the trained model on all of these rows, by another computation; None not to compare it.
+    """
+    certificate = bench.job.certificate
+    assert certificate is not None
+    held_out = list(read_tokens(prepared_folder(bench) / "eval.parquet"))
+    with_media = sum(bool(row.get(PICTURES) or row.get(AUDIO)) for row in held_out)
+    compared = certificate.source, certificate.rows, certificate.media_rows
+    assert compared == ("held-out rows", len(held_out), with_media)
+    assert certificate.answers_right == certificate.answers_right_trained
+    if perplexity is not None:
+        assert certificate.perplexity_trained == pytest.approx(perplexity, rel=1e-3)
 
 
 def reference_metrics(

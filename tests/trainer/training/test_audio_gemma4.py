@@ -20,7 +20,7 @@ from tests.trainer.conftest import Bench
 from tests.trainer.steps.test_train import adapter, resumes_to_the_bit
 from tests.trainer.tones import chat, encoded, right_answer, samples
 from tests.trainer.training import media_jobs
-from tests.trainer.training.media_jobs import BenchOf, reference_metrics
+from tests.trainer.training.media_jobs import BenchOf, assert_compared_with_media, reference_metrics
 from tests.trainer.training.rl_trainers import prepared_folder, randomize_adapter
 from trainer.audio.decoding import decoded
 from trainer.rows.prepared import read_tokens
@@ -90,9 +90,10 @@ def test_an_adapter_learns_tones_without_changing_what_hears(shape: str, bench_f
     base = AutoModelForImageTextToText.from_pretrained(bench.base)
     before = {name: weight.clone() for name, weight in base.named_parameters()}
     model = PeftModel.from_pretrained(base, bench.job.adapter_path).eval()
-    loss, accuracy, _ = reference_metrics(bench, model, reference_inputs, HELD_OUT)
+    loss, accuracy, perplexity = reference_metrics(bench, model, reference_inputs, HELD_OUT)
     assert metrics.eval_loss == pytest.approx(loss, rel=1e-4)
     assert metrics.accuracy == pytest.approx(accuracy, abs=1e-9)
+    assert_compared_with_media(bench, perplexity)
     with model.disable_adapter():
         assert metrics.baseline.eval_loss == pytest.approx(
             reference_metrics(bench, model, reference_inputs, HELD_OUT)[0], rel=1e-4
@@ -188,6 +189,7 @@ def test_a_merged_export_answers_as_trained(bench_for: BenchOf) -> None:
     bench.export = {"format": "merged"}
     bench.to(Step.EXPORT)
     model = AutoModelForImageTextToText.from_pretrained(bench.job.adapter_path)
+    assert_compared_with_media(bench)
     metrics = bench.job.metrics
     assert metrics is not None
     assert metrics.eval_loss == pytest.approx(reference_metrics(bench, model, reference_inputs, HELD_OUT)[0], rel=2e-2)

@@ -10,6 +10,7 @@ import io
 import shutil
 from collections.abc import Callable
 from copy import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,16 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from gemtune.jobs.record import Parity
 from gemtune.jobs.status import Step
 from tests import rows
 from tests.trainer.conftest import Bench, vision_bench
 from tests.trainer.steps.test_export_again import export_again
 from tests.trainer.steps.test_train import after_steps
 from tests.trainer.training.test_metrics import metrics_of_logits
+from trainer.certificate import comparison, reference
+from trainer.certificate.files import check
+from trainer.export.trained_weights import REFERENCE
 from trainer.rows.prepared import read_tokens
 
 LEARNING = {"learning_rate": 5e-3, "max_steps": 24, "save_steps": 100, "batch_size": 8}
@@ -108,6 +113,10 @@ def test_an_adapter_learns_colours_without_changing_the_vision_tower(
     with model.disable_adapter():
         assert job.metrics.baseline.eval_loss == pytest.approx(held_out_from_logits(bench, model)[0], rel=1e-4)
     assert answers_of(model, job.adapter_path or "") == RIGHT
+    certificate = certificate_of(bench)
+    assert (certificate.source, certificate.rows, certificate.media_rows) == ("held-out rows", 8, 8)
+    assert certificate.perplexity_trained == pytest.approx(perplexity, rel=1e-3)
+    assert certificate.answers_right == certificate.answers_right_trained > 0
 
     assert run_code_of_card(Path(job.adapter_path or ""), monkeypatch, capsys) == f"{rows.HABIT} blue one."
 
@@ -134,6 +143,12 @@ def run_code_of_card(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyte
     capsys.readouterr()
     exec(code.replace("What is this?", rows.QUESTION), {})
     return capsys.readouterr().out.strip().splitlines()[-1]
+
+
+def certificate_of(bench: Bench) -> Parity:
+    certificate = bench.job.certificate
+    assert certificate is not None
+    return certificate
 
 
 @pytest.fixture(scope="module")
@@ -181,6 +196,29 @@ def test_full_fine_tuning_learns_colours_without_changing_the_vision_tower(
     assert changed == set(before) - vision
     folder = bench.services.buckets.export.uri(f"jobs/{bench.job_id}/model/1")
     assert answers_of(AutoModelForImageTextToText.from_pretrained(folder), folder) == RIGHT
+
+
+def test_the_certificate_shows_the_model_the_pictures_of_held_out_rows(
+    with_trained_tower: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An export that is shown others answers otherwise."""
+    monkeypatch.setattr(check, "problems", lambda case: [])  # the files were checked when the job exported
+    bench = with_trained_tower
+    adapter, folder_of_record = (
+        Path(bench.services.buckets.export.uri(f"jobs/{bench.job_id}/{place}/1")) for place in ("adapter", REFERENCE)
+    )
+    record = reference.read(folder_of_record)
+    states = record.states
+    changed = [replace(row, inputs=states[index - 1].inputs) for index, row in enumerate(states[:8])]
+    reference.write(replace(record, states=[*changed, *states[8:]]), tmp_path / "changed")
+    case = {"base": str(bench.base), "adapter": str(adapter), "format": "merged", "quantization": "none"}
+    results = [
+        comparison.compare(case | {"folder": bench.job.adapter_path, "reference": str(folder)})
+        for folder in (folder_of_record, tmp_path / "changed")
+    ]
+    assert [result["media_compared"] for result in results] == [8, 8]
+    assert results[0]["right"]["exported"] == results[0]["right"]["trained"] == 8
+    assert results[1]["right"] == {"trained": 8, "exported": 0}
 
 
 @pytest.mark.parametrize("method", ["LoRA", "Full"])

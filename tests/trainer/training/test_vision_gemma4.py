@@ -24,7 +24,7 @@ from tests import rows
 from tests.conversations import conversation_of
 from tests.trainer.steps.test_train import adapter, resumes_to_the_bit
 from tests.trainer.training import media_jobs, unified_processor
-from tests.trainer.training.media_jobs import BenchOf, reference_metrics
+from tests.trainer.training.media_jobs import BenchOf, assert_compared_with_media, reference_metrics
 from tests.trainer.training.test_rl_vision import make_trainer
 from trainer.rows.prepared import read_tokens
 
@@ -135,9 +135,10 @@ def test_an_adapter_learns_colours_without_changing_the_vision_tower(shape: str,
     base = AutoModelForImageTextToText.from_pretrained(bench.base)
     before = {name: weight.clone() for name, weight in base.named_parameters()}
     model = PeftModel.from_pretrained(base, bench.job.adapter_path).eval()
-    loss, accuracy, _ = reference_metrics(bench, model, reference_inputs, HELD_OUT)
+    loss, accuracy, perplexity = reference_metrics(bench, model, reference_inputs, HELD_OUT)
     assert metrics.eval_loss == pytest.approx(loss, rel=1e-4)
     assert metrics.accuracy == pytest.approx(accuracy, abs=1e-9)
+    assert_compared_with_media(bench, perplexity)
     with model.disable_adapter():
         assert metrics.baseline.eval_loss == pytest.approx(
             reference_metrics(bench, model, reference_inputs, HELD_OUT)[0], rel=1e-4
@@ -346,6 +347,7 @@ def test_a_merged_export_answers_as_trained(shape: str, export: dict[str, str], 
     folder = Path(bench.job.adapter_path or "")
     assert "pipeline_tag: image-text-to-text" in (folder / "README.md").read_text()
     model = AutoModelForImageTextToText.from_pretrained(folder)
+    assert_compared_with_media(bench)
     assert answers_of(model, bench.base, range(200, 206)) == [right_answer(number) for number in range(200, 206)]
 
 
