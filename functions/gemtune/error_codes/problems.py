@@ -42,6 +42,10 @@ DOCUMENTS: Mapping[str, ErrorCode] = {
         "A query parameter is not a whole number within its bounds.",
         "Leave it out for the default.",
     ),
+    "unknown_parameter": ErrorCode(
+        "The call has no such query parameter; the hint suggests one with a similar name.",
+        "Correct the name, see [the HTTP API](http-api.md).",
+    ),
     "repeated_parameter": ErrorCode("A parameter or header was sent twice.", "Send it once."),
 }
 

@@ -37,7 +37,12 @@ STATUSES: Mapping[type[errors.GemtuneError], tuple[int, str]] = {
 # Any other error is internal. The response to it gives no details.
 FAULT = (500, "an internal error; the service's log has the details")
 # Errors with which every operation may answer.
-EVERYWHERE: tuple[type[errors.GemtuneError], ...] = (errors.NotFromHere, errors.BodyTooLarge, errors.CannotStore)
+EVERYWHERE: tuple[type[errors.GemtuneError], ...] = (
+    errors.NotFromHere,
+    errors.BodyTooLarge,
+    errors.RequestRefused,
+    errors.CannotStore,
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,7 +42,6 @@ from gemtune.errors import (
     NothingTrained,
     PlanNotMade,
     RecordUnreadable,
-    RequestRefused,
     SpecUnreadable,
 )
 from gemtune.handlers import answers, openapi, routes
@@ -163,7 +162,7 @@ ENDPOINTS: Sequence[Endpoint] = (
         answer=answers.AcceptedOrPlanned,
         body=TrainRequest,
         parameters=(DRY_RUN, IDEMPOTENCY_KEY),
-        errors=(RequestRefused, BadIdempotencyKey, KeyReused, JobWasDeleted),
+        errors=(BadIdempotencyKey, KeyReused, JobWasDeleted),
     ),
     Endpoint(
         method="GET",
@@ -174,7 +173,7 @@ ENDPOINTS: Sequence[Endpoint] = (
         answer=answers.JobList,
         body=None,
         parameters=(STATUS, MODALITY, LIMIT, PAGE_TOKEN),
-        errors=(RequestRefused, BadPageToken),
+        errors=(BadPageToken,),
     ),
     Endpoint(
         method="GET",
@@ -218,7 +217,7 @@ ENDPOINTS: Sequence[Endpoint] = (
         answer=answers.JobEvents,
         body=None,
         parameters=(AFTER_EVENT,),
-        errors=(RequestRefused, JobNotFound),
+        errors=(JobNotFound,),
     ),
     Endpoint(
         method="GET",
@@ -229,7 +228,7 @@ ENDPOINTS: Sequence[Endpoint] = (
         answer=answers.LossHistory,
         body=None,
         parameters=(AFTER_STEP,),
-        errors=(RequestRefused, JobNotFound, RecordUnreadable),
+        errors=(JobNotFound, RecordUnreadable),
     ),
     Endpoint(
         method="GET",
@@ -240,7 +239,7 @@ ENDPOINTS: Sequence[Endpoint] = (
         answer=answers.JobLogs,
         body=None,
         parameters=(STEP, AFTER_LINE, LINES_LIMIT),
-        errors=(RequestRefused, BadPageToken, JobNotFound, RecordUnreadable, NoLogs, LogsBusy),
+        errors=(BadPageToken, JobNotFound, RecordUnreadable, NoLogs, LogsBusy),
     ),
     Endpoint(
         method="GET",
@@ -263,7 +262,6 @@ ENDPOINTS: Sequence[Endpoint] = (
         body=ExportRequest,
         parameters=(IDEMPOTENCY_KEY,),
         errors=(
-            RequestRefused,
             BadIdempotencyKey,
             JobNotFound,
             KeyReused,
@@ -305,7 +303,7 @@ ENDPOINTS: Sequence[Endpoint] = (
         answer=answers.JobStatus,
         body=ResumeRequest,
         parameters=(),
-        errors=(RequestRefused, JobNotFound, JobIsOver, JobNotPaused, CapReached, RecordUnreadable),
+        errors=(JobNotFound, JobIsOver, JobNotPaused, CapReached, RecordUnreadable),
     ),
     Endpoint(
         method="DELETE",
@@ -338,7 +336,7 @@ ENDPOINTS: Sequence[Endpoint] = (
         answer=answers.Dataset,
         body=DatasetUpload,
         parameters=(),
-        errors=(RequestRefused, DatasetUnreadable),
+        errors=(DatasetUnreadable,),
     ),
     Endpoint(
         method="PUT",
@@ -349,7 +347,7 @@ ENDPOINTS: Sequence[Endpoint] = (
         answer=answers.PartStored,
         body=Binary(PART_BYTES),
         parameters=(FILE_NUMBER, PART_NUMBER),
-        errors=(RequestRefused, DatasetNotFound, BadPart, DatasetUnreadable),
+        errors=(DatasetNotFound, BadPart, DatasetUnreadable),
     ),
     Endpoint(
         method="POST",
@@ -371,7 +369,7 @@ ENDPOINTS: Sequence[Endpoint] = (
         answer=answers.DatasetList,
         body=None,
         parameters=(DATASETS_LIMIT, AFTER_DATASET),
-        errors=(RequestRefused,),
+        errors=(),
     ),
     Endpoint(
         method="GET",
@@ -404,7 +402,7 @@ ENDPOINTS: Sequence[Endpoint] = (
         answer=answers.DatasetRows,
         body=None,
         parameters=(SPLIT, ROWS_LIMIT, AFTER_ROW, CHECK_ID),
-        errors=(RequestRefused, BadPageToken, DatasetNotFound, CheckNotFound, RowsNotReadable, DatasetUnreadable),
+        errors=(BadPageToken, DatasetNotFound, CheckNotFound, RowsNotReadable, DatasetUnreadable),
     ),
     Endpoint(
         method="POST",
@@ -415,7 +413,7 @@ ENDPOINTS: Sequence[Endpoint] = (
         answer=answers.DatasetCheck,
         body=CheckRequest,
         parameters=(),
-        errors=(RequestRefused, DatasetNotFound, DatasetIncomplete, TooManyChecks, DatasetUnreadable),
+        errors=(DatasetNotFound, DatasetIncomplete, TooManyChecks, DatasetUnreadable),
     ),
     Endpoint(
         method="GET",

@@ -19,7 +19,7 @@ from gemtune.bootstrap import Services
 from gemtune.handlers import error_answers
 from gemtune.handlers.endpoint import FAULT, Binary, Endpoint, status_of
 from gemtune.handlers.endpoints import ENDPOINTS
-from gemtune.handlers.parameters import argument_name, decode_parameter
+from gemtune.handlers.parameters import argument_name, check_query, decode_parameter
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +66,7 @@ def _arguments(endpoint: Endpoint, request: flask.Request, services: Services) -
 
     Raises RequestRefused.
     """
+    check_query(endpoint.parameters, request.args)
     arguments: dict[str, Any] = {}
     for parameter in endpoint.parameters:
         source = request.args if parameter.place == "query" else request.headers

@@ -7,12 +7,15 @@ not have the parameter.
 
 from __future__ import annotations
 
+import difflib
+import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from gemtune.errors import Problem, RequestRefused
+from gemtune.request.parsing import MOST_PROBLEMS
 from gemtune.untrusted import Unreadable, read_number
 
 Place = Literal["query", "header"]
@@ -120,6 +123,23 @@ def decode_parameter(parameter: Parameter, texts: Sequence[str]) -> object:
     if len(texts) > 1:
         raise _refused(parameter, f"{parameter.name} is repeated", "repeated_parameter", "send it once")
     return parameter.read(texts[0]) if texts else parameter.absent
+
+
+def check_query(parameters: Iterable[Parameter], names: Iterable[str]) -> None:
+    """Raise RequestRefused for query parameters that an operation does not have.
+
+    `?dryrun=true`, for example, would otherwise train.
+    names: those that a request has.
+    """
+    known = sorted(parameter.name for parameter in parameters if parameter.place == "query")
+    problems = []
+    for name in itertools.islice((name for name in names if name not in known), MOST_PROBLEMS):
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"this call takes {', '.join(known) or 'no parameters'}"
+        message = "this call has no such parameter"
+        problems.append(Problem(("query", name), message, "unknown_parameter", hint))
+    if problems:
+        raise RequestRefused(problems)
 
 
 def _refused(parameter: Parameter, message: str, code: str, hint: str | None) -> RequestRefused:
