@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Generator
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -184,6 +185,33 @@ def test_a_machine_taken_for_maintenance_is_no_failure_of_the_step(world: World)
         assert ended.verdict == "again"
     step = running.job.steps[Step.TRAIN]
     assert (step.state, step.fruitless, step.cause) == ("stopped", 0, "maintenance")
+
+
+@pytest.mark.parametrize("step", [Step.TRAIN, Step.EXPORT])
+def test_a_job_whose_machine_is_not_deployed_any_more_waits_until_it_is(world: World, step: Step) -> None:
+    running, field = prepared(world), "machine" if step is Step.TRAIN else "export_machine"
+    store, control = world.services.store, world.services.control
+    if step is Step.EXPORT:
+        running.services.advance.finish(running.job_id, running.begin(Step.TRAIN))
+    store.update(running.job_id, lambda job: (job.model_copy(update={field: "rtx-pro-6000"}), ()))
+    waits = []
+    for _ in range(9):
+        ruling = control.admit(running.job_id, running.claim, step)
+        assert ruling.verdict == "wait"
+        waits.append(ruling.wait_seconds)
+        world.clock.advance(seconds=ruling.wait_seconds)
+        world.services.sweep()
+    assert waits == sorted(waits)
+    assert waits[0] == 30
+    machine = "rtx-pro-6000" if step is Step.TRAIN else "export-rtx-pro-6000"
+    waiting = running.job.waiting
+    assert (waiting.machine, waiting.reason, waiting.position) == (machine, "not_deployed", 0)
+    assert types(running).count("job_waiting") == 1
+    deployed = replace(control, machines=(*control.machines, "rtx-pro-6000"))
+    assert deployed.admit(running.job_id, running.claim, step).verdict == "run"
+    assert running.job.waiting.reason == "starting"
+    running.begin(step)
+    assert (running.job.waiting, types(running).count("job_admitted")) == (None, 1)
 
 
 def test_cancelling_ends_an_execution_that_has_not_begun(world: World) -> None:

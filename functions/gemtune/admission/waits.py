@@ -6,6 +6,7 @@ All functions are pure: they return a changed copy.
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from typing import Literal
 
 from gemtune.jobs.changes import Changed, end_attempt, with_event, with_step
 from gemtune.jobs.launches import check_claim
@@ -15,6 +16,8 @@ from gemtune.jobs.status import Step
 
 # An estimate is replaced by one that differs from it by this time and by this share of the wait.
 CLOSE, CLOSE_SHARE = timedelta(minutes=1), 0.1
+# Reason of a wait for a machine that was removed from the deployment.
+NOT_DEPLOYED: Literal["not_deployed"] = "not_deployed"
 
 
 def wait_for_slot(
@@ -32,6 +35,15 @@ def wait_for_slot(
     return _wait(job, Waiting(machine=machine, reason="slot", position=position, since=at, estimated_start=start))
 
 
+def wait_for_deployment(job: Job, claim: Claim, *, machine: str, at: datetime) -> Changed:
+    """Record that the deployment does not have the job's machine any more.
+
+    Raises StaleClaim.
+    """
+    check_claim(job, claim)
+    return _wait(job, Waiting(machine=machine, reason=NOT_DEPLOYED, position=0, since=at))
+
+
 def admit(job: Job, claim: Claim, step: Step, *, machine: str, cloud_run_job: str, at: datetime) -> Changed:
     """Record that a step has its slot and is about to run. Raises StaleClaim.
 
@@ -42,7 +54,7 @@ def admit(job: Job, claim: Claim, step: Step, *, machine: str, cloud_run_job: st
         step=step, machine=machine, cloud_run_job=cloud_run_job, attempt=job.steps[step].attempt, at=at
     )
     update: dict[str, object] = {"admission": admission}
-    if job.waiting is not None and job.waiting.reason == "slot":
+    if job.waiting is not None and job.waiting.reason in ("slot", NOT_DEPLOYED):
         update["waiting"] = job.waiting.model_copy(
             update={"reason": "starting", "position": 0, "estimated_start": None}
         )

@@ -144,6 +144,8 @@ class Control:
 
         Raises StaleClaim, JobNotFound.
         """
+        if not self._is_deployed(job, step):
+            return self._wait_for_deployment(job, claim, plan)
         now = self.clock.now()
         position = self.slots.ask(job, plan.machine, launch=claim.launch, seconds=_seconds_to_go(job, step))
         start = self.slots.estimated_start(job.job_id, plan.machine) if position else None
@@ -162,6 +164,24 @@ class Control:
             return Ruling("run", plan=plan)
         assert job.waiting is not None
         return Ruling("wait", self.intervals.after(now - job.waiting.since))
+
+    def _is_deployed(self, job: Job, step: Step) -> bool:
+        """Return whether the deployment has the machine of a step."""
+        chosen = {Step.TRAIN: job.machine, Step.EXPORT: job.export_machine}.get(step)
+        return chosen is None or chosen in self.machines
+
+    def _wait_for_deployment(self, job: Job, claim: Claim, plan: StepJob) -> Ruling:
+        """Let a job wait whose machine was removed since it was chosen.
+
+        It would fail, and lose what it has trained, although the machine may come back. Raises StaleClaim, JobNotFound.
+        """
+        now = self.clock.now()
+        self.slots.leave(job.job_id, plan.machine, launch=claim.launch)
+        job = self.store.update(
+            job.job_id, lambda job: waits.wait_for_deployment(job, claim, machine=plan.machine, at=now)
+        )
+        assert job.waiting is not None
+        return Ruling("wait", FOR_PLATFORM.after(now - job.waiting.since))
 
     def step_ended(
         self, job_id: str, claim: Claim, step: Step, *, round_number: int, error: PlatformError | None

@@ -264,6 +264,8 @@ def format_waiting(waiting: dict[str, Any]) -> str:
     """
     if waiting["reason"] == "starting":
         return f"starting on machine {waiting['machine']}"
+    if waiting["reason"] == "not_deployed":
+        return f"waiting for {waiting['machine']}, which this service does not have any more"
     details = f"position {waiting['position']}" if waiting["reason"] == "slot" else f"platform: {waiting['reason']}"
     start = "" if waiting.get("estimated_start") is None else f", starts about {waiting['estimated_start'][:16]}"
     return f"waiting for {waiting['machine']}, {details}{start}"

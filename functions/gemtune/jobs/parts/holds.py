@@ -10,8 +10,8 @@ from gemtune.jobs.parts.base import Record
 
 # slot: all machines of the kind are taken. starting: the machine is assigned, and its step has not begun yet. The
 # others are the platform's reasons: a quota is used up, there is no free machine, an execution stayed pending for too
-# long, a machine was taken away for maintenance.
-WaitingReason = Literal["slot", "starting", "quota", "capacity", "pending", "maintenance"]
+# long, a machine was taken away for maintenance. not_deployed: the operator has removed the machine since it was chosen.
+WaitingReason = Literal["slot", "starting", "quota", "capacity", "pending", "maintenance", "not_deployed"]
 # request: a user asked for it. prepare: the request said so (`pause_after`). cost_cap: the job has reached
 # `max_cost_usd` or `max_hours`. budget: its owner's budget of the month is spent.
 PauseReason = Literal["request", "prepare", "cost_cap", "budget"]
@@ -25,7 +25,8 @@ class Waiting(Record):
     machine: str = Field(description="kind of machine: that of the training, or `prepare` or `export`")
     reason: WaitingReason | str = Field(
         description="`slot`: all machines of the kind are taken; `starting`: the step is about to begin; `quota`, "
-        "`capacity`, `pending` (the execution did not begin in time) or `maintenance`: the platform has none now"
+        "`capacity`, `pending` (the execution did not begin in time) or `maintenance`: the platform has none now; "
+        "`not_deployed`: the service does not have this machine any more"
     )
     position: int = Field(description="place in the queue, from 1; 0 if the job has its slot")
     since: AwareDatetime = Field(description="when the wait began")
