@@ -112,13 +112,21 @@ class JobIsOver(Conflict):
 
 
 class PlanNotMade(Conflict):
-    """Raised when the plan of a job is asked for before its rows are counted."""
+    """Raised when the plan of a job is asked for whose rows are not counted.
+
+    ended: its status if it is over. only_exports: whether it has no rows, because it exports what another one trained.
+    """
 
     code = "plan_not_made"
 
-    def __init__(self, job_id: str):
-        message = f"job {job_id!r} has no plan: its rows are not counted"
-        super().__init__(message, hint="wait until prepare is done, or plan the request: POST /train?dry_run=true")
+    def __init__(self, job_id: str, *, ended: str | None = None, only_exports: bool = False):
+        dry_run = "plan the request: POST /train?dry_run=true"
+        reason, hint = "its rows are not counted", f"wait until prepare is done, or {dry_run}"
+        if ended is not None:
+            reason, hint = f"it is {ended}, and its rows were not counted", dry_run
+        if only_exports:
+            reason, hint = "it only exports", f"see what it takes in its status: GET /jobs/{job_id}/status"
+        super().__init__(f"job {job_id!r} has no plan: {reason}", hint=hint)
 
 
 class CannotPause(Conflict):

@@ -16,6 +16,7 @@ from gemtune.jobs.record import Artifact, Claim
 from gemtune.jobs.status import Step
 from tests.fakes import World, request
 from tests.handlers.conftest import embedded_only
+from tests.services.test_running import Running
 
 
 def submitted(api: Any, **fields: Any) -> str:
@@ -74,6 +75,28 @@ def test_an_idempotency_key_makes_repeats_safe(api: Any) -> None:
         "idempotency_key_reused",
     )
     assert api.post("/train", json=request(), headers={"Idempotency-Key": "x" * 2000}).status_code == 422
+
+
+def test_a_job_without_a_plan_says_why_and_what_to_do_in_every_status(api: Any, backend: World) -> None:
+    def answer_of(job_id: str) -> tuple[int, str, str]:
+        answer = api.get(f"/jobs/{job_id}/plan")
+        return answer.status_code, answer.json["error"]["message"].partition(": ")[2], answer.json["error"]["hint"]
+
+    dry_run = "plan the request: POST /train?dry_run=true"
+    waiting = (409, "its rows are not counted", f"wait until prepare is done, or {dry_run}")
+    running = Running(backend)
+    assert answer_of(running.job_id) == waiting
+    running.begin(Step.PREPARE)
+    assert answer_of(running.job_id) == waiting
+    backend.services.cancel(running.job_id)
+    assert answer_of(running.job_id) == (409, "it is cancelled, and its rows were not counted", dry_run)
+    trained = Running(backend)
+    trained.complete()
+    export = api.post(f"/jobs/{trained.job_id}/exports", json={"export_config": {"format": "merged"}}).json["job_id"]
+    for _ in range(2):
+        status = f"see what it takes in its status: GET /jobs/{export}/status"
+        assert answer_of(export) == (409, "it only exports", status)
+        api.post(f"/jobs/{export}/cancel")
 
 
 def test_cancel_and_delete_depend_on_the_state_of_the_job(api: Any) -> None:

@@ -108,6 +108,9 @@ def test_new_jobs_are_refused_when_the_budget_is_spent_and_accepted_in_the_next_
     assert problem.msg == "the jobs of local have taken 1.00 of 1 USD in 2026-11, which is the month's budget"
     assert "from 2026-12-01 on" in str(problem.hint)
     with pytest.raises(RequestRefused, match="month's budget"):
+        limited.services.submit.rehearse(reading(), owner="local")
+    limited.services.submit.rehearse(reading(), owner="somebody else")
+    with pytest.raises(RequestRefused, match="month's budget"):
         export_again(limited, running.job_id)
     limited.services.submit(Submission(reading(), Source.HTTP, "somebody else", None))
     limited.services.pause(other)

@@ -12,6 +12,7 @@ from gemtune.admission.platform import PlatformError
 from gemtune.errors import CapReached, JobNotPaused, RequestRefused
 from gemtune.handlers.answers import JobStatus
 from gemtune.jobs.parts.holds import Pause
+from gemtune.jobs.parts.plan import Span
 from gemtune.jobs.record import Claim, JobWarning, StepRecord, StepResult
 from gemtune.jobs.status import Status, Step
 from gemtune.jobs.steps import COST_CAP, HEARTBEAT_SECONDS
@@ -304,7 +305,7 @@ def test_a_cap_in_dollars_without_a_price_is_refused(tmp_path: Path) -> None:
 def test_a_cap_below_the_plan_is_a_warning_at_submit_and_in_the_plan(priced: World) -> None:
     row = '{"messages": [{"role": "user", "content": "ask"}, {"role": "assistant", "content": "say"}]}\n'
     priced.services.buckets.data.write("processed_datasets/chats/train.jsonl", row.encode() * 5000)
-    planned = priced.services.planner.of_request(*priced.services.submit.rehearse(reading()))
+    planned = priced.services.planner.of_request(*priced.services.submit.rehearse(reading(), owner="local"))
     assert planned.minutes is not None
     assert planned.usd is not None
     least, least_usd = planned.minutes.least / 60, planned.usd.least
@@ -324,6 +325,27 @@ def test_a_cap_below_the_plan_is_a_warning_at_submit_and_in_the_plan(priced: Wor
     running = Running(priced, max_cost_usd=0.9 * least_usd)
     priced.services.advance.finish(running.job_id, running.begin(Step.PREPARE), StepResult(plan=planned))
     assert [(each.code, "USD" in each.message) for each in running.job.warnings] == [("cap_below_plan", True)]
+
+
+def test_a_job_that_is_resumed_with_caps_below_its_plan_warns_of_those(priced: World) -> None:
+    running, other = Running(priced, pause_after="prepare", max_hours=1), JobWarning(code="rows_refused", message="m")
+    plan = priced.services.planner.of_request(*priced.services.submit.rehearse(reading(), owner="local"))
+    hours, usd = (Span(least=least, expected=2 * least, most=3 * least) for least in (120, 7.2))
+    plan = plan.model_copy(update={"minutes": hours, "usd": usd})
+    fence = running.begin(Step.PREPARE)
+    priced.services.advance.finish(running.job_id, fence, StepResult(plan=plan, warnings=(other,)))
+    assert running.ended(Step.PREPARE) == "stop"
+    assert [each.code for each in running.job.warnings] == ["rows_refused", "cap_below_plan"]
+    resume(running, max_hours=3, max_cost_usd=1)
+    shown = JobStatus.of(running.job, priced.services.prices).warnings
+    assert [each.code for each in shown] == ["rows_refused", "cap_below_plan"]
+    assert "7.2 USD" in shown[1].message
+    priced.services.pause(running.job_id)
+    resume(running, max_cost_usd=8)
+    assert running.job.warnings == (other,)
+    priced.services.pause(running.job_id)
+    resume(running)
+    assert running.job.warnings == (other,)
 
 
 def test_an_export_of_its_own_has_its_own_cap(world: World) -> None:

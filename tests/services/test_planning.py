@@ -31,7 +31,7 @@ def planned(world: World) -> World:
 
 
 def plan_of(world: World, **fields: Any) -> Any:
-    return world.services.planner.of_request(*world.services.submit.rehearse(reading(**fields)))
+    return world.services.planner.of_request(*world.services.submit.rehearse(reading(**fields), owner="local"))
 
 
 def test_a_request_is_planned_without_creating_anything(planned: World) -> None:
@@ -68,7 +68,7 @@ def test_a_request_that_would_be_refused_is_not_planned(planned: World) -> None:
 def test_a_plan_says_what_would_fit(world: World) -> None:
     """Follow its advice, which has to fit."""
     planner = replace(world.services.planner, workstation=Workstation(cores=8, memory_gib=24.0))
-    _, facts = world.services.submit.rehearse(reading())
+    _, facts = world.services.submit.rehearse(reading(), owner="local")
     if world.services.settings.on_gcp:
         return  # a request that does not fit is refused there
     for model, advice in (
@@ -76,7 +76,7 @@ def test_a_plan_says_what_would_fit(world: World) -> None:
         ("google/gemma-3-4b-it", "method "),
     ):
         training = {"base_model_id": model, "method": "Full"}
-        spec, facts = world.services.submit.rehearse(reading(training=training))
+        spec, facts = world.services.submit.rehearse(reading(training=training), owner="local")
         plan = planner.of_request(spec, facts)
         assert plan.memory is not None
         assert plan.memory.main_needed > 24.0
@@ -88,7 +88,9 @@ def test_a_plan_says_what_would_fit(world: World) -> None:
         changed = {
             name: int(text) if text.isdigit() else text for name, text in zip(words[::2], words[1::2], strict=True)
         }
-        followed = planner.of_request(*world.services.submit.rehearse(reading(training=training | changed)))
+        followed = planner.of_request(
+            *world.services.submit.rehearse(reading(training=training | changed), owner="local")
+        )
         assert followed.memory is not None
         assert followed.memory.main_needed <= 24.0
 
@@ -105,7 +107,7 @@ def run(world: World, tokens: int, seconds: float) -> Running:
     """Run a job whose steps take so long, with the plan that prepare makes."""
     running = Running(world)
     services, spec = world.services, read_spec(world.services.buckets.config.read(running.job.spec_name))
-    _, facts = services.submit.rehearse(reading())
+    _, facts = services.submit.rehearse(reading(), owner="local")
     workload = Workload(train_steps=10, tokens=tokens, longest_row=100)
     machine = services.settings.machines[0]
     plan = services.planner.of_workload(spec, facts.size, workload, machine, None)
@@ -147,9 +149,20 @@ def test_a_folder_whose_weights_are_a_link_to_nothing_has_a_plan_without_a_size(
     assert plan_of(world, training={"base_model_id": str(folder)}).memory is None
 
 
+def test_a_model_in_a_bucket_has_a_plan_with_its_size(planned: World) -> None:
+    data = planned.services.buckets.data
+    data.write("models/mine/config.json", b'{"model_type": "gemma3_text", "dtype": "bfloat16"}')
+    data.write("models/mine/model.safetensors", b"x" * 1000)
+    plan = plan_of(planned, training={"base_model_id": f"gs://{data.bucket}/models/mine"})
+    assert plan.memory is not None
+    assert plan.minutes is not None
+    data.write("models/empty/config.json", b'{"model_type": "gemma3_text"}')
+    assert plan_of(planned, training={"base_model_id": f"gs://{data.bucket}/models/empty"}).memory is None
+
+
 def test_the_size_of_a_model_of_the_hub_is_known_by_its_name_or_by_an_earlier_copy(world: World) -> None:
     def facts_of(model: str) -> Facts:
-        return world.services.submit.rehearse(reading(training={"base_model_id": model}))[1]
+        return world.services.submit.rehearse(reading(training={"base_model_id": model}), owner="local")[1]
 
     assert facts_of("google/gemma-3-1b-it").size is not None
     assert facts_of("someone/secret-sauce").size is None

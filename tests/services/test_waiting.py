@@ -42,7 +42,7 @@ def types(running: Running) -> list[str]:
 def planned(world: World, seconds: float) -> Running:
     """Return a prepared job whose training is planned to take this long."""
     running = Running(world)
-    spec, facts = world.services.submit.rehearse(reading())
+    spec, facts = world.services.submit.rehearse(reading(), owner="local")
     estimate = StepEstimate(key="k", seconds=seconds, basis="measured", jobs=3)
     plan = world.services.planner.of_request(spec, facts).model_copy(update={"steps": {"train": estimate}})
     running.services.advance.finish(running.job_id, running.begin(Step.PREPARE), StepResult(plan=plan))

@@ -12,10 +12,10 @@ from gemtune.admission import pauses
 from gemtune.errors import CapReached, JobNotPaused, RequestRefused
 from gemtune.jobs.changes import Changed, fail_job
 from gemtune.jobs.parts.holds import Pause, PauseReason
-from gemtune.jobs.record import Failure, Job
+from gemtune.jobs.record import Failure, Job, JobWarning
 from gemtune.jobs.status import STEPS, Status, Step
 from gemtune.jobs.steps import COST_CAP
-from gemtune.machines import cost
+from gemtune.machines import cap_policy, cost
 from gemtune.machines.cost import Prices
 
 
@@ -91,11 +91,19 @@ def resume(job: Job, prices: Prices, *, max_cost_usd: float | None, max_hours: f
     is_capped = job.pause is not None and job.pause.reason == COST_CAP
     left = _left_by_cap(job, remaining[0], prices) if is_capped else {}
     nearest = min(left, key=left.__getitem__, default=None)
-    update = {}
+    update: dict[str, float | None] = {}
     for name, (amount, before, requested) in fields.items():
         cap = before if requested is None else requested
         is_raised = before is None or cap is None or cap > before
         if amount is not None and cap is not None and (amount >= cap or (name == nearest and not is_raised)):
             raise CapReached(job.job_id, name, amount, max(cap, before or 0.0) if name == nearest else cap)
         update[name] = cap
-    return resumed.model_copy(update=update), events
+    return resumed.model_copy(update={**update, "warnings": _warnings(job, **update)}), events
+
+
+def _warnings(job: Job, *, max_cost_usd: float | None, max_hours: float | None) -> tuple[JobWarning, ...]:
+    """Return the warnings of a job with other caps."""
+    if job.plan is None:
+        return job.warnings
+    others = (warning for warning in job.warnings if warning.code != cap_policy.BELOW_PLAN)
+    return *others, *cap_policy.warnings_of(job.plan, max_cost_usd, max_hours)

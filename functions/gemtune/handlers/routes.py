@@ -24,7 +24,7 @@ def train(
     """Accept a request to train, or only plan it."""
     reading = requests.read(body, Source.HTTP)
     if dry_run == "true":
-        spec, facts = services.submit.rehearse(reading)
+        spec, facts = services.submit.rehearse(reading, owner=owner)
         planner = services.planner
         planned = answers.Planned(plan=planner.of_request(spec, facts), warnings=planner.cap_warnings(spec, facts))
         return answers.AcceptedOrPlanned(planned)
@@ -36,7 +36,7 @@ def plan(services: Services, *, job_id: str) -> answers.Planned:
     """Show the plan of a job."""
     job = services.store.get(job_id)
     if job.plan is None:
-        raise PlanNotMade(job_id)
+        raise PlanNotMade(job_id, ended=str(job.status) if job.is_over else None, only_exports=job.only_exports)
     warnings = tuple(cap_policy.warnings_of(job.plan, job.max_cost_usd, job.max_hours))
     return answers.Planned(plan=job.plan, warnings=warnings)
 

@@ -50,7 +50,8 @@ EVENT_TYPES: Mapping[str, EventType] = {
         "The next step waits for a machine.",
         {
             "machine": "kind of machine",
-            "reason": "`slot`, `quota`, `capacity`, `pending`, `maintenance` or `not_deployed`, as in `waiting` of the status",
+            "reason": "`slot`, `quota`, `capacity`, `pending`, `maintenance` or `not_deployed`, as in `waiting` of the "
+            "status",
             "position": "place in the queue; 0 if the job is not in it",
         },
     ),

@@ -24,6 +24,13 @@ def test_resume_sends_the_caps_that_are_named(service: FakeService) -> None:
     assert [body for _, _, _, body in service.requests] == [{"max_cost_usd": 4.0, "max_hours": 2.5}, {}]
 
 
+def test_resume_warns_of_caps_below_the_plan_and_of_nothing_else(service: FakeService) -> None:
+    other = {"code": "rows_refused", "message": "3 rows", "hint": None}
+    service.answers["POST", f"/jobs/{JOB}/resume"] = (202, {"status": "queued", "warnings": [other, WARNING]})
+    result = run("resume", JOB, "--max-hours", "2.5", url=service.url)
+    assert result.stderr == f"warning: it takes more (`gemtune resume {JOB}`)\n"
+
+
 def test_train_sends_the_caps_that_are_named() -> None:
     body = request_of({"model": "a/b", "max_hours": 2.5, "max_cost_usd": 4.0, "assignments": ()}, {"max_hours": 9})
     assert (body["max_hours"], body["max_cost_usd"]) == (2.5, 4.0)

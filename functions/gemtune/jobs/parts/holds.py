@@ -10,7 +10,7 @@ from gemtune.jobs.parts.base import Record
 
 # slot: all machines of the kind are taken. starting: the machine is assigned, and its step has not begun yet. The
 # others are the platform's reasons: a quota is used up, there is no free machine, an execution stayed pending for too
-# long, a machine was taken away for maintenance. not_deployed: the operator has removed the machine since it was chosen.
+# long, a machine was taken away for maintenance. not_deployed: the operator has removed the machine that was chosen.
 WaitingReason = Literal["slot", "starting", "quota", "capacity", "pending", "maintenance", "not_deployed"]
 # request: a user asked for it. prepare: the request said so (`pause_after`). cost_cap: the job has reached
 # `max_cost_usd` or `max_hours`. budget: its owner's budget of the month is spent.

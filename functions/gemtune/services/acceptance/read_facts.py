@@ -125,10 +125,14 @@ class ReadFacts:
         It is known even where no machine has to be chosen. files: description of the base model's folder, if any.
         """
         model = base_model.parse(request.training_config.base_model_id)
-        if model is None or model.kind == "gs":
+        if model is None:
             return None
         if model.kind == "hub":
             return model_size.by_name(model.place) or (None if files is None else files.size)
+        if model.kind == "gs":
+            bucket, _, folder = model.place.partition("/")
+            objects = self.buckets.named(bucket)
+            return None if objects is None or not files else _with_weights(files, objects, folder).size
         folder = Path(model.place)
         try:
             weights = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
@@ -156,6 +160,15 @@ class ReadFacts:
         except SecretNotFound:
             return False
         return True
+
+
+def _with_weights(files: ModelFiles, objects: Objects, folder: str) -> ModelFiles:
+    """Return the description of a folder of a bucket, with its weights counted."""
+    try:
+        weights = sum(stat.bytes for stat in objects.list(f"{folder}/") if stat.name.endswith(".safetensors"))
+    except UnsafeName:  # a link that leads elsewhere
+        return ModelFiles(None)
+    return replace(files, weights_bytes=weights)
 
 
 def _read_config(objects: Objects, name: str) -> bytes | None:

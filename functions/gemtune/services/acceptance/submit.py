@@ -92,13 +92,14 @@ class Submit:
         """
         return self._accept(submission)[0]
 
-    def rehearse(self, reading: Reading[TrainRequest]) -> tuple[Spec, Facts]:
+    def rehearse(self, reading: Reading[TrainRequest], *, owner: str) -> tuple[Spec, Facts]:
         """Check everything that `accept` checks, and create nothing.
 
         Returns the spec that the job would have, and the facts that were read, among them the size of the model.
-        Raises RequestRefused.
+        owner: who would own the job. Raises RequestRefused.
         """
         request, facts, _ = self._checked(reading)
+        self.check_budget(owner)
         return request.spec(), self._with_size(request, facts)
 
     def _warnings(self, request: TrainRequest, facts: Facts) -> Sequence[JobWarning]:
