@@ -130,9 +130,9 @@ class ReadFacts:
         if model.kind == "hub":
             return model_size.by_name(model.place) or (None if files is None else files.size)
         if model.kind == "gs":
-            bucket, _, folder = model.place.partition("/")
+            bucket, _, name = model.place.partition("/")
             objects = self.buckets.named(bucket)
-            return None if objects is None or not files else _with_weights(files, objects, folder).size
+            return None if objects is None or files is None else _with_weights(files, objects, name).size
         folder = Path(model.place)
         try:
             weights = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
