@@ -33,12 +33,13 @@ class Api:
         return list(self.client.get(f"/jobs/{job_id}/events").json()["events"])
 
     def wait_until(self, job_id: str, when: Callable[[dict[str, Any]], bool], *, seconds: float) -> dict[str, Any]:
-        return wait_for(
+        shown: dict[str, Any] = wait_for(
             lambda: (job := self.status(job_id)) and (when(job) or job["status"] in TERMINAL) and job,
             seconds=seconds,
             what=f"job {job_id}",
             pause=0.3,
         )
+        return shown
 
     def completed(self, job_id: str, *, seconds: float = 600) -> dict[str, Any]:
         job = self.wait_until(job_id, lambda job: False, seconds=seconds)
