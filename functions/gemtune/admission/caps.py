@@ -12,6 +12,7 @@ from gemtune.admission import pauses
 from gemtune.errors import CapReached, JobNotPaused, RequestRefused
 from gemtune.jobs.changes import Changed, fail_job
 from gemtune.jobs.parts.holds import Pause, PauseReason
+from gemtune.jobs.parts.plan import CAP_BELOW_PLAN
 from gemtune.jobs.record import Failure, Job, JobWarning
 from gemtune.jobs.status import STEPS, Status, Step
 from gemtune.jobs.steps import COST_CAP
@@ -105,5 +106,5 @@ def _warnings(job: Job, *, max_cost_usd: float | None, max_hours: float | None) 
     """Return the warnings of a job with other caps."""
     if job.plan is None:
         return job.warnings
-    others = (warning for warning in job.warnings if warning.code != cap_policy.BELOW_PLAN)
+    others = (warning for warning in job.warnings if warning.code != CAP_BELOW_PLAN)
     return *others, *cap_policy.warnings_of(job.plan, max_cost_usd, max_hours)

@@ -18,8 +18,8 @@ from gemtune.cli.request import options as train_options
 from gemtune.cli.request.described import DescribedTraining
 from gemtune.client import operations, references
 from gemtune.handlers.answers import Planned
+from gemtune.jobs.parts.plan import CAP_BELOW_PLAN
 from gemtune.jobs.status import Status
-from gemtune.machines.cap_policy import BELOW_PLAN
 from gemtune.methods import Modality
 
 
@@ -190,7 +190,7 @@ def resume(connection: Connection, job: str, max_cost_usd: float | None, max_hou
     caps = {"max_cost_usd": max_cost_usd, "max_hours": max_hours}
     request = {name: value for name, value in caps.items() if value is not None}
     response = connection.call("POST", f"/jobs/{job_id}/resume", json=request)
-    about_caps = [warning for warning in response.get("warnings", ()) if warning["code"] == BELOW_PLAN]
+    about_caps = [warning for warning in response.get("warnings", ()) if warning["code"] == CAP_BELOW_PLAN]
     _print_warnings(connection, {"warnings": about_caps})
     if not connection.print_if_json(response):
         click.echo(f"Job {job_id} is {response['status']}")

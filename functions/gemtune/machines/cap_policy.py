@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from gemtune.errors import Problem
-from gemtune.jobs.parts.plan import Plan
+from gemtune.jobs.parts.plan import CAP_BELOW_PLAN, Plan
 from gemtune.jobs.record import JobWarning
 
 
@@ -67,8 +67,6 @@ def _cap(requested: float | None, default: float | None, highest: float | None) 
 
 
 NO_CAPS = CapPolicy()
-# Code of the warnings about caps.
-BELOW_PLAN = "cap_below_plan"
 
 
 def warnings_of(plan: Plan, max_cost_usd: float | None, max_hours: float | None) -> Iterator[JobWarning]:
@@ -85,4 +83,4 @@ def warnings_of(plan: Plan, max_cost_usd: float | None, max_hours: float | None)
                 "paused before its end"
             )
             hint = f"set {field} to {bounds[1]:.3g} or train less; a paused job can also be resumed with a higher cap"
-            yield JobWarning(code=BELOW_PLAN, message=message, hint=hint)
+            yield JobWarning(code=CAP_BELOW_PLAN, message=message, hint=hint)
