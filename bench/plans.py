@@ -153,7 +153,7 @@ def main() -> None:
 
 
 def write_requests(datasets: Path, base: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Write the datasets and yield the requests, with the names of their kinds.
+    """Write the datasets and yield the names of kinds and the requests.
 
     datasets: the service's folder of datasets. base: folder of the base model.
     """
@@ -196,8 +196,11 @@ def _row(number: int, turns: int, *, pairs: bool) -> dict[str, Any]:
 
 
 def run(jobs: Jobs, requests: Iterable[tuple[str, Mapping[str, Any]]]) -> Iterator[Outcome]:
-    """Plan and run the jobs one after the other. Raises RuntimeError if one fails."""
-    seen: list[Mapping[str, Any]] = []
+    """Plan and run the jobs one after the other.
+
+    Raises RuntimeError if one fails.
+    """
+    earlier: list[Mapping[str, Any]] = []
     for kind, request in requests:
         guess = jobs.plan(request)
         job = jobs.train(request)
@@ -205,8 +208,8 @@ def run(jobs: Jobs, requests: Iterable[tuple[str, Mapping[str, Any]]]) -> Iterat
         status = job.status()
         if status.status != Status.COMPLETED or status.plan is None:
             raise RuntimeError(f"job {status.job_id} of kind {kind} is {status.status}: {status.error}")
-        yield Outcome(kind, guess, status, repeats=request in seen)
-        seen.append(request)
+        yield Outcome(kind, guess, status, repeats=request in earlier)
+        earlier.append(request)
 
 
 def print_plans(jobs: Jobs, requests: Iterable[tuple[str, Mapping[str, Any]]]) -> None:

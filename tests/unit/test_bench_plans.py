@@ -1,4 +1,4 @@
-"""The benchmark of plans, with jobs that take a scripted time instead of real ones."""
+"""The benchmark of plans, with jobs that take a scripted time."""
 
 from __future__ import annotations
 
@@ -87,8 +87,8 @@ def test_every_kind_is_one_kind_to_the_planner_and_three_of_its_jobs_are_judged(
     assert len(rows) == 2 + len(requests)
     ratios = [float(row.split(" | ")[6]) for row in rows[2 :: len(plans.KINDS)]]
     assert ratios == pytest.approx(SHARES, rel=0.03)  # plans round minutes
-    judged, right = (count * len(plans.KINDS) for count in (4, 3))
-    assert good == f"{right} of {judged} plans after 3 jobs of the kind were right within 20%"
+    counted, right = (count * len(plans.KINDS) for count in (4, 3))
+    assert good == f"{right} of {counted} plans after 3 jobs of the kind were right within 20%"
     assert spread == "the same job, run again, took 0.91 to 0.91 times as long (median 0.91)"
 
 

@@ -18,7 +18,7 @@ from gemtune.cli.request import options as train_options
 from gemtune.cli.request.described import DescribedTraining
 from gemtune.client import operations, references
 from gemtune.handlers.answers import Planned
-from gemtune.jobs.parts.plan import CAP_BELOW_PLAN
+from gemtune.jobs.record import CAP_BELOW_PLAN
 from gemtune.jobs.status import Status
 from gemtune.methods import Modality
 

@@ -126,16 +126,16 @@ def decode_parameter(parameter: Parameter, texts: Sequence[str]) -> object:
 
 
 def check_query(parameters: Iterable[Parameter], names: Iterable[str]) -> None:
-    """Raise RequestRefused for query parameters that an operation does not have.
+    """Raise RequestRefused for parameters that an operation does not have.
 
     `?dryrun=true`, for example, would otherwise train.
     names: those that a request has.
     """
-    known = sorted(parameter.name for parameter in parameters if parameter.place == "query")
+    own_names = sorted(parameter.name for parameter in parameters if parameter.place == "query")
     problems = []
-    for name in itertools.islice((name for name in names if name not in known), MOST_PROBLEMS):
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"this call takes {', '.join(known) or 'no parameters'}"
+    for name in itertools.islice((name for name in names if name not in own_names), MOST_PROBLEMS):
+        near = difflib.get_close_matches(name, own_names, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"this call takes {', '.join(own_names) or 'no parameters'}"
         message = "this call has no such parameter"
         problems.append(Problem(("query", name), message, "unknown_parameter", hint))
     if problems:

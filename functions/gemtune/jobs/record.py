@@ -231,6 +231,10 @@ class Artifact(Record):
     sha256: str = Field(description="SHA-256 of the file's content, in hexadecimal")
 
 
+# Code of the warning about a cap that even the least of a plan exceeds.
+CAP_BELOW_PLAN = "cap_below_plan"
+
+
 class JobWarning(Record):
     """Something that a step did differently from what its user may expect."""
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from gemtune.errors import Problem
-from gemtune.jobs.parts.plan import CAP_BELOW_PLAN, Plan
-from gemtune.jobs.record import JobWarning
+from gemtune.jobs.parts.plan import Plan
+from gemtune.jobs.record import CAP_BELOW_PLAN, JobWarning
 
 
 class Capped(Protocol):

@@ -8,9 +8,6 @@ from pydantic import Field
 
 from gemtune.jobs.parts.base import Record
 
-# Code of the warning about a cap that even the least of a plan exceeds.
-CAP_BELOW_PLAN = "cap_below_plan"
-
 
 class Span(Record):
     """Estimate of a quantity, with bounds."""

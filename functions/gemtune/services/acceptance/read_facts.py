@@ -163,7 +163,7 @@ class ReadFacts:
 
 
 def _with_weights(files: ModelFiles, objects: Objects, folder: str) -> ModelFiles:
-    """Return the description of a folder of a bucket, with its weights counted."""
+    """Return the description of a bucket's folder with its weights counted."""
     try:
         weights = sum(stat.bytes for stat in objects.list(f"{folder}/") if stat.name.endswith(".safetensors"))
     except UnsafeName:  # a link that leads elsewhere
