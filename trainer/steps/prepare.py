@@ -18,9 +18,7 @@ from gemtune.errors import NeedsLargerMachine, StepError
 from gemtune.families import adapted_layers, embeddings, timm
 from gemtune.jobs.record import JobWarning, StepResult
 from gemtune.machines import choice, model_size
-from gemtune.machines.memory import memory_for_export
-from gemtune.request.exports import EXPORTS
-from gemtune.request.placement import load_of
+from gemtune.request.placement import export_machine_for, load_of
 from gemtune.request.spec import TrainingConfig
 from trainer.base_model import continuation, folder_contents, location
 from trainer.context import Context
@@ -189,9 +187,7 @@ def _choose_machines(context: Context, provided: Mapping[str, str], longest_row:
     load = replace(load, length=longest_row + load.completion_length)
     try:
         train_machine = choice.choose_machine(context.machines, config.machine, size, load)
-        local_bytes = EXPORTS[context.spec.export_config.format].local_bytes
-        export_memory = 0.0 if size is None else memory_for_export(size, config.method, config.lora_rank, local_bytes)
-        return train_machine, choice.choose_export_machine(context.machines, export_memory)
+        return train_machine, export_machine_for(context.spec, size, context.machines)
     except NeedsLargerMachine as error:
         raise StepError(error.code, error.message, hint=error.hint) from error
 

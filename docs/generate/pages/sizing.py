@@ -125,7 +125,7 @@ def _speed(machine: str, size: ModelSize, load: TrainingLoad, need: MemoryNeed) 
     seconds = 1e6 * roofline(machine, size, load.method, cores=MACHINES[machine].cpus).per_token
     price = usd_per_second(MACHINES[machine])
     minutes = f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
-    return minutes if price is None else f"{minutes}, {seconds * price:.2f} USD"
+    return f"{minutes}, cost unknown" if price is None else f"{minutes}, {seconds * price:.2f} USD"
 
 
 def _exports(size: ModelSize) -> Iterator[str]:

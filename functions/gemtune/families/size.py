@@ -171,6 +171,11 @@ class ModelSize:
         return self.vocabulary * (self.hidden + self.layers * self.per_layer_input)
 
     @property
+    def largest_table(self) -> int:
+        """Return the parameters of the larger embedding table."""
+        return self.vocabulary * max(self.hidden, self.layers * self.per_layer_input)
+
+    @property
     def expert_parameters(self) -> int:
         """Return the parameters of all experts.
 

@@ -5,8 +5,10 @@ It is chosen at once if the size of the base model is known, else by the prepare
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
+from gemtune.families.size import ModelSize
 from gemtune.machines import choice
 from gemtune.machines.memory import TrainingLoad, memory_for_export
 from gemtune.methods import Modality
@@ -27,6 +29,7 @@ def load_of(config: TrainingConfig, modality: Modality) -> TrainingLoad:
         modality,
         sequences_per_row=2 if isinstance(config.rl_config, DpoConfig) else 1,
         sampled_completions=completions if isinstance(config.rl_config, GrpoConfig) else 0,
+        group_size=config.rl_config.num_generations if isinstance(config.rl_config, GrpoConfig) else 1,
         dora=config.use_dora,
         embedding=_trained_embedding(config),
         train_tower=config.train_vision_tower and modality == "vision",
@@ -52,13 +55,25 @@ def machine(spec: Spec, facts: Facts) -> str | None:
 
 
 def export_machine(spec: Spec, facts: Facts) -> str | None:
-    """Choose the machine that exports.
+    """Choose the machine that exports, as `export_machine_for` does."""
+    return export_machine_for(spec, facts.size, facts.deployment.machines)
+
+
+def export_machine_for(spec: Spec, size: ModelSize | None, machines: Sequence[str]) -> str | None:
+    """Choose the machine that exports a model of a size.
 
     Returns None for the usual machine of exports, and while the model's size is unknown. Raises NeedsLargerMachine.
+    machines: names of the deployment's training machines.
     """
-    if facts.size is None:
+    if size is None:
         return None
-    config, local_bytes = spec.training_config, EXPORTS[spec.export_config.format].local_bytes
-    whole = _trained_embedding(config) == "whole"
-    need = memory_for_export(facts.size, config.method, config.lora_rank, local_bytes, whole_embedding=whole)
-    return choice.choose_export_machine(facts.deployment.machines, need)
+    config = spec.training_config
+    need = memory_for_export(
+        size,
+        config.method,
+        config.lora_rank,
+        EXPORTS[spec.export_config.format].local_bytes,
+        whole_embedding=_trained_embedding(config) == "whole",
+        fp16=spec.quantization == "fp16",
+    )
+    return choice.choose_export_machine(machines, need)

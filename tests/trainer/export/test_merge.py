@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from gemtune.errors import StepError
+from gemtune.machines import memory, model_size
 from gemtune.request.exports import merged_export
 from tests import tiny_gemma
 from trainer.certificate.files.settings import merged_problems
@@ -126,6 +127,25 @@ def test_weights_are_written_in_shards_of_a_size_whatever_the_base_model_has(
     (folder / "model.safetensors").write_bytes(b"")  # which transformers would read instead
     complaints = merged_problems(tmp_path / "base", adapter, folder, merged_export("none"))
     assert complaints == ["model.safetensors was not there in the training"]
+
+
+def test_a_table_that_is_larger_than_a_shard_is_a_shard_of_the_size_that_memory_is_planned_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = tiny_gemma.build(tmp_path / "base", "gemma4-e-text")
+    config = json.loads((base / "config.json").read_text())
+    size = model_size.of_folder(config, (base / "model.safetensors").stat().st_size)
+    table = 2 * size.largest_table
+    assert table > 2 * size.vocabulary * size.hidden
+    for module in (merging, memory):
+        monkeypatch.setattr(module, "SHARD_BYTES", table // 2)
+    merge(base, None, tmp_path / "merged", "none")
+    sizes = {}
+    for path in (tmp_path / "merged").glob("*.safetensors"):
+        weights = load_file(path)
+        sizes[tuple(canonical_name(name) for name in weights)] = sum(2 * w.numel() for w in weights.values())
+    assert max(sizes.values()) == sizes[("embed_tokens_per_layer",)] == table == memory.largest_shard_bytes(size)
+    AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
 
 
 def test_vision_models_are_merged_with_either_order_of_names(tmp_path: Path, tiny: Path) -> None:

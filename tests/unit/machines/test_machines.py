@@ -17,6 +17,7 @@ from gemtune.machines.memory import (
     MOUNTS_GIB,
     MemoryNeed,
     TrainingLoad,
+    largest_shard_bytes,
     memory_for_export,
     memory_for_training,
     moment_bytes,
@@ -239,18 +240,33 @@ def test_an_export_needs_room_for_an_embedding_that_was_trained_whole() -> None:
     plain, whole = (memory_for_export(model, "LoRA", 16, 0.0, whole_embedding=trained) for trained in (False, True))
     embedding = 4 * model.vocabulary * model.hidden / GIB
     assert embedding < whole - plain < 2.5 * embedding
-    facts: Any = SimpleNamespace(size=size("gemma-4-e4b"), deployment=SimpleNamespace(machines=BOTH))
+    facts: Any = SimpleNamespace(size=size("gemma-7b"), deployment=SimpleNamespace(machines=BOTH))
     for trained, machine in ((False, None), (True, "rtx-pro-6000")):
         config = TrainingConfig.model_validate({"base_model_id": "a/b", "train_embeddings": trained})
-        spec: Any = SimpleNamespace(training_config=config, export_config=SimpleNamespace(format="gguf"))
+        spec: Any = SimpleNamespace(
+            training_config=config, export_config=SimpleNamespace(format="gguf"), quantization="q8_0"
+        )
         assert placement.export_machine(spec, facts) == machine
+
+
+@pytest.mark.parametrize("name", ["gemma-4-e4b", "gemma-4-e2b", "gemma-3n-e4b"])
+def test_an_export_needs_room_for_a_table_that_is_larger_than_a_shard(name: str) -> None:
+    model = size(name)
+    table = 2 * model.vocabulary * model.layers * model.per_layer_input
+    assert largest_shard_bytes(model) == max(4 * GIB, table)
+    copied = table / GIB  # rounded, before it is written
+    assert memory_for_export(model, "LoRA", 16, 0.0, fp16=True) > largest_shard_bytes(model) / GIB + copied + 3
+    assert memory_for_export(model, "LoRA", 16, 0.0) < largest_shard_bytes(model) / GIB + copied + 3
+    adapter = memory_for_export(model, "LoRA", 16, 0.0) - memory_for_export(model, "Full", 16, 0.0)
+    assert adapter < 0  # which is rounded too
 
 
 def test_an_export_needs_room_for_an_adapter_a_shard_and_gguf_files() -> None:
     model = size("gemma-3-4b")
     assert export_need("gemma-3-4b", "adapter") == export_need("gemma-3-4b", "merged") < model.file_bytes / GIB + 3
-    more = export_need("gemma-3-4b", "gguf") - export_need("gemma-3-4b", "merged")
-    assert more == pytest.approx(3.1 * model.parameters / GIB)
+    converted = 3.1 * model.parameters + 4 * model.vocabulary * model.hidden
+    adapter = 4 * model.lora_parameters(16)
+    assert export_need("gemma-3-4b", "gguf") == pytest.approx((adapter + converted) / GIB + 3.5)
     more = export_need("gemma-3-4b", "adapter", 64) - export_need("gemma-3-4b", "adapter", 16)
     assert more == pytest.approx(4 * model.lora_parameters(48) / GIB)
 
