@@ -256,6 +256,13 @@ def test_an_unknown_price_is_not_zero() -> None:
     assert Budget().seconds_left(page.total, None) is None
 
 
+def test_a_refusal_does_not_take_an_unknown_part_of_the_cost_for_nothing(limited: World) -> None:
+    budgets = limited.services.budgets
+    unpriced = Amount(seconds=7200, usd=0.5, is_priced=False)
+    assert "have taken at least 0.50 of 1 USD in" in budgets._problem("local", unpriced).msg
+    assert "have taken 0.50 of 1 USD in" in budgets._problem("local", Amount(seconds=7200, usd=0.5)).msg
+
+
 def test_months_follow_utc_and_the_year(limited: World) -> None:
     budgets: OwnerBudgets = limited.services.budgets
     job: Any = Running(limited).job

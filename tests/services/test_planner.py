@@ -11,7 +11,7 @@ import pytest
 
 from gemtune.families.size import ModelSize
 from gemtune.jobs.parts.plan import Alternative, Plan, StepEstimate, Workload
-from gemtune.jobs.record import Job, StepRecord
+from gemtune.jobs.record import Job, Progress, StepRecord
 from gemtune.jobs.status import Step
 from gemtune.machines import model_size
 from gemtune.machines.choice import MACHINES
@@ -51,6 +51,7 @@ def size_of(model: str) -> ModelSize:
 def spec_of(model: str = SMALL, export: str = "adapter", **training: Any) -> Spec:
     document = {
         "processed_dataset_id": "chats",
+        "modality": training.pop("modality", "text"),
         "training_config": {"base_model_id": model} | training,
         "export_config": {"format": export},
     }
@@ -107,9 +108,12 @@ def test_steps_are_estimated_from_the_hardware_and_kept_under_what_decides_their
         ({"max_seq_length": 512}, "LoRA 512"),
         ({"max_seq_length": 513}, "LoRA 1024"),
         ({"method": "RL", "rl_config": {"algorithm": "dpo"}}, "RL dpo 2048"),
+        ({"provider": "unsloth"}, "LoRA unsloth 2048"),
+        ({"modality": "vision"}, "LoRA vision 2048"),
+        ({"modality": "audio", "provider": "unsloth"}, "LoRA audio unsloth 2048"),
     ],
 )
-def test_speeds_are_told_apart_by_method_and_length(world: World, training: dict[str, Any], key: str) -> None:
+def test_speeds_are_told_apart_by_all_that_decides_them(world: World, training: dict[str, Any], key: str) -> None:
     plan = plan_of(planner_of(world, "l4"), spec_of(**training), "l4")
     assert plan.steps["train"].key == f"train {SMALL} {key}"
 
@@ -171,7 +175,7 @@ def test_a_larger_machine_is_said_to_fit(world: World) -> None:
     planner = planner_of(world, "l4", "rtx-pro-6000")
     machine, *changes = plan_of(planner, spec_of("google/gemma-3-12b-it"), "l4").alternatives
     assert (machine.change, machine.fits) == ("machine rtx-pro-6000", True)
-    assert [each.change for each in changes] == ["method QLoRA", "method QLoRA and batch_size 1"]
+    assert [each.change for each in changes] == ["method QLoRA"]
 
 
 @pytest.mark.parametrize("name", ["270m", "1b", "4b", "12b", "27b"])
@@ -257,6 +261,17 @@ def test_a_finished_step_is_kept_under_its_machine(
     planner_of(world, "l4").record(job_on(machine), step)
     body = f'{{"some key":[{{"tokens":{tokens}.0,"seconds":7.0}}]}}'
     assert observations(world) == {document: body}
+
+
+@pytest.mark.parametrize(("done", "tokens"), [(None, 900), (0, 900), (10, 900), (5, 450), (12, 900)])
+def test_a_training_that_stopped_early_counts_with_the_tokens_that_it_took(
+    world: World, done: int | None, tokens: int
+) -> None:
+    job = job_on("l4")
+    workload = Workload(train_steps=10, tokens=900, longest_row=90)
+    progress = None if done is None else Progress(train_step=done, total_steps=10)
+    planner_of(world, "l4").record(job.model_copy(update={"workload": workload, "progress": progress}), Step.TRAIN)
+    assert f'"tokens":{tokens}.0' in observations(world)["throughput/l4"]
 
 
 @pytest.mark.parametrize("lack", [{"state": "stopped"}, {"planned": False}, {"counted": False}])

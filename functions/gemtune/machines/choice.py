@@ -8,10 +8,11 @@ CPUs and this memory.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from gemtune.errors import NeedsLargerMachine
+from gemtune.families import size_by_name
 from gemtune.families.size import ModelSize
 from gemtune.machines.memory import MemoryNeed, TrainingLoad, memory_for_training
 from gemtune.methods import Method
@@ -61,6 +62,9 @@ CPU_STEPS: Mapping[str, Machine] = {
 WITH_MORE_MEMORY = tuple(
     name for name, machine in MACHINES.items() if machine.memory_gib > CPU_STEPS["export"].memory_gib
 )
+
+# Models that are proposed where nothing else fits, from the largest to the smallest.
+SMALLER_MODELS = tuple(f"google/gemma-3-{size}-it" for size in ("27b", "12b", "4b", "1b", "270m"))
 
 
 def choose_machine(
@@ -124,13 +128,39 @@ def _advice(machines: Sequence[str], requested: str | None, size: ModelSize, loa
     """Say which changes of the request would fit, the smallest change first."""
     candidates = machines if requested is None else (requested,)
     changes = [f"machine {name}" for name in _fitting(machines, size, load) if name != requested][:1]
-    changes += [words for words, smaller in smaller_loads(load) if _fitting(candidates, size, smaller)]
+    changes += smallest_changes(words for words, smaller in smaller_loads(load) if _fitting(candidates, size, smaller))
     if not changes:
         combined = (words for words, smaller in _combined_changes(load) if _fitting(candidates, size, smaller))
         changes = [*itertools.islice(combined, 1)]
     elsewhere = [name for name in _fitting(list(MACHINES), size, load) if name not in machines]
-    advice = f"this would fit: {', or '.join(changes)}" if changes else "use a smaller base model"
+    if changes:
+        advice = f"this would fit: {', or '.join(changes)}"
+    else:
+        model = smaller_model(size, load, lambda need: any(MACHINES[name].has(need) for name in candidates))
+        advice = "use a smaller base model" + ("" if model is None else f", such as {model}")
     return f"{advice}; or deploy machine {elsewhere[0]}" if elsewhere else advice
+
+
+def smallest_changes(changes: Iterable[str]) -> list[str]:
+    """Return the changes without those that only add to an earlier one."""
+    smallest: list[str] = []
+    for words in changes:
+        if not any(words.startswith(f"{fewer} and ") for fewer in smallest):
+            smallest.append(words)
+    return smallest
+
+
+def smaller_model(size: ModelSize, load: TrainingLoad, has: Callable[[MemoryNeed], bool]) -> str | None:
+    """Return the largest of the common models that is smaller and fits.
+
+    has: whether there is so much memory. None if there is no such model, or none that reads the media of the request.
+    """
+    for name in SMALLER_MODELS:
+        other = size_by_name(name)
+        reads = load.modality == "text" or (load.modality == "vision" and other is not None and other.tower.layers > 0)
+        if other is not None and other.parameters < size.parameters and reads and has(memory_for_training(other, load)):
+            return name
+    return None
 
 
 def _fitting(machines: Sequence[str], size: ModelSize, load: TrainingLoad) -> list[str]:
@@ -165,12 +195,16 @@ def _combined_changes(load: TrainingLoad) -> Iterator[tuple[str, TrainingLoad]]:
             changes = [] if method == load.method else [f"method {method}"]
             changes += [_least_batch(load), f"max_seq_length {length}"]
             yield " and ".join(changes), replace(load, method=method, batch_size=load.least_batch, length=length)
+    if load.sampled_completions > load.group_size:
+        fewer = replace(load, batch_size=load.least_batch, sampled_completions=load.group_size)
+        yield _least_batch(fewer), fewer
+        yield from _combined_changes(fewer)
 
 
 def _least_batch(load: TrainingLoad) -> str:
     """Return the fields of a request with the smallest batches.
 
-    GRPO's completions of a train_step stay as many as they are, since they make whole groups.
+    GRPO's completions of a train_step stay as many as the load has.
     """
     words = f"batch_size {load.least_batch}"
     if load.sampled_completions == 0:

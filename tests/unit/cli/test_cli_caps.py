@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from gemtune.cli.connection import plans
 from gemtune.cli.jobs import train
 from gemtune.cli.request.options import request_of
@@ -54,6 +56,21 @@ def test_status_shows_what_is_spent_beside_the_caps(service: FakeService) -> Non
         "spent:                30.0 minutes (at most 2 hours), 0.1234 USD\n"
         in run("status", JOB, url=service.url).stdout
     )
+
+
+@pytest.mark.parametrize(
+    ("machine", "cap", "shown"),
+    [
+        ("l4", None, "30.0 minutes, cost unknown"),
+        ("l4", 5, "30.0 minutes, cost unknown (at most 5 USD)"),
+        ("local", 5, "30.0 minutes, cost unknown (at most 5 USD)"),
+        ("local", None, "30.0 minutes"),
+    ],
+)
+def test_an_unknown_cost_is_said_to_be_unknown(machine: str, cap: float | None, shown: str) -> None:
+    spent = {"usd": None, "hours": 0.5, "usd_left": None, "hours_left": None}
+    job = {"machine": machine, "spent": spent, "max_hours": None, "max_cost_usd": cap}
+    assert plans.format_spent(job) == shown
 
 
 def test_a_paused_job_says_how_it_goes_on(service: FakeService) -> None:

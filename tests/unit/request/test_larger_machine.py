@@ -48,6 +48,8 @@ def requests() -> Iterator[dict[str, Any]]:
         training = dict(fields) | ({"rl_config": {**rl, **REWARDS}} if is_grpo and isinstance(rl, dict) else {})
         for larger in ({}, LARGEST):
             yield {"training": training | larger}
+        if is_grpo and isinstance(rl, dict):  # more completions at once than fit, which make whole groups of 16
+            yield {"training": training | LARGEST | {"rl_config": {**rl, **REWARDS, "num_generations": 16}}}
 
 
 @pytest.mark.parametrize("name", SIZES)
@@ -61,7 +63,10 @@ def test_a_training_that_follows_the_advice_is_accepted(name: str) -> None:
             refused += 1
             assert problem.hint is not None
             advice, _, elsewhere = problem.hint.partition("; or deploy machine ")
-            assert advice == "use a smaller base model" or suggestions(advice)
+            assert suggestions(advice) or advice.startswith("use a smaller base model")
+            if smaller := re.search(r", such as google/(.*)-it$", advice):
+                assert refusal(SIZES[smaller[1]], machines, fields) is None, (machines, fields, smaller[1])
+                assert SIZES[smaller[1]].parameters < size.parameters
             for words in suggestions(advice):
                 assert refusal(size, machines, changed(fields, words)) is None, (machines, fields, words)
             if elsewhere:
@@ -77,6 +82,22 @@ def test_a_smaller_base_model_is_advised_only_where_no_smaller_training_fits(nam
         problem = refusal(SIZES[name], machines, {"training": {"method": "Full", **LARGEST}})
         if problem is not None and not suggestions(problem.hint or ""):
             assert refusal(SIZES[name], machines, {"training": smallest}) is not None
+
+
+def test_the_advice_has_no_change_that_only_adds_to_another_one() -> None:
+    problem = refusal(SIZES["gemma-3-27b"], ("l4", "rtx-pro-6000"), {"training": {"method": "Full"}})
+    assert problem is not None
+    assert suggestions(str(problem.hint)) == ["method LoRA", "method QLoRA"]
+
+
+def test_a_smaller_model_of_a_job_with_pictures_reads_pictures() -> None:
+    fields = {
+        "modality": "vision",
+        "training": {"method": "LoRA", "batch_size": 1, "base_model_id": "google/gemma-4-26b-a4b-it"},
+    }
+    problem = refusal(SIZES["gemma-4-26b"], ("l4",), fields)
+    assert problem is not None
+    assert str(problem.hint).startswith("use a smaller base model, such as google/gemma-3-4b-it")
 
 
 @pytest.mark.parametrize("name", SIZES)

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+# Machine of jobs on a workstation.
+LOCAL = "local"
+
 
 def format_plan(plan: dict[str, Any]) -> Iterator[str]:
     """Yield the lines of a plan, as names and values."""
@@ -33,6 +36,8 @@ def format_spent(job: dict[str, Any]) -> str:
     parts = [f"{spent['hours'] * 60:.1f} minutes{_limit(job['max_hours'], 'hours')}"]
     if spent["usd"] is not None:
         parts.append(f"{spent['usd']:.4f} USD{_limit(job['max_cost_usd'], 'USD')}")
+    elif job["max_cost_usd"] is not None or job["machine"] != LOCAL:  # on a workstation nobody expects a price
+        parts.append(f"cost unknown{_limit(job['max_cost_usd'], 'USD')}")
     return ", ".join(parts)
 
 

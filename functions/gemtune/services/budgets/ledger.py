@@ -101,7 +101,8 @@ class OwnerBudgets:
 
     def _problem(self, owner: str, amount: Amount) -> Problem:
         """Return the problem of a request whose owner's budget is spent."""
-        parts = [] if self.budget.usd is None else [f"{amount.usd:.2f} of {self.budget.usd:g} USD"]
+        at_least = "" if amount.is_priced else "at least "
+        parts = [] if self.budget.usd is None else [f"{at_least}{amount.usd:.2f} of {self.budget.usd:g} USD"]
         if self.budget.hours is not None:
             parts.append(f"{amount.seconds / 3600:.2f} of {self.budget.hours:g} hours")
         message = f"the jobs of {owner} have taken {' and '.join(parts)} in {self.month()}, which is the month's budget"

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from gemtune.families.size import ModelSize
 from gemtune.jobs.parts.plan import Alternative, Plan, Workload
 from gemtune.jobs.record import Job, JobWarning
 from gemtune.jobs.status import Step
-from gemtune.machines import cap_policy, model_size, planning, throughput
-from gemtune.machines.choice import LOCAL, MACHINES, smaller_loads
+from gemtune.machines import cap_policy, planning, throughput
+from gemtune.machines.choice import LOCAL, MACHINES, smaller_loads, smaller_model, smallest_changes
 from gemtune.machines.cost import LIST_PRICES, Prices
-from gemtune.machines.memory import TrainingLoad, memory_for_training
+from gemtune.machines.memory import MemoryNeed, TrainingLoad, memory_for_training
 from gemtune.machines.planning import Amounts, Outlook, exactly
 from gemtune.machines.throughput import Observation, Speed
 from gemtune.ports import Buckets
@@ -24,8 +24,6 @@ from gemtune.request.spec import DEFAULT_SEQ_LENGTH, Spec
 from gemtune.services.planning import dataset_amounts
 from gemtune.services.planning.measured_speeds import MeasuredSpeeds
 
-# Models that are proposed where nothing else fits, from the largest to the smallest.
-SMALLER_MODELS = tuple(f"google/gemma-3-{size}-it" for size in ("27b", "12b", "4b", "1b", "270m"))
 # Seconds per token that prepare takes for reading and tokenizing. An estimate, until jobs are finished.
 PREPARE_PER_TOKEN = 1e-5
 
@@ -95,7 +93,7 @@ class Planner:
         estimate = None if job.plan is None else job.plan.steps.get(step.value)
         if estimate is None or job.workload is None or job.steps[step].state != "done":
             return
-        tokens = 0 if step is Step.EXPORT else job.workload.tokens
+        tokens = {Step.PREPARE: job.workload.tokens, Step.TRAIN: _trained_tokens(job, job.workload)}.get(step, 0)
         observation = Observation(tokens=tokens, seconds=job.steps[step].seconds)
         self.speeds.record(_place(step, job.machine), estimate.key, observation)
 
@@ -119,7 +117,7 @@ class Planner:
         config = spec.training_config
         length = config.max_seq_length or DEFAULT_SEQ_LENGTH
         model, bucket = config.base_model_id, 1 << (length - 1).bit_length()
-        method = config.method if config.rl_config is None else f"{config.method} {config.rl_config.algorithm}"
+        method = " ".join(_kind_of_training(spec))
         export = f"{spec.export_config.format} {spec.quantization}"
         priors = {
             Step.PREPARE: (f"prepare {model}", throughput.copying(machine, size, per_token=PREPARE_PER_TOKEN)),
@@ -155,17 +153,18 @@ class Planner:
         if _fits(outlook.machine, outlook.size, outlook.load, self.workstation.memory_gib):
             return others
         smaller = [self._alternative(spec, outlook, words, load=load) for words, load in smaller_loads(outlook.load)]
-        fitting = [each for each in smaller if each.fits] or self._smaller_models(outlook)
+        smallest = smallest_changes(each.change for each in smaller if each.fits)
+        fitting = [each for each in smaller if each.change in smallest] or self._smaller_models(outlook)
         return others + fitting
 
     def _smaller_models(self, outlook: Outlook) -> list[Alternative]:
-        """Return the largest of the common models that fits."""
-        for name in SMALLER_MODELS:
-            size = model_size.by_name(name)
-            assert outlook.machine is not None
-            if size is not None and _fits(outlook.machine, size, outlook.load, self.workstation.memory_gib):
-                return [Alternative(change=f"base_model_id {name}", fits=True, minutes=None, usd=None)]
-        return []
+        """Return the largest of the common models that is smaller and fits."""
+        machine, memory_gib = outlook.machine, self.workstation.memory_gib
+        assert outlook.size is not None
+        assert machine is not None
+        name = smaller_model(outlook.size, outlook.load, lambda need: _has(machine, need, memory_gib))
+        change = Alternative(change=f"base_model_id {name}", fits=True, minutes=None, usd=None)
+        return [] if name is None else [change]
 
     def _alternative(
         self, spec: Spec, outlook: Outlook, change: str, *, machine: str | None = None, load: TrainingLoad | None = None
@@ -186,6 +185,25 @@ class Planner:
         )
 
 
+def _kind_of_training(spec: Spec) -> Iterator[str]:
+    """Yield what decides the speed besides machine, model and length."""
+    config = spec.training_config
+    yield config.method
+    if config.rl_config is not None:
+        yield config.rl_config.algorithm
+    if spec.modality != "text":
+        yield spec.modality
+    if config.provider != "huggingface":
+        yield config.provider
+
+
+def _trained_tokens(job: Job, workload: Workload) -> float:
+    """Return the tokens of a finished training, which may have stopped early."""
+    done = 0 if job.progress is None else job.progress.train_step
+    share = done / workload.train_steps if 0 < done < workload.train_steps else 1.0
+    return workload.tokens * share
+
+
 def _place(step: Step, machine: str | None) -> str:
     """Return the machine under which a step's speed is kept.
 
@@ -196,7 +214,11 @@ def _place(step: Step, machine: str | None) -> str:
 
 def _fits(machine: str, size: ModelSize, load: TrainingLoad, memory_gib: float | None) -> bool:
     """Return whether the memory of a machine suffices."""
-    need = memory_for_training(size, load)
+    return _has(machine, memory_for_training(size, load), memory_gib)
+
+
+def _has(machine: str, need: MemoryNeed, memory_gib: float | None) -> bool:
+    """Return whether a machine has the memory. memory_gib: of a workstation."""
     if machine in MACHINES:
         return MACHINES[machine].has(need)
     return memory_gib is None or need.host_without_gpu <= memory_gib
