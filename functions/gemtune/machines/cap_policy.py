@@ -8,7 +8,7 @@ from typing import Protocol
 
 from gemtune.errors import Problem
 from gemtune.jobs.parts.plan import Plan
-from gemtune.jobs.record import CAP_BELOW_PLAN, JobWarning
+from gemtune.jobs.record import JobWarning
 
 
 class Capped(Protocol):
@@ -83,4 +83,4 @@ def warnings_of(plan: Plan, max_cost_usd: float | None, max_hours: float | None)
                 "paused before its end"
             )
             hint = f"set {field} to {bounds[1]:.3g} or train less; a paused job can also be resumed with a higher cap"
-            yield JobWarning(code=CAP_BELOW_PLAN, message=message, hint=hint)
+            yield JobWarning(code="cap_below_plan", message=message, hint=hint)

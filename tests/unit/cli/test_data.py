@@ -183,6 +183,11 @@ def test_wrong_options_are_explained(arguments: list[str], expected: str) -> Non
     assert (result.exit_code, expected in result.stderr) == (2, True), result.stderr
 
 
+def test_a_dataset_can_be_named_as_any_other_field() -> None:
+    printed = run("train", "--model", "a/b", "--set", "processed_dataset_id=d", "--print", url="http://127.0.0.1:9")
+    assert json.loads(printed.stdout)["processed_dataset_id"] == "d"
+
+
 def test_a_folder_is_uploaded_with_all_its_files(tmp_path: Path) -> None:
     for name in ("train.jsonl", "pictures/1.png", ".hidden", ".git/config"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

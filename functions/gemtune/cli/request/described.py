@@ -34,7 +34,7 @@ def training_of(
     Raises click.UsageError and BadUse.
     """
     request = options_of_train.request_of(options, {} if file is None else request_file.read(file))
-    if data is None and file is None and options["dataset"] is None:
+    if data is None and file is None and "processed_dataset_id" not in request:
         raise click.UsageError("say what to train on: --data FILE, --dataset ID, or a FILE with a request")
     if data is not None and options["dataset"] is not None:
         raise click.UsageError("--data and --dataset both say what to train on: leave out one of them")
