@@ -267,6 +267,50 @@ def test_dpo_prefers_what_the_picture_shows(shape: str, bench_for: BenchOf) -> N
     assert all(margin > 0 for margin in margins[:6])  # half are red and half blue, so the text alone is not enough
 
 
+@pytest.mark.parametrize("shape", ["gemma4-e", "gemma4-unified"])
+def test_kto_scores_answers_with_the_pictures_of_their_own_prompt(shape: str, bench_for: BenchOf) -> None:
+    """Compare metrics with those of rows that are computed alone.
+
+    The KL divergence is that of another row's answer behind the pictures of this one.
+    """
+    from peft import PeftModel
+    from transformers import AutoModelForImageTextToText
+
+    beta, numbers = 0.2, [(0,), (), (1, 2), (3,)]
+    labels = [True, False, True, False]
+    labelled = [
+        {"prompt": row["prompt"], "completion": row["chosen" if good else "rejected"], "label": good}
+        for row, good in zip([pair(*each) for each in numbers], labels, strict=True)
+    ]
+    rl = {"algorithm": "kto", "beta": beta}
+    bench = bench_for(shape, method="RL", rl_config=rl, batch_size=2, max_steps=3, save_steps=100)
+    for split in ("train", "eval"):
+        bench.put(split, labelled)
+    bench.to(Step.TRAIN)
+    folder = bench.services.buckets.export.uri(f"jobs/{bench.job_id}/adapter/1")
+    tokens = list(
+        read_tokens(Path(bench.services.buckets.export.uri(f"jobs/{bench.job_id}/prepared/1")) / "eval.parquet")
+    )
+    model = PeftModel.from_pretrained(AutoModelForImageTextToText.from_pretrained(bench.base), folder).eval()
+
+    def ratio(index: int, answer: int) -> float:
+        row = {"prompt_ids": tokens[index]["prompt_ids"], "answer": tokens[answer]["completion_ids"]}
+        trained = log_probability(model, bench.base, row, "answer", numbers[index])
+        with model.disable_adapter():
+            return trained - log_probability(model, bench.base, row, "answer", numbers[index])
+
+    ratios, others = [ratio(i, i) for i in range(4)], [ratio(i, (i - 1) % 4) for i in range(4)]
+    divergence = max(0.0, sum(others) / 4)
+    signs = [1 if good else -1 for good in labels]
+    losses = [1 - 1 / (1 + math.exp(-beta * s * (r - divergence))) for s, r in zip(signs, ratios, strict=True)]
+    metrics = bench.job.metrics
+    assert metrics is not None
+    assert metrics.eval_loss == pytest.approx(sum(losses) / 4, rel=1e-3)
+    assert metrics.margin == pytest.approx(beta * (sum(ratios[::2]) - sum(ratios[1::2])) / 2, rel=1e-3)
+    assert abs(divergence) + abs(metrics.margin or 0) > 1e-2
+    assert bench.curve()[0][1] == pytest.approx(0.5, abs=1e-4)  # the model is its own reference
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_grpo_samples_and_scores_with_the_pictures_of_each_prompt(
     shape: str, bench_for: BenchOf, tmp_path: Path
