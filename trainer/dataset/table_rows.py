@@ -17,9 +17,9 @@ from trainer.dataset.row import MAX_ROW_BYTES, Row, bad_dataset, too_long
 def table_rows(stream: io.BufferedReader, longest: int, *, named: str, tabs: bool) -> Iterator[Row]:
     """Yield the rows of a table.
 
-    Cells are texts; an empty cell is a field that the row does not have. Cells in double quotes may contain separators
-    and line breaks (RFC 4180). tabs: they separate the cells, as in TSV. longest: limit of a row in bytes. Raises
-    StepError `bad_dataset`.
+    Cells are texts; an empty cell is a field that the row does not have, and a line of empty cells is no row. Cells in
+    double quotes may contain separators and line breaks (RFC 4180). tabs: they separate the cells, as in TSV. longest:
+    limit of a row in bytes. Raises StepError `bad_dataset`.
     """
     # A process-wide limit of the library, which is below ours.
     csv.field_size_limit(max(csv.field_size_limit(), longest))
@@ -45,8 +45,8 @@ def table_rows(stream: io.BufferedReader, longest: int, *, named: str, tabs: boo
             number += 1
             yield number, Refused(f"not valid CSV: {error}")
         else:
-            if cells:
-                number += 1
+            number += bool(cells)
+            if any(cells):  # spreadsheets write lines of separators alone behind their last row
                 yield number, _row(names, cells)
 
 

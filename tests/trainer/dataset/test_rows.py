@@ -208,6 +208,11 @@ def test_what_the_first_line_of_a_table_has_most_of_separates_its_cells() -> Non
         assert read(content.encode(), "train.csv") == [(1, {"prompt": "a", "completion": "b"})]
 
 
+def test_lines_of_separators_alone_are_no_rows() -> None:
+    pair = {"prompt": "a", "completion": "b"}
+    assert read(b"prompt,completion\na,b\n,\na,b\n,\n,\n", "train.csv") == [(1, pair), (3, pair)]
+
+
 def test_a_damaged_first_line_is_refused_alone_if_a_row_follows() -> None:
     (_, first), second = read(b'{"a": "b",\n{"a": "c"}\n', "train.jsonl")
     assert isinstance(first, Refused)

@@ -229,6 +229,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         {"prompt": "Hi", "answers": [{"answer": "a", "rank": 1}]},
         "several answers to one prompt: write a better one into",
     ),
+    ({"instruction": "Hi", "output_1": "a", "output_2": "b", "preference": 1}, "write a better one into chosen"),
+    ({"question": "Hi", "Answer A": "a", "Answer B": "b"}, "write a better one into chosen"),
     ({"translation": {"de": "Ja", "en": "Yes"}}, "write the text to translate into prompt"),
     ({"problem": "Hi", "solution": "Yes?"}, "such as {prompt: problem, completion: solution}, and fields to ignore"),
     ({"inputs": "Hi", "targets": "Yes?"}, "such as {prompt: inputs, completion: targets}, and fields to ignore"),

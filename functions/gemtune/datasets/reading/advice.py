@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -21,6 +22,8 @@ SYNONYMS: Mapping[str, str] = {
     **dict.fromkeys(("chosen_response", "preferred", "better"), "chosen"),
     **dict.fromkeys(("rejected_response", "dispreferred", "worse"), "rejected"),
 }
+# Columns of several answers to one prompt.
+_NUMBERED = re.compile(r"(.*(?:response|answer|output|completion|conversation))[-_ ]?(?:[0-9]|[a-d])", re.IGNORECASE)
 # Columns that wrap rows, with a command that unpacks them.
 _WRAPPERS = ("data", "rows", "examples", "records", "samples", "items", "train")
 
@@ -50,8 +53,7 @@ def of_shape(row: Row) -> str | None:
             "its answers are a list inside of an object, as in SQuAD's datasets: write one of them into answer, and "
             "the context into question"
         )
-    numbered = {"response_0", "response_a", "conversation_a"} & set(row)
-    if numbered or _are_objects(answers) or _are_objects(row.get("completions")):
+    if _has_numbered_answers(row) or _are_objects(answers) or _are_objects(row.get("completions")):
         return (
             "it has several answers to one prompt: write a better one into chosen and a worse one into rejected for "
             "method RL with DPO, or the best one into completion"
@@ -59,6 +61,12 @@ def of_shape(row: Row) -> str | None:
     if isinstance(row.get("translation"), Mapping):
         return "write the text to translate into prompt, and its translation into completion"
     return None
+
+
+def _has_numbered_answers(row: Row) -> bool:
+    """Return whether a row has columns such as response_0 and response_1."""
+    stems = [numbered[1] for name in row if (numbered := _NUMBERED.fullmatch(name)) is not None]
+    return len(stems) > len({*stems})
 
 
 def _are_objects(value: Any) -> bool:
