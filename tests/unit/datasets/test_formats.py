@@ -154,7 +154,7 @@ ROWS: list[tuple[FormatName, dict[str, Any], Conversation]] = [
     ),
     (
         "xlam",
-        {"query": "Hi", "answers": [{"name": "weather", "arguments": ARGUMENTS, "id": "a1"}], "tools": [WEATHER]},
+        {"query": "Hi", "answers": [{"id": "a1", "name": "weather", "arguments": ARGUMENTS}], "tools": [WEATHER]},
         WITH_TOOLS.first(2),
     ),
     (
@@ -205,7 +205,9 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         "the formats alpaca and text: set dataset_format to one of them, and in dataset_columns the fields of the "
         "others to null: {text: null} for alpaca, {instruction: null, output: null} for text",
     ),
-    ({"query": "Hi", "answers": "[]"}, "answers has no call: write the answer as text"),
+    ({"query": "Hi", "answers": "[]", "tools": [WEATHER]}, "answers has no call: write the answer as text"),
+    ({"query": "Hi", "answers": ["Yes?", "Yes"]}, "its answers are a list of texts: write one of them into answer"),
+    ({"prompt": "Hi", "completion": "0", "weight": "0"}, "the field weight is unknown"),
     ({"conversation": [{"input": "Hi", "output": "Yes?", "score": 1, "wieght": 0}]}, "exchange 1: the field wieght is"),
     ({"conversation": [{"input": "Hi", "output": "Yes?"}, {"input": "Hm"}]}, "exchange 2: it needs input or user"),
     ({"query": "a", "question": "b", "answer": "c"}, "both question and query are given: keep one, or ignore the"),

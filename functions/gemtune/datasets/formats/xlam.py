@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from gemtune.datasets.conversation import Conversation, Turn
-from gemtune.datasets.formats.shape import Format, Row
+from gemtune.datasets.formats.shape import Format, Row, first_turn
 from gemtune.datasets.reading.fields import Fields
 from gemtune.datasets.reading.tools import read_calls, read_tools, template_options
 from gemtune.datasets.reading.turns import column_turns, system_turns
 
 
 def _fits(row: Row) -> bool:
-    return "query" in row and "answers" in row
+    return "query" in row and "answers" in row and ("tools" in row or "name" in first_turn(row["answers"]))
 
 
 def _read(row: Fields) -> Conversation:

@@ -53,6 +53,8 @@ def of_shape(row: Row) -> str | None:
             "its answers are a list inside of an object, as in SQuAD's datasets: write one of them into answer, and "
             "the context into question"
         )
+    if isinstance(answers, list) and answers and all(isinstance(answer, str) for answer in answers):
+        return "its answers are a list of texts: write one of them into answer"
     if _has_numbered_answers(row) or _are_objects(answers) or _are_objects(row.get("completions")):
         return (
             "it has several answers to one prompt: write a better one into chosen and a worse one into rejected for "

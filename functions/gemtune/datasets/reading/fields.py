@@ -33,6 +33,10 @@ _HARMLESS = """
 # Numbers of rows that pandas and R write in front of a table: a column without a name, and pandas's name for it.
 _ROW_NUMBERS = ("column 1", "Unnamed: 0", "Unnamed: 0.1", "Unnamed: 0.2", "Unnamed: 0.1.1")
 HARMLESS = frozenset((*_HARMLESS.split(), *_ROW_NUMBERS))
+# Columns for what a user or the assistant says, which some datasets have beside their messages.
+REPEATING = frozenset(
+    ("prompt", "problem", "question", "query", "instruction", "input", "completion", "response", "output", "solution")
+)
 # Unknown fields of a row that a message names.
 MOST_NAMED = 8
 # Fields whose meaning is known, but which nothing here can honour: what to do about each.
@@ -174,12 +178,12 @@ class Fields:
             self.reading.unread[shown(self.path_of(name))] = None
 
     def leave_repeated(self, texts: Collection[str]) -> None:
-        """Count fields that repeat one of these texts word for word.
+        """Count columns that repeat one of these texts word for word.
 
-        NuminaMath's rows have the first question and the answer in columns beside their messages.
+        NuminaMath's rows have the problem and its solution in columns beside their messages.
         """
-        for name, value in [*self._left.items()]:
-            if isinstance(value, str) and value in texts and name not in UNSUPPORTED:
+        for name in REPEATING & self._left.keys():
+            if isinstance(value := self._left[name], str) and value in texts:
                 self.leave(name)
 
     def path_of(self, name: str) -> str:
