@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -50,9 +51,18 @@ def table_rows(stream: io.BufferedReader, longest: int, *, named: str, tabs: boo
                 yield number, _row(names, cells)
 
 
+# A cell in quotes behind a space, which makes the quotes a part of the text.
+_SPACED_QUOTES = re.compile(r'[ \t]+"[^"]*"[ \t]*\Z')
+
+
 def _row(names: list[str], cells: list[str]) -> dict[str, Any] | Refused:
     if len(cells) != len(names):
-        return Refused(f"{len(cells)} cells, where the first line names {len(names)} columns")
+        counted = f"{len(cells)} cells, where the first line names {len(names)} columns"
+        return Refused(f"{counted}: a cell with a separator needs double quotes, with no space in front of them")
+    if any(map(_SPACED_QUOTES.match, cells)):
+        return Refused(
+            "a cell has a space in front of its double quotes, which would be a part of it: remove the space"
+        )
     if any(LONE_SURROGATE.search(cell) for cell in cells):
         return Refused(NOT_UTF8)
     return {name: cell for name, cell in zip(names, cells, strict=True) if cell}

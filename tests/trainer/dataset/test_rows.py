@@ -208,6 +208,13 @@ def test_what_the_first_line_of_a_table_has_most_of_separates_its_cells() -> Non
         assert read(content.encode(), "train.csv") == [(1, {"prompt": "a", "completion": "b"})]
 
 
+def test_quotes_behind_a_space_refuse_their_row() -> None:
+    (_, spaced), (_, cut), (_, doubled) = read(b'a,b\n"x", "y"\n"x", "y, z"\nx," ""y"" he said"\n', "train.csv")
+    assert spaced.reason.startswith("a cell has a space in front of its double quotes")
+    assert cut.reason.endswith("a cell with a separator needs double quotes, with no space in front of them")
+    assert doubled == {"a": "x", "b": ' "y" he said'}
+
+
 def test_lines_of_separators_alone_are_no_rows() -> None:
     pair = {"prompt": "a", "completion": "b"}
     assert read(b"prompt,completion\na,b\n,\na,b\n,\n,\n", "train.csv") == [(1, pair), (3, pair)]
