@@ -1,0 +1,26 @@
+"""Reader of files that others have put in a folder."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from gemtune.untrusted.limits import MAX_BYTES, Unreadable, too_large
+
+
+def read_file(path: Path, *, named: str | None = None, max_bytes: int = MAX_BYTES) -> bytes:
+    """Read a regular file.
+
+    A pipe or a device, on which reading could block, is refused without waiting.
+
+    Raises OSError, and Unreadable: `not_a_file`, `too_large`.
+    """
+    named = path.name if named is None else named
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise Unreadable("not_a_file", f"{named} is not a regular file", hint="put the file itself there")
+        content = file.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise too_large(named, max_bytes)
+    return content
