@@ -4,7 +4,7 @@
 set -eu
 name=$1
 cd "${0%/*}/.."
-python=.venv/bin/python
+. setup/pip.sh
 
 version='import platform; print(platform.python_version())'
 minor='import sys; print("%d.%d" % sys.version_info[:2])'
@@ -27,23 +27,14 @@ make_environment() {
     fi
 }
 
-install() {
-    "$python" -m pip install --disable-pip-version-check "$@"
-}
-
-install_torch() { # alone and first, so that no other package chooses its build
-    index=$(setup/torch_index.sh "$python" "$torch")
-    install --no-deps ${index:+--index-url "$index"} "$torch"
-}
-
 base=$(setup/interpreter.sh)
 if ! can_be_used; then
     echo "creating .venv with $base, Python $("$base" -c "$version")"
     make_environment
 fi
 echo "installing the packages of setup/locked/$name.txt into .venv"
-torch=$(sed -n 's/^ *"\(torch==[^"]*\)",.*/\1/p' pyproject.toml)
-install_torch
+torch=$(pin torch)
+install_like_torch "$torch"
 install --no-deps --require-hashes --requirement "setup/locked/$name.txt"
 install --constraint constraints.txt "$torch" # a build for CUDA requires CUDA's libraries, at exact versions
 install --quiet --no-deps --no-build-isolation --editable .

@@ -4,22 +4,13 @@
 # transformers would fail with it for every model: then both are removed again.
 set -eu
 cd "${0%/*}/.."
-python=.venv/bin/python
+. setup/pip.sh
 
-pin() { # "torch==2.13.0" for torch
-    sed -n "s/^ *\"\($1==[^\"]*\)\",.*/\1/p" pyproject.toml
-}
-
-install() {
-    "$python" -m pip install --disable-pip-version-check --no-deps "$@"
-}
-
-index=$(setup/torch_index.sh "$python" "$(pin torch)")
 # Neither package is left without the other, or untried.
 trap '"$python" -m pip uninstall --quiet --yes timm torchvision' EXIT
 trap 'exit 1' INT TERM
-install --require-hashes --requirement trainer/timm.txt
-install ${index:+--index-url "$index"} "$(pin torchvision)"
+install --no-deps --require-hashes --requirement trainer/timm.txt
+install_like_torch "$(pin torchvision)"
 if ! problem=$("$python" -c 'import timm' 2>&1); then
     echo "${problem##*
 }" >&2 # the last line
