@@ -137,10 +137,8 @@ def test_yaml_with_infinite_numbers_is_refused(content: bytes) -> None:
     assert fault(read_yaml, content) == "not_finite"
 
 
-@pytest.mark.parametrize(
-    "content", [b'a: "\\UFFFFFFFF"', b'a: "\\U00110000"', b"a: 9999-12-31T23:59:59.9999999Z", b"a: 2026-13-45"]
-)
-def test_yaml_with_a_date_or_a_character_that_does_not_exist_is_refused(content: bytes) -> None:
+@pytest.mark.parametrize("content", [b'a: "\\UFFFFFFFF"', b'a: "\\U00110000"'])
+def test_yaml_with_a_character_that_does_not_exist_is_refused(content: bytes) -> None:
     assert fault(read_yaml, content) == "not_yaml"
 
 

@@ -32,7 +32,8 @@ DOCUMENTS: Mapping[str, ErrorCode] = {
     "repeated_key": ErrorCode("An object has the same key twice.", "Keep one of them."),
     "not_finite": ErrorCode("A number is NaN, or too large for a float.", "Send a finite number."),
     "too_many_digits": ErrorCode("A whole number has more than 300 digits.", "Round it."),
-    "yaml_alias": ErrorCode("YAML anchors and aliases are not read.", "Write the value out."),
+    "yaml_alias": ErrorCode("YAML anchors, aliases and merge keys are not read.", "Write the value out."),
+    "yaml_directive": ErrorCode("YAML directives other than `%YAML 1.2` are not read.", "Remove the line."),
     "yaml_tag": ErrorCode("YAML tags are not read.", "Write the value without its tag."),
     "not_a_file": ErrorCode(
         "A pipe, device or folder is where a file belongs.",
