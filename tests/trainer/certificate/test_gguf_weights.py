@@ -14,7 +14,6 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFWriter, quants
 from tests.trainer.gguf.test_gguf import gguf_export
 from trainer.certificate.files import gguf_keys, gguf_settings, gguf_tensor, gguf_weights
 from trainer.certificate.files.weights import Weight
-from trainer.gguf.dither import LOW_BITS
 from trainer.gguf.file_layout import Entry, contents
 
 F32 = 0
@@ -204,10 +203,6 @@ def test_a_tensor_has_the_type_that_llama_cpp_gives_it(
     assert gguf_weights._types_of(entry, quantized, gguf_export("q4_k_m")) == types
     of_16_bits = {"F16" if each == "BF16" else each for each in types}
     assert gguf_weights._types_of(entry, quantized, gguf_export("f16")) == of_16_bits
-
-
-def test_each_type_of_quantization_has_its_largest_multiple() -> None:
-    assert set(gguf_tensor.MULTIPLES) == set(LOW_BITS)
 
 
 @pytest.mark.parametrize(
