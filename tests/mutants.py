@@ -31,6 +31,7 @@ NEAREST: Mapping[str, str] = {
     "services/test_lifetimes services/test_running services/test_dispatch services/test_clocks "
     "services/test_pausing services/test_base_job",
     "gemtune.admission": "unit/admission unit/jobs services/test_pausing services/test_waiting",
+    "gemtune.admission.damaged_slots": "services/test_damaged_slots",
     "gemtune.jobs.page_tokens": "handlers/test_http_api handlers/test_endpoints",
     "gemtune.jobs.secret_names": "unit/jobs unit/request/test_secrets_of_requests services/test_lifetimes "
     "services/test_messages",
@@ -39,6 +40,7 @@ NEAREST: Mapping[str, str] = {
     "gemtune.machines": "unit/machines services/test_placement",
     "gemtune.webhooks": "unit/webhooks services/test_notify",
     "gemtune.untrusted": "unit/test_untrusted unit/request/test_job_file",
+    "gemtune.untrusted.damaged": "services/test_damaged_slots services/test_budgets",
     "gemtune.log_lines": "unit/embedded/test_disk",
     "gemtune.local_server.http_server": "unit/local_server/test_http_server",
     "gemtune.embedded": "unit/embedded contract handlers/test_http_api",
@@ -65,7 +67,7 @@ NEAREST: Mapping[str, str] = {
     "services/test_stored_names services/test_newer_documents",
     "gemtune.services.logs": "services/test_amounts services/test_logs contract/test_logs",
     "gemtune.services.machine_slots": "services/test_amounts services/test_control services/test_pausing "
-    "services/test_waiting services/test_stored_names services/test_newer_documents",
+    "services/test_waiting services/test_stored_names services/test_newer_documents services/test_damaged_slots",
     "gemtune.services.pause": "services/test_amounts services/test_pausing services/test_caps services/test_budgets",
     "gemtune.services.planning": "services/test_amounts services/test_planner services/test_planning "
     "services/test_dataset_amounts services/test_caps services/test_base_models handlers/test_http_api",

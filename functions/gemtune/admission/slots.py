@@ -12,9 +12,10 @@ import heapq
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 # A job counts as accepted so much later than it was. It is therefore overtaken only by jobs that were accepted within
 # this time, and none waits for ever.
@@ -27,6 +28,11 @@ ASKED_AGAIN = timedelta(minutes=20)
 # Jobs of a queue that are stored, the first ones. The others find out their place each time they ask. A document of
 # Firestore has at most 1 MiB; an entry has about 300 bytes.
 MAX_WAITING = 1000
+
+
+# Time of an entry: far enough from the ends of the calendar that sums and differences have a date.
+Time = Annotated[AwareDatetime, Field(gt=datetime(1000, 1, 1, tzinfo=UTC), lt=datetime(9000, 1, 1, tzinfo=UTC))]
+Seconds = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class _Entry(BaseModel):
@@ -45,9 +51,9 @@ class Holder(_Entry):
 
     job_id: str
     launch: int
-    since: datetime
-    free_at: datetime | None = None
-    seconds: float | None = None
+    since: Time
+    free_at: Time | None = None
+    seconds: Seconds | None = None
 
 
 class Waiter(_Entry):
@@ -55,10 +61,10 @@ class Waiter(_Entry):
 
     job_id: str
     priority: str
-    accepted_at: datetime
-    since: datetime
-    asked_at: datetime
-    seconds: float | None = None
+    accepted_at: Time
+    since: Time
+    asked_at: Time
+    seconds: Seconds | None = None
 
     @property
     def place(self) -> tuple[datetime, str]:

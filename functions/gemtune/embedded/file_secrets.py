@@ -4,15 +4,27 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from gemtune.embedded.disk import make_folder, writing
 from gemtune.errors import SecretNotFound
 from gemtune.ports import Clock, SecretStat
 from gemtune.secret_name import NAME, missing_hint, validate_name
+
+
+class _Secret(BaseModel):
+    """Content of a secret's file. ends_at: None if it does not expire."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    value: str
+    created_at: AwareDatetime
+    ends_at: AwareDatetime | None
 
 
 class FileSecrets:
@@ -40,11 +52,11 @@ class FileSecrets:
 
     def read(self, name: str) -> str:
         """Return a value. Raises SecretNotFound."""
-        return str(self._read(name)["value"])
+        return self._read(name).value
 
     def renew(self, name: str, *, ttl: timedelta) -> None:
         """Make a secret expire `ttl` from now. Raises SecretNotFound."""
-        self._write(name, self._read(name) | {"ends_at": self._end(ttl)})
+        self._write(name, self._read(name).model_dump(mode="json") | {"ends_at": self._end(ttl)})
 
     def delete(self, name: str) -> None:
         """Delete a secret's file if it exists."""
@@ -56,25 +68,25 @@ class FileSecrets:
         for path in sorted(self._folder.glob("*")):
             if path.name.startswith(prefix) and NAME.fullmatch(path.name):
                 with suppress(FileNotFoundError):
-                    entry = json.loads(path.read_text())
-                    yield SecretStat(path.name, datetime.fromisoformat(entry["created_at"]))
+                    yield SecretStat(path.name, _created_at(path))
 
     def _end(self, ttl: timedelta | None) -> str | None:
         """Return the expiry time in ISO 8601, or None."""
         return None if ttl is None else (self._clock.now() + ttl).isoformat()
 
-    def _read(self, name: str) -> dict[str, str | None]:
+    def _read(self, name: str) -> _Secret:
         """Return a secret's file content. Raises SecretNotFound."""
         try:
-            entry: dict[str, str | None] = json.loads(self._path(name).read_text())
+            entry = _Secret.model_validate_json(self._path(name).read_bytes())
         except FileNotFoundError:
             raise SecretNotFound(f"there is no secret {name!r}", hint=missing_hint(name)) from None
-        ends_at = entry["ends_at"]
-        if ends_at is not None and self._clock.now() >= datetime.fromisoformat(ends_at).astimezone(UTC):
+        except ValidationError:
+            raise SecretNotFound(f"the file of secret {name!r} is damaged", hint=missing_hint(name)) from None
+        if entry.ends_at is not None and self._clock.now() >= entry.ends_at:
             raise SecretNotFound(f"secret {name!r} has expired", hint="submit the job again with its token")
         return entry
 
-    def _write(self, name: str, entry: dict[str, str | None], *, new: bool = False) -> None:
+    def _write(self, name: str, entry: Mapping[str, object], *, new: bool = False) -> None:
         """Write a secret's file atomically.
 
         Raises CannotStore, and FileExistsError if `new` is set and the file exists.
@@ -97,3 +109,14 @@ class FileSecrets:
 
     def _path(self, name: str) -> Path:
         return self._folder / validate_name(name)
+
+
+def _created_at(path: Path) -> datetime:
+    """Return when a secret was created: for a damaged file, by its own time.
+
+    It must not keep the sweep from the other secrets. Raises FileNotFoundError.
+    """
+    try:
+        return _Secret.model_validate_json(path.read_bytes()).created_at
+    except ValidationError:
+        return datetime.fromtimestamp(path.stat().st_mtime, UTC)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, FiniteFloat
 
 from gemtune.families.size import ModelSize
 from gemtune.machines.choice import LOCAL, MACHINES
@@ -38,8 +38,8 @@ class Observation(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
-    tokens: float
-    seconds: float
+    tokens: FiniteFloat
+    seconds: FiniteFloat
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -276,4 +277,4 @@ def _seconds_to_go(job: Job, step: Step) -> float | None:
     """
     estimate = None if job.plan is None else job.plan.steps.get(step)
     left = None if estimate is None else estimate.seconds - job.steps[step].seconds
-    return left if left is not None and left > 0 else None
+    return left if left is not None and 0 < left < math.inf else None

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 
+from pydantic import ValidationError
+
 from gemtune.admission import slots
+from gemtune.admission.damaged_slots import rebuilt
 from gemtune.admission.slots import Applicant, SlotTable, Waiter
 from gemtune.errors import JobNotFound, RecordUnreadable
 from gemtune.jobs.record import Job
 from gemtune.jobs.status import LAUNCHABLE
 from gemtune.ports import Clock, JobStore, SharedDocuments
+
+log = logging.getLogger(__name__)
 
 PREFIX = "slots/"
 # Entries younger than this may belong to a job whose record does not show its use for the slot yet.
@@ -39,7 +46,7 @@ class MachineSlots:
 
     def table(self, machine: str) -> SlotTable:
         """Return who holds slots of a kind of machine, and who waits."""
-        return _read(self.documents.read(PREFIX + machine))
+        return self._read(self.documents.read(PREFIX + machine), machine)[0]
 
     def ask(self, job: Job, machine: str, *, launch: int, seconds: float | None = None) -> int:
         """Ask for a slot for a job.
@@ -73,8 +80,8 @@ class MachineSlots:
 
     def held_by(self, job_id: str, launch: int) -> list[str]:
         """Return the kinds of machines of which a job's launch holds a slot."""
-        tables = {name.removeprefix(PREFIX): _read(self.documents.read(name)) for name in self.documents.names(PREFIX)}
-        holders = {machine: table.holder(job_id) for machine, table in tables.items()}
+        machines = [name.removeprefix(PREFIX) for name in self.documents.names(PREFIX)]
+        holders = {machine: self.table(machine).holder(job_id) for machine in machines}
         return [machine for machine, holder in holders.items() if holder is not None and holder.launch == launch]
 
     def leave_all(self, job: Job, *, lingers: bool) -> None:
@@ -121,15 +128,26 @@ class MachineSlots:
         """Change a kind's table in one transaction."""
 
         def changed(body: str | None) -> str | None:
-            before = _read(body)
+            before, is_whole = self._read(body, machine)
             after = change(before)
-            return body if after is before else after.model_dump_json()
+            return body if after is before and is_whole else after.model_dump_json()
 
         self.documents.update(PREFIX + machine, changed)
 
+    def _read(self, body: str | None, machine: str) -> tuple[SlotTable, bool]:
+        """Return a kind's table, and whether it could be read as a whole.
 
-def _read(body: str | None) -> SlotTable:
-    return SlotTable() if body is None else SlotTable.model_validate_json(body)
+        A damaged one is rebuilt, since it must not stop the machine's queue. The next change replaces it.
+        """
+        if body is None:
+            return SlotTable(), True
+        with suppress(ValidationError):
+            table = SlotTable.model_validate_json(body)
+            if table.model_fields_set >= {"holders", "waiting"}:  # both are always written
+                return table, True
+        jobs, capacity = self.store.unfinished(), self.capacities.get(machine, 1)
+        log.error("%s%s is damaged, and is rebuilt from the records of jobs", PREFIX, machine)
+        return rebuilt(body, jobs, machine=machine, capacity=capacity, at=self.clock.now()), False
 
 
 def _without(table: SlotTable, gone: Iterable[Waiter]) -> SlotTable:

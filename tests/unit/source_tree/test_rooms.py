@@ -38,7 +38,7 @@ SERVICE: Mapping[str, str] = {
     # The domain: no service, no handler, no port.
     "jobs": "errors jobs.parts object_name secret_name untrusted",
     "jobs.parts": "untrusted",
-    "admission": "errors jobs jobs.parts machines",
+    "admission": "errors jobs jobs.parts machines untrusted",
     "machines": "errors families jobs jobs.parts methods",
     "request": "datasets datasets.files errors families jobs jobs.parts machines methods redaction request.matching "
     "untrusted",
@@ -58,7 +58,7 @@ SERVICE: Mapping[str, str] = {
     "services.logs": "errors jobs ports",
     "services.acceptance": "datasets.files errors families jobs machines ports redaction request request.rules "
     "services.datasets untrusted",
-    "services.budgets": "errors jobs machines ports",
+    "services.budgets": "errors jobs machines ports untrusted",
     "services.planning": "datasets.files errors families jobs jobs.parts machines methods ports request untrusted",
     "embedded": "checks errors jobs object_name ports process redaction secret_name settings untrusted",
     "gcp": "errors jobs object_name ports redaction secret_name settings untrusted",

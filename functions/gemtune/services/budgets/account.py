@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, FiniteFloat
 
 from gemtune.machines.cost import Spending
+from gemtune.untrusted.damaged import fields_of, readable
 
 # Jobs that a page of an account lists. The amounts of earlier ones are added up.
 JOBS_KEPT = 4000
@@ -21,8 +22,8 @@ class Amount(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
-    seconds: float = 0.0
-    usd: float = 0.0
+    seconds: FiniteFloat = 0.0
+    usd: FiniteFloat = 0.0
     is_priced: bool = True
 
     @classmethod
@@ -82,32 +83,12 @@ def salvaged(body: str) -> AccountPage:
 
     What cannot be read counts as nothing, until its job is entered again.
     """
-    try:
-        stored = _DamagedPage.model_validate_json(body)
-    except ValidationError:
-        return AccountPage()
-    listed = stored.jobs if isinstance(stored.jobs, dict) else {}
-    amounts = {name: _amount(entry) for name, entry in listed.items()}
+    stored = fields_of(body)
+    listed = stored.get("jobs")
+    amounts = {name: readable(Amount, entry) for name, entry in listed.items()} if isinstance(listed, dict) else {}
     jobs = {name: amount for name, amount in amounts.items() if amount is not None}
-    others = stored.model_extra or {}
-    return AccountPage.model_validate({**others, "jobs": jobs, "earlier": _amount(stored.earlier) or Amount()})
-
-
-class _DamagedPage(BaseModel):
-    """Page whose fields may hold anything."""
-
-    model_config = ConfigDict(frozen=True, extra="allow")
-
-    jobs: object = None
-    earlier: object = None
-
-
-def _amount(stored: object) -> Amount | None:
-    """Return a stored amount; None if it cannot be read."""
-    try:
-        return Amount.model_validate(stored)
-    except ValidationError:
-        return None
+    earlier = readable(Amount, stored.get("earlier")) or Amount()
+    return AccountPage.model_validate({**stored, "jobs": jobs, "earlier": earlier})
 
 
 def add(amounts: Iterable[Amount]) -> Amount:
