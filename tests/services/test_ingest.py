@@ -129,7 +129,7 @@ def test_the_answer_to_a_broken_file_names_the_problem(world: World, content: by
         (b"a: 1\na: 2\n", "repeated_key"),
         (b"\ta: 1", "not_yaml"),
         (b"a: &x 1\nb: *x\n", "yaml_alias"),
-            (b"%YAML 1.3\n---\na: 1\n", "yaml_directive"),
+        (b"%YAML 1.3\n---\na: 1\n", "yaml_directive"),
         (b"? {a: b}\n: c\n", "not_yaml"),
         (b"just text", "not_an_object"),
         (b"a: !!python/object:os.system x", "yaml_tag"),
