@@ -1,6 +1,7 @@
-"""Damage to whatever the stores hold: nothing else stops, and no answer is an internal error.
+"""Damage to any stored record: nothing else stops.
 
-The places are found in the stores themselves after a few jobs, so that a new kind of record is damaged as well.
+No answer is an internal error. The places are found in the stores themselves after a few jobs, so that a new kind of
+record is damaged as well.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 import flask.testing
 import pytest
 
+import gemtune.services
 from gemtune.checks.record import results_folder
 from gemtune.checks.task import REPORT
 from gemtune.handlers.endpoints import ENDPOINTS
@@ -203,8 +205,8 @@ def faults(world: World, api: flask.testing.FlaskClient, waiting: Running, ids: 
     }
     for name, (call, expected) in calls.items():
         try:
-            if (got := call()) != expected:
-                yield f"{name}: {got}"
+            if (value := call()) != expected:
+                yield f"{name}: {value}"
         except Exception as error:
             yield f"{name}: {error!r}"
     services.sweep()
@@ -213,8 +215,8 @@ def faults(world: World, api: flask.testing.FlaskClient, waiting: Running, ids: 
 
 def places(world: World, ids: Ids) -> dict[str, Place]:
     """Return one stored text of each kind: of these ids, if there is one."""
-    found = sorted([*rows_of(world), *files_of(world)], key=lambda place: ids.job_id not in place.name)
-    return {place.kind: place for place in reversed(found)}
+    stored = sorted([*rows_of(world), *files_of(world)], key=lambda place: ids.job_id not in place.name)
+    return {place.kind: place for place in reversed(stored)}
 
 
 def test_damage_in_any_place_is_no_internal_error_and_stops_nothing_else(
@@ -225,7 +227,7 @@ def test_damage_in_any_place_is_no_internal_error_and_stops_nothing_else(
 ) -> None:
     caplog.set_level(logging.ERROR)
     (_, second), ids = busy
-    found: dict[str, list[str]] = {}
+    stopped: dict[str, list[str]] = {}
     assert list(faults(backend, api, second, ids, caplog)) == []
     for kind, place in places(backend, ids).items():
         whole = place.read()
@@ -233,11 +235,17 @@ def test_damage_in_any_place_is_no_internal_error_and_stops_nothing_else(
             caplog.clear()
             place.write(text)
             for fault in faults(backend, api, second, ids, caplog):
-                found.setdefault(f"{kind}: {fault}", []).append(name)
+                stopped.setdefault(f"{kind}: {fault}", []).append(name)
             place.write(whole)
-    assert found == {}
+    assert stopped == {}
 
 
 def test_every_kind_of_record_is_among_the_places(backend: World, busy: tuple[list[Running], Ids]) -> None:
-    """A kind that is missing here would go undamaged: let `busy` write one."""
+    """Notice a kind that would go undamaged: let `busy` write one."""
     assert sorted(places(backend, busy[1])) == KINDS
+    prefixes = {
+        prefix
+        for path in Path(gemtune.services.__file__).parent.rglob("*.py")
+        for prefix in re.findall(r'^PREFIX = "(.*)"$', path.read_text(), re.MULTILINE)
+    }
+    assert {f"{kind.split()[1].partition('/')[0]}/" for kind in KINDS if kind.startswith("shared.body ")} == prefixes

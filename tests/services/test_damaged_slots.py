@@ -104,6 +104,6 @@ def test_only_jobs_with_a_slot_of_this_kind_hold_one(world: World, state: str) -
     elif state == "paused":
         world.services.pause(job.job_id)
         world.services.advance.stop(job.job_id, fence, cause="paused")
-    asked = "prepare" if state == "prepare" else machine
-    table = rebuilt("?", [job.job], machine=asked, capacity=0, at=world.clock.now())
+    kind = "prepare" if state == "prepare" else machine
+    table = rebuilt("?", [job.job], machine=kind, capacity=0, at=world.clock.now())
     assert table == SlotTable(holders=(), waiting=())

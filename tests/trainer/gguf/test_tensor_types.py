@@ -1,4 +1,4 @@
-"""Types that llama.cpp's quantizer gives tensors, and the tables of what is known of each."""
+"""Types that llama.cpp gives tensors, and the tables of what is known of them."""
 
 from __future__ import annotations
 
