@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -9,11 +10,13 @@ import pytest
 
 from gemtune.admission.platform import PlatformError
 from gemtune.errors import JobIsOver, JobIsRunning, JobNotFound, StaleAttempt, StaleClaim
-from gemtune.jobs.record import Claim, Failure, FencingToken
+from gemtune.jobs.record import Artifact, Claim, Failure, FencingToken
 from gemtune.jobs.status import Step
 from gemtune.ports import ExecutionState, Topic
+from gemtune.services.advance import Advance
 from gemtune.services.control import Ruling
 from tests.fakes import World
+from tests.handlers.conftest import embedded_only
 
 
 class Running:
@@ -87,6 +90,30 @@ def test_the_plan_has_job_timeout_and_arguments_of_each_step(running: Running) -
         "--seconds",
         "3480",
     ]
+
+
+ARTIFACT = Artifact(name="model.gguf", uri="gs://export/model.gguf", bytes=3, sha256="0" * 64)
+# What a running step records besides its end: method of Advance -> its argument, and the value in the job's record.
+RECORDED: Mapping[str, tuple[Mapping[str, Any], Callable[[Any], object], object]] = {
+    "record_artifacts": ({"artifacts": [ARTIFACT]}, lambda job: job.artifacts, (ARTIFACT,)),
+    "record_checkpoint": ({"train_step": 7}, lambda job: job.steps[Step.TRAIN].checkpoint, 7),
+    "record_phase": ({"phase": "evaluating"}, lambda job: job.steps[Step.TRAIN].phase, "evaluating"),
+    "record_wandb_url": ({"wandb_url": "https://w/r"}, lambda job: job.wandb_url, "https://w/r"),
+}
+
+
+@embedded_only
+def test_whatever_a_step_records_is_in_the_record_even_if_it_fails(running: Running) -> None:
+    assert set(RECORDED) == {name for name in vars(Advance) if name.startswith("record_")}
+    running.services.advance.finish(running.job_id, running.begin(Step.PREPARE))
+    fence = running.begin(Step.TRAIN)
+    for name, (arguments, _, _) in RECORDED.items():
+        getattr(running.services.advance, name)(running.job_id, fence, **arguments)
+    assert {name: read(running.job) for name, (_, read, _) in RECORDED.items()} == {
+        name: value for name, (_, _, value) in RECORDED.items()
+    }
+    running.services.advance.fail(running.job_id, fence, Failure(code="no_disk", message="the disk is full"))
+    assert running.job.artifacts == (ARTIFACT,)
 
 
 def test_the_third_crash_of_a_step_ends_the_job(running: Running) -> None:
