@@ -23,7 +23,7 @@ from gemtune.request.exports import Format, GgufExport, Quantization, export_of
 from trainer.base_model.four_bits import is_quantized
 from trainer.certificate.runtimes import LlamaCpp, Runtime, Transformers
 from trainer.export.merge import merge
-from trainer.gguf.llama_library import quantize
+from trainer.gguf.quantizer import quantize
 
 # Strengths of noise, as shares of each tensor's standard deviation, and halvings of the interval (of logarithms).
 WEAKEST, STRONGEST, HALVINGS = 1e-4, 1.0, 6

@@ -74,7 +74,7 @@ def _quantized(
     """
     exact = target.with_name("exact.gguf")  # in bf16, the precision of the weights, so that they are rounded only once
     _convert(model, exact, "bf16", tools, check_stop)
-    quantize = ["-P", "-m", "trainer.gguf.llama_library", "quantize", str(tools), str(exact), str(target), llama_type]
+    quantize = ["-P", "-m", "trainer.gguf.quantizer", "quantize", str(tools), str(exact), str(target), llama_type]
     _run(quantize, "quantized", check_stop)
     dither = ["-P", "-m", "trainer.gguf.dither", str(tools), str(exact), str(target), *untrained]
     dithered = int(_run(dither, "dithered", check_stop).split()[-1])

@@ -1,15 +1,9 @@
-"""Bindings to llama.cpp's library: quantization, tokens, logits and answers.
-
-`python -m trainer.gguf.llama_library quantize TOOLS SOURCE TARGET TYPE` quantizes a GGUF file. No torch.
-"""
+"""Bindings to llama.cpp's library: tokens, logits and answers. No torch."""
 
 from __future__ import annotations
 
 import ctypes
-import errno
 import os
-import re
-import shutil
 import sys
 import time
 from collections.abc import Collection, Iterator, Sequence
@@ -26,8 +20,6 @@ POSITIONS = 64
 # measured. On 2 cores with a load of 10 two threads got a fifth of it, and took 2 to 10 times as long: see
 # bench/RESULTS.md.
 LEAST_SHARE, MEASURED_SECONDS = 0.6, 0.5
-# A disk with fewer free bytes counts as full.
-MIN_FREE_BYTES = 1 << 20
 
 
 class LoadError(Exception):
@@ -45,7 +37,7 @@ def library(tools: Path) -> Any:
     return llama_cpp
 
 
-def _threads() -> int:
+def thread_count() -> int:
     """Return the number of threads; OMP_NUM_THREADS sets it, as for torch."""
     setting = os.environ.get("OMP_NUM_THREADS", "")
     return int(setting) if setting.isdigit() and int(setting) > 0 else os.cpu_count() or 1
@@ -62,73 +54,12 @@ def threads_after(threads: int, wall: float, processor: float) -> int:
 
 
 @cache
-def _silent_log(llama: Any) -> Any:
+def silent_log(llama: Any) -> Any:
     """Return a log callback that drops llama.cpp's messages.
 
     It is cached so that it lives as long as llama.cpp may call it.
     """
     return llama.llama_log_callback(lambda level, text, user: None)
-
-
-def quantize(tools: Path, source: Path, target: Path, llama_type: str) -> None:
-    """Quantize a GGUF file so that most of its weights have a type.
-
-    llama_type: the end of an LLAMA_FTYPE_MOSTLY_… constant, such as Q4_K_M. Raises OSError if the disk is full, and
-    otherwise RuntimeError; llama.cpp has written the reason to standard error.
-    """
-    llama = library(tools)
-    settings = llama.llama_model_quantize_default_params()
-    settings.ftype = getattr(llama, f"LLAMA_FTYPE_MOSTLY_{llama_type}")
-    settings.nthread = _threads()
-    if llama.llama_model_quantize(os.fsencode(source), os.fsencode(target), ctypes.byref(settings)) != 0:
-        if shutil.disk_usage(target.parent).free < MIN_FREE_BYTES:  # llama.cpp only writes `iostream error`
-            raise OSError(errno.ENOSPC, "No space left on device")
-        raise RuntimeError(f"llama.cpp could not quantize {source.name}")
-
-
-# A line of the quantizer's log: a tensor's name, its type, and the type that it gets, if that is another one.
-_PLANNED = re.compile(r"\[ *\d+/ *\d+\] (\S+) +- \[.*\], type = +(\w+), size = [^\n]*?(?:-> [^\n]*\((\w+)\))?\n")
-
-
-def quantized_types(tools: Path, path: Path, llama_type: str) -> dict[str, str | None]:
-    """Return by tensor the type that llama.cpp's quantizer gives it.
-
-    It is None if the quantizer leaves the tensor alone, as it does with norms. Nothing is quantized, and no values are
-    read: the types follow from the names and shapes of a file's tensors, and from its metadata. llama_type: as for
-    `quantize`. Raises LoadError.
-    """
-    planned = _planned_types(tools, path, f"MOSTLY_{llama_type}")
-    left = {
-        name
-        for name, (present, new) in _planned_types(tools, path, "ALL_F32").items()
-        if new is None and present != "F32"
-    }
-    # A tensor that is F32 already does not show in the second plan, but is quantized in the first one if it can be.
-    return {
-        name: new or (None if name in left or present == "F32" else present) for name, (present, new) in planned.items()
-    }
-
-
-def _planned_types(tools: Path, path: Path, file_type: str) -> dict[str, tuple[str, str | None]]:
-    """Return by tensor its type, and the one that quantizing would give it.
-
-    The second is None if it is the same. file_type: the end of an LLAMA_FTYPE_… constant.
-    """
-    llama = library(tools)
-    settings = llama.llama_model_quantize_default_params()
-    settings.ftype = getattr(llama, f"LLAMA_FTYPE_{file_type}")
-    settings.dry_run = settings.allow_requantize = True
-    log: list[bytes] = []
-    callback = llama.llama_log_callback(lambda level, text, user: log.append(text))
-    llama.llama_log_set(callback, None)
-    try:
-        failed = llama.llama_model_quantize(os.fsencode(path), os.fsencode(path), ctypes.byref(settings)) != 0
-    finally:
-        llama.llama_log_set(_silent_log(llama), None)
-    text = b"".join(log).decode(errors="replace")
-    if failed:
-        raise LoadError(f"llama.cpp cannot quantize {path.name}: {text.strip()[-200:]}")
-    return {name: (present.upper(), new.upper() or None) for name, present, new in _PLANNED.findall(text)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +80,7 @@ class LlamaModel:
 
     def __init__(self, tools: Path, path: Path):
         self._llama = library(tools)
-        self._llama.llama_log_set(_silent_log(self._llama), None)
+        self._llama.llama_log_set(silent_log(self._llama), None)
         settings = self._llama.llama_model_default_params()
         settings.check_tensors = True
         settings.n_gpu_layers = 0
@@ -158,7 +89,7 @@ class LlamaModel:
             raise LoadError(f"llama.cpp cannot load {path.name}")
         self._vocab = self._llama.llama_model_get_vocab(self._model)
         self.vocab_size = int(self._llama.llama_vocab_n_tokens(self._vocab))
-        self._threads = _threads()
+        self._threads = thread_count()
         self._wall = self._processor = 0.0  # seconds of computing on the clock and on all processors
 
     @property
@@ -313,8 +244,3 @@ class LlamaModel:
         """Return a view of the context's logits, (count, vocabulary)."""
         pointer = self._llama.llama_get_logits(context)
         return np.ctypeslib.as_array(pointer, shape=(count, self.vocab_size))
-
-
-if __name__ == "__main__":
-    _, tools_folder, source_file, target_file, target_type = sys.argv[1:]
-    quantize(Path(tools_folder), Path(source_file), Path(target_file), target_type)

@@ -97,7 +97,7 @@ def case_of(
 
 def _write_gguf(trained: TrainedWeights, folder: Path, quantization: str, llama: Path, case_of: CaseOf) -> None:
     """Convert the model once, and quantize that file for the other types."""
-    from trainer.gguf.llama_library import quantize
+    from trainer.gguf.quantizer import quantize
 
     if quantization == "f16":
         write_gguf(trained, folder, quantization, llama)

@@ -32,7 +32,7 @@ from trainer.export.merge import merge
 from trainer.export.modelfile import modelfile, turns_of
 from trainer.export.trained_weights import TrainedWeights
 from trainer.export.usage import PROJECTOR
-from trainer.gguf import conversion, llama_library
+from trainer.gguf import conversion, quantizer
 from trainer.gguf.file_layout import contents
 from trainer.gguf.llama_library import LlamaModel
 from trainer.new_tokens import embedding, tokenizer
@@ -169,7 +169,7 @@ def test_new_tokens_are_tokens_of_the_file_with_rows_as_trained(tmp_path: Path, 
 def test_each_quantization_stays_within_its_limits_and_loses_more_than_the_previous_one(
     tmp_path: Path, tools: Path, trained_of: Callable[[str], TrainedWeights]
 ) -> None:
-    from trainer.gguf.llama_library import quantize
+    from trainer.gguf.quantizer import quantize
 
     trained = trained_of("gemma3")
     folder = export(trained, tmp_path / "f16", "f16", tools)
@@ -319,11 +319,11 @@ def test_a_full_disk_and_a_model_that_cannot_be_quantized_fail_differently(
 ) -> None:
     (tmp_path / "no.gguf").write_bytes(b"no GGUF")
     with pytest.raises(RuntimeError, match="could not quantize"):
-        llama_library.quantize(tools, tmp_path / "no.gguf", tmp_path / "few.gguf", "Q8_0")
+        quantizer.quantize(tools, tmp_path / "no.gguf", tmp_path / "few.gguf", "Q8_0")
     full = shutil.disk_usage(tmp_path)._replace(free=0)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: full)
     with pytest.raises(OSError, match="No space left on device"):
-        llama_library.quantize(tools, tmp_path / "no.gguf", tmp_path / "few.gguf", "Q8_0")
+        quantizer.quantize(tools, tmp_path / "no.gguf", tmp_path / "few.gguf", "Q8_0")
 
 
 @pytest.mark.parametrize("shape", ["gemma4-e-text", "gemma4-moe-text", "gemma4-unified"])

@@ -12,7 +12,7 @@ from gemtune.request.exports import GGUF
 from tests.trainer.gguf.test_gguf import tools  # noqa: F401
 from trainer.certificate.files import gguf_tensor
 from trainer.gguf.dither import LOW_BITS
-from trainer.gguf.llama_library import quantized_types
+from trainer.gguf.quantizer import quantized_types
 
 QUANTIZED = [export.llama_type for export in GGUF if not export.converted]
 # Layers of which llama.cpp gives the first and the last ones other types than those in between.

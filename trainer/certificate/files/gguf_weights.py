@@ -22,7 +22,7 @@ from trainer.export.lora_weights import canonical_name
 from trainer.export.merge import EMBEDDINGS
 from trainer.gguf.dither import kind_name
 from trainer.gguf.file_layout import Contents, Entry, InvalidGguf
-from trainer.gguf.llama_library import quantized_types
+from trainer.gguf.quantizer import quantized_types
 
 # A tensor that llama.cpp's converter adds to those of Gemma 4: the divisors of the frequencies of rotary embeddings. A
 # dimension that is not rotated has a divisor of at least STOPPED.
