@@ -35,16 +35,16 @@ JOBS = 3
 # Rows to train on and rows held out of each job, in the order of submission, and the number of epochs. The first JOBS
 # of each kind teach the planner; the last one repeats the one after them.
 SIZES: Sequence[tuple[int, int, int]] = (
-    (120, 16, 2),
-    (480, 48, 2),
-    (240, 32, 3),
+    (80, 16, 2),
     (320, 32, 2),
-    (100, 16, 1),
-    (640, 64, 3),
-    (320, 32, 2),
+    (160, 24, 3),
+    (240, 32, 2),
+    (80, 16, 1),
+    (400, 48, 3),
+    (240, 32, 2),
 )
 # Length of rows, in turns of a conversation, by max_seq_length.
-TURNS: Mapping[int, int] = {128: 3, 512: 14}
+TURNS: Mapping[int, int] = {128: 3, 256: 7}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class Kind:
 
 KINDS = (
     Kind("Full, 128", 128, {"method": "Full"}),
-    Kind("LoRA, 512", 512, {"method": "LoRA", "batch_size": 4}),
+    Kind("LoRA, 256", 256, {"method": "LoRA", "batch_size": 4}),
     Kind("DPO, 128", 128, {"method": "RL", "rl_config": {"algorithm": "dpo"}}),
 )
 
