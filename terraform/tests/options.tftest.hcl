@@ -47,6 +47,37 @@ run "who_is_named_may_call" {
   }
 }
 
+# The tests in Python have lists with several members; the run above has empty ones.
+run "one_of_each_is_enough" {
+  command = plan
+  variables {
+    callers              = ["user:me@example.com"]
+    publishers           = ["user:me@example.com"]
+    uploaders            = ["user:me@example.com"]
+    alert_emails         = ["me@example.com"]
+    budget               = { billing_account = "012345-6789AB-CDEF01", amount = 1 }
+    status_subscriptions = { ends = { members = [] } }
+    limits               = { max_hours = 1 }
+  }
+
+  assert {
+    condition     = length(google_billing_budget.gemtune[0].all_updates_rule[0].monitoring_notification_channels) == 1
+    error_message = "the budget warns whom the alerts warn"
+  }
+}
+
+run "a_budget_can_warn_nobody_but_the_billing_account" {
+  command = plan
+  variables {
+    budget = { billing_account = "012345-6789AB-CDEF01", amount = 1 }
+  }
+
+  assert {
+    condition     = length(google_billing_budget.gemtune[0].all_updates_rule) == 0
+    error_message = "there is no address to warn"
+  }
+}
+
 run "another_region_moves_all" {
   command = plan
   variables {

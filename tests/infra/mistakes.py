@@ -100,8 +100,8 @@ REFUSED = (
     *_each(
         "callers", "make the API public", '["allUsers"]', '["allAuthenticatedUsers"]', '["user:"]', '["me@example.com"]'
     ),
-    *_each("publishers", MEMBERS, '["me@example.com"]', '["allUsers"]', '["user:"]'),
-    *_each("uploaders", MEMBERS, '["allUsers"]', '["allAuthenticatedUsers"]', '["user:"]'),
+    *_each("publishers", MEMBERS, '["me@example.com"]', '["a user:b"]', '["allUsers"]', '["user:"]'),
+    *_each("uploaders", MEMBERS, '["a user:b"]', '["allUsers"]', '["allAuthenticatedUsers"]', '["user:"]'),
     *_each("hf_token_secret", HF_TOKEN, "hf_abcdef"),
     *_each("hf_token_secret", HF_NAME, "my token", "", 256 * "a"),
     *_each("wandb_key_secret", "This looks like a key.", 40 * "a", "wandb_" + 16 * "a"),

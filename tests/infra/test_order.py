@@ -50,12 +50,16 @@ def test_every_resource_waits_for_its_api(before: Mapping[str, set[str]]) -> Non
     ],
 )
 def test_what_uses_an_agent_of_google_waits_until_it_is_known(name: str, before: Mapping[str, set[str]]) -> None:
-    assert {
-        AGENTS,
-        "google_project_service_identity.agent",
-        "google_project_iam_member.agents",
-        "google_project_iam_member.storage_events",
-    } <= before[name]
+    assert AGENTS in before[name]
+
+
+def test_the_wait_for_agents_of_google_begins_when_all_of_them_have_their_roles(
+    before: Mapping[str, set[str]], applied: Planned
+) -> None:
+    roles = {address.partition("[")[0] for address, grant in granted(applied) if grant.who.startswith("agent ")}
+    of_project = {name for name in roles if name.startswith("google_project_")}
+    assert of_project == {"google_project_iam_member.agents", "google_project_iam_member.storage_events"}
+    assert {"google_project_service_identity.agent", *of_project} <= before[AGENTS]
 
 
 def test_dead_letters_are_for_an_agent_that_exists(before: Mapping[str, set[str]]) -> None:

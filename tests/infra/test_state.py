@@ -72,6 +72,31 @@ def test_the_state_of_another_project_or_region_is_refused(cloud: StandIns, targ
     assert not [call for call in cloud.calls if {"plan", "apply", "destroy"} & set(call)]
 
 
+@pytest.mark.parametrize(
+    "state",
+    [
+        {},
+        {"outputs": {"project_id": {"value": FIRST}, "region": {"value": "europe-west1"}}},
+        {"outputs": {"settings": {"value": {"PROJECT_ID": FIRST, "REGION": "europe-west1"}}}},  # of an older version
+        {  # before the first whole apply
+            "resources": [
+                {"type": "google_service_account", "instances": [{"attributes": {}}]},
+                {
+                    "type": "google_storage_bucket",
+                    "instances": [{"attributes": {"name": f"{FIRST}-gemtune-source", "location": "EUROPE-WEST1"}}],
+                },
+            ]
+        },
+    ],
+    ids=["empty", "whole", "older", "begun"],
+)
+def test_the_state_of_the_project_itself_is_used(cloud: StandIns, state: object) -> None:
+    cloud.answer("pull", with_=state)
+    ran = cloud.make("plan", f"PROJECT_ID={FIRST}", "REGION=europe-west1")
+    assert ran.returncode == 0, ran.stderr
+    assert [call for call in cloud.calls if "plan" in call]
+
+
 def test_a_state_of_an_older_version_is_moved_to_its_project_only(
     cloud: StandIns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
