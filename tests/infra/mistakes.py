@@ -118,8 +118,8 @@ REFUSED = (
         SUBSCRIPTION,
         *(f"{{{name}={{members=[]}}}}" for name in ("ab", 62 * "a", "goog", "Abc")),
     ),
-    _gateway("https URLs", issuer="http://a"),
-    _gateway("https URLs", jwks_uri="http://a/k"),
+    *(_gateway("https URLs", issuer=url) for url in ("http://a", "a https://a")),
+    *(_gateway("https URLs", jwks_uri=url) for url in ("http://a/k", "a https://a/k")),
     _gateway("https URLs", audience=""),
     *_each("alert_emails", "email addresses", '["me"]', '["me@"]', '["@a"]', '["me@a@b"]', '["m e@a"]'),
     *_each(
@@ -130,6 +130,8 @@ REFUSED = (
             for account, amount in (
                 ("012345-6789AB-CDEF0", 1),
                 ("012345-6789AB-CDEF012", 1),
+                ("0123456-789ABC-CDEF01", 1),
+                ("012345-6789ABC-CDEF01", 1),
                 ("012345-6789ab-CDEF01", 1),
                 ("012345-6789AB-CDEF01", 0),
                 ("012345-6789AB-CDEF01", 1.5),
@@ -174,8 +176,8 @@ ACCEPTED = (
         for name in ("callers", "publishers", "uploaders")
         for member in ("user", "group", "serviceAccount", "domain", "principal", "principalSet")
     ),
-    *_each("hf_token_secret", "", "hf_abcde", 255 * "a", "a-B_9"),
-    *_each("wandb_key_secret", "", 39 * "a", "wandb_" + 15 * "a", 255 * "_"),
+    *_each("hf_token_secret", "", "hf_abcde", "a_hf_abcdef", "hf_abcdef-1", 255 * "a", "a"),
+    *_each("wandb_key_secret", "", 39 * "a", 41 * "a", "wandb_" + 15 * "a", 255 * "_", "a"),
     *(_steps("", cpus, cpus * 4) for cpus in (1, 2, 4, 6, 8)),
     *_each("max_instances", "", "{api=1}", "{notify=1000}", "{dispatch=1,ingest=1,fan-out=1,control=1}"),
     *_each("status_subscriptions", "", *(f"{{{name}={{members=[]}}}}" for name in ("abc", 61 * "a", "a-1", "goo"))),

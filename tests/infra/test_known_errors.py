@@ -33,6 +33,9 @@ PASSING = {
     """│ Error: Error creating Topic: googleapi: Error 403: Cloud Pub/Sub API has not been used in project 123 before or
 │ it is disabled. Enable it by visiting …
 """: "an API was enabled a moment ago",
+    """ERROR: (gcloud.services.list) PERMISSION_DENIED: Service Usage API has not been used in project 123 before or
+it is disabled. reason: SERVICE_DISABLED
+""": "an API was enabled a moment ago",  # in the words of a general refusal
     """│ Error: Error creating Trigger: googleapi: Error 400: The Cloud Storage service account for your bucket is
 │ unable to publish to Cloud Pub/Sub topics in the specified project.
 """: "the role of Google's account for Cloud Storage is new",
@@ -155,6 +158,15 @@ def test_an_error_that_the_user_has_to_mend_comes_with_its_remedy(
     assert LASTING[message] in str(raised.value)
     assert slept == []
     assert len(cloud.calls) == 1
+
+
+def test_nothing_is_repeated_while_there_is_also_something_to_mend(cloud: StandIns, slept: list[float]) -> None:
+    to_mend = "You do not have quota for using GPUs without zonal redundancy."
+    cloud.answer("apply", code=1, errors=f"{next(iter(PASSING))}│ Error: {to_mend}\n")
+    cloud.write_answers()
+    with pytest.raises(Refused, match="the project has no quota for this GPU"):
+        Terraform(DEPLOYMENT).apply()
+    assert slept == []
 
 
 @pytest.mark.parametrize("message", LASTING)
