@@ -301,6 +301,8 @@ TABLE: Mapping[Grant, Reason] = dict(
 
 PROJECT_ID, NUMBER, REGION = "example-project", "123456789012", "europe-west4"
 DOMAIN = f"@{PROJECT_ID}.iam.gserviceaccount.com"
+# The stand-ins make it up; Google tells the true one.
+STORAGE_AGENT = "made-up-member-of-google_storage_project_service_account"
 
 
 def granted(state: Planned) -> Iterator[tuple[str, Grant]]:
@@ -310,7 +312,9 @@ def granted(state: Planned) -> Iterator[tuple[str, Grant]]:
     """
     for address, values in state.resources():
         if "_iam_" in address.partition(".")[0] and "custom_role" not in address.partition(".")[0]:
-            role = values["role"].rpartition("/")[2]
+            place, _, role = values["role"].rpartition("/")
+            if place != (f"projects/{PROJECT_ID}/roles" if role.startswith("gemtune_") else "roles"):
+                raise ValueError(f"{address} grants {values['role']}")
             yield address, Grant(_who(values["member"]), role, _target(address, values), _names(address, values))
 
 
@@ -322,7 +326,7 @@ def _who(member: str) -> str:
     for agent in ("eventarc", "pubsub", "workflows"):
         if name == f"service-{NUMBER}@gcp-sa-{agent}.iam.gserviceaccount.com":
             return f"agent {agent}"
-    return "agent storage" if member.startswith("made-up-member") else member
+    return "agent storage" if member == STORAGE_AGENT else member
 
 
 def _target(address: str, values: Mapping[str, object]) -> Target:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -154,15 +155,41 @@ def test_every_machine_has_an_image_that_can_be_built() -> None:
     assert set(IMAGES) == {machine.image for machine in MACHINES.values()} | {"cpu"}
 
 
-def test_a_build_caches_all_stages_in_the_registry() -> None:
-    _, cpu, cu126 = configuration(["cpu", "cu126"], REPOSITORY, "t", unsloth=True)["steps"]
-    for step in (cpu, cu126):
-        cache = f"type=registry,ref={REPOSITORY}/cache:{step['id']}"
-        assert f"--cache-from={cache}" in step["args"]
-        assert any(word.startswith(f"--cache-to={cache},mode=max") for word in step["args"])
-        assert {f"--build-arg=TORCH={step['id']}", "--build-arg=UNSLOTH=yes", "--push"} <= set(step["args"])
-        assert f"--tag={REPOSITORY}/{step['id']}:t" in step["args"]
-        assert step["args"][-1] == "."
+@pytest.mark.parametrize("unsloth", [False, True])
+def test_a_build_caches_all_stages_and_has_the_time_and_the_disk_for_images_with_cuda(unsloth: bool) -> None:
+    docker = "gcr.io/cloud-builders/docker"
+
+    def build(image: str) -> dict[str, object]:
+        cache = f"type=registry,ref={REPOSITORY}/cache:{image}"
+        args = [
+            *("buildx", "build", "--file=trainer/Dockerfile", f"--build-arg=TORCH={image}"),
+            *(f"--build-arg=UNSLOTH={'yes' if unsloth else 'no'}", f"--cache-from={cache}"),
+            f"--cache-to={cache},mode=max,image-manifest=true,ignore-error=true",
+            *(f"--tag={REPOSITORY}/{image}:t", "--provenance=false", "--push", "."),
+        ]
+        return {"id": image, "name": docker, "args": args}
+
+    builder = ["buildx", "create", "--name=gemtune", "--driver=docker-container", "--use"]
+    assert configuration(["cpu", "cu126"], REPOSITORY, "t", unsloth=unsloth) == {
+        "steps": [{"id": "builder", "name": docker, "args": builder}, build("cpu"), build("cu126")],
+        "timeout": "7200s",  # llama.cpp, and two images of 10 GB to push
+        "options": {"logging": "CLOUD_LOGGING_ONLY", "machineType": "E2_HIGHCPU_8", "diskSizeGb": 200},
+    }
+
+
+def test_a_change_of_whatever_an_image_copies_builds_it_again() -> None:
+    text = (ROOT / "trainer" / "Dockerfile").read_text()
+    copied = [
+        name
+        for words in re.findall(r"^COPY (?!--from)(.+)", text, re.MULTILINE)
+        for name in words.split()[:-1]
+        if not name.startswith("--")
+    ]
+    assert len(copied) > 8
+    missing = [name for name in copied if not any(Path(name).is_relative_to(source) for source in images.SOURCES)]
+    assert missing == []
+    assert "deploy/cloud_build.py" in images.SOURCES
+    assert all((ROOT / source).exists() for source in images.SOURCES)
 
 
 def test_images_are_built_again_only_if_their_sources_changed(cloud: StandIns) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import pytest
 
 from tests.infra.grants import ROLES, TABLE, granted
@@ -33,9 +36,32 @@ def test_every_single_role_that_is_removed_is_missed(applied: Planned) -> None:
         assert differences(without(applied, address)) != [], address
 
 
-def without(state: Planned, address: str) -> Planned:
+def test_every_single_change_of_a_grant_is_missed(applied: Planned) -> None:
+    """Change who, what, where and the condition, one at a time."""
+    every, addresses, conditions = dict(applied.resources()), [address for address, _ in granted(applied)], 0
+    for address in addresses:
+        values = every[address]
+        places = set(values) - {"id", "etag", "project", "condition"}
+        assert {"role", "member"} <= places, address
+        for name in (name for name in places if values[name] is not None):
+            for wrong in (f"{values[name]}x", f"x{values[name]}"):
+                assert differences(without(applied, address, values | {name: wrong})) != [], (address, name)
+        for condition in values.get("condition") or ():
+            conditions += 1
+            expression = condition["expression"]
+            wider = expression.removesuffix('")')[:-1] + '")'
+            for changed in ([], [condition | {"expression": wider}], [condition | {"expression": "true"}]):
+                assert differences(without(applied, address, values | {"condition": changed})) != [], address
+    assert conditions == sum(bool(grant.names) for grant in TABLE) > 20
+
+
+def without(state: Planned, address: str, instead: Mapping[str, Any] | None = None) -> Planned:
+    """Return the state without a resource, or with other values of it."""
     resources = state.shown["values"]["root_module"]["resources"]
     others = [resource for resource in resources if resource["address"] != address]
+    if instead is not None:
+        type_ = address.partition(".")[0]
+        others.append({"address": address, "type": type_, "mode": "managed", "values": instead})
     return Planned({"values": {"root_module": {"resources": others}}})
 
 

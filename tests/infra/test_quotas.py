@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ from deploy import quotas
 from deploy.deployment import Deployment
 from gemtune.machines.choice import MACHINES
 from tests.infra.planned import Planned
-from tests.infra.stand_ins import CAPACITY, LARGE, PROJECT, REGION, StandIns
+from tests.infra.stand_ins import CAPACITY, LARGE, PROJECT, REGION, ROOT, StandIns
 
 HERE = (f"PROJECT_ID={PROJECT}", f"REGION={REGION}")
 DEPLOYMENT = Deployment(PROJECT, REGION)
@@ -106,6 +105,27 @@ def test_the_capacity_is_that_of_the_planned_resources(plan: Planned) -> None:
     }
 
 
-def test_every_gpu_has_a_quota() -> None:
+def test_what_equals_the_quota_fits_and_a_unit_less_does_not() -> None:
+    needed = quotas.needs({"jobs": LARGE, "functions": {"gemtune-api": {"instances": 3, "memory": "512Mi"}}})
+    assert [need.memory_gib for need in needed] == [80, 1.5]
+    (gpu,) = [quotas.GPUS[each.accelerator] for each in needed if each.accelerator is not None]
+    exact = {quotas.CPU: 23_000, quotas.MEMORY: 80 * quotas.GIB, gpu[0]: gpu[1]}
+    assert [*quotas._problems(needed, exact), *quotas._notes(needed, exact)] == []
+    for name, expected in (
+        (quotas.MEMORY, f"needs 80 GiB; the project has 80 ({quotas.MEMORY})"),
+        (quotas.CPU, "need 0.001 CPUs more than the quota"),
+        (gpu[0], "has no quota for nvidia-rtx-pro-6000 yet"),
+    ):
+        less = exact | {name: exact[name] - 1}
+        (message,) = [*quotas._problems(needed, less), *quotas._notes(needed, less)]
+        assert expected in message
+    assert list(quotas._problems(needed, {quotas.CPU: 20_000})) == []
+    assert len(list(quotas._problems(needed, {quotas.CPU: 19_999}))) == 1
+
+
+def test_every_gpu_has_a_quota_in_the_units_of_the_documentation() -> None:
     assert set(quotas.GPUS) == {machine.gpu for machine in MACHINES.values()} - {None}
-    assert json.dumps(quotas.GPUS)
+    rows = [line for line in (ROOT / "docs" / "deployment.md").read_text().splitlines() if line.startswith("|")]
+    for quota, one in (*quotas.GPUS.values(), (quotas.CPU, 1000), (quotas.MEMORY, 1)):
+        (row,) = [row for row in rows if f"(`{quota}`" in row]
+        assert ("in thousandths" in row) == (one == 1000), row
