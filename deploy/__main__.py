@@ -6,9 +6,9 @@ import argparse
 import os
 import sys
 
-from deploy import project, smoke
+from deploy import known_errors, project, smoke
 from deploy.deployment import Deployment
-from deploy.tools import Refused
+from deploy.tools import Failed, Refused
 
 
 def main() -> int:
@@ -33,7 +33,8 @@ def main() -> int:
             "destroy": project.destroy,
         }
         commands[command](deployment)
-    except Refused as error:
+    except Refused as refused:
+        error = known_errors.explained(refused) if isinstance(refused, Failed) else refused
         print(f"make {'deploy' if command == 'apply' else command}: {error}", file=sys.stderr)
         return error.exit_code
     return 0

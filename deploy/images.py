@@ -10,11 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from deploy import known_errors
 from deploy.cloud_build import IMAGES, configuration
 from deploy.deployment import Deployment
 from deploy.terraform import Terraform
-from deploy.tools import ROOT, Failed, Refused, read
+from deploy.tools import ROOT, Refused, read
 
 SOURCES = ("deploy/cloud_build.py", "constraints.txt", "functions/gemtune", "trainer", "LICENSE")
 RUNNING = ("PENDING", "QUEUED", "WORKING")
@@ -91,15 +90,12 @@ def _submit(deployment: Deployment, deployed: Mapping[str, Any], config: Mapping
     """Start a build and return its ID."""
     path = deployment.folder / "cloudbuild.json"
     path.write_text(json.dumps(config, indent=2))
-    try:
-        return read(
-            *("gcloud", "builds", "submit", ".", *_place(deployment), f"--config={path}", "--async"),
-            f"--service-account={deployed['build_service_account']}",
-            f"--gcs-source-staging-dir=gs://{deployed['buckets']['source']}/builds",
-            "--format=value(id)",
-        )
-    except Failed as failed:
-        raise known_errors.explained(failed, known_errors.find(failed.errors)[0]) from failed
+    return read(
+        *("gcloud", "builds", "submit", ".", *_place(deployment), f"--config={path}", "--async"),
+        f"--service-account={deployed['build_service_account']}",
+        f"--gcs-source-staging-dir=gs://{deployed['buckets']['source']}/builds",
+        "--format=value(id)",
+    )
 
 
 def _place(deployment: Deployment) -> Sequence[str]:

@@ -121,8 +121,8 @@ KNOWN_ERRORS = (
     KnownError(
         _constraint(_LOCATIONS),
         "a policy of the organization forbids a location",
-        "choose a REGION that it allows, and the same as BUILD_REGION and `firestore_location`, or ask for an "
-        "exception for this project",
+        "choose a REGION that it allows, with BUILD_REGION and `firestore_location` there too, or ask for an exception "
+        "for this project",
     ),
     KnownError(
         _constraint(_INGRESS),
@@ -145,6 +145,11 @@ KNOWN_ERRORS = (
         r"(Permission '?\S+'? denied|PERMISSION_DENIED|forbidden: Required)",
         "you lack a right in the project",
         "deploy with roles/owner; if it was granted a moment ago, repeat after some minutes",
+    ),
+    KnownError(
+        r"querying Cloud Storage failed: storage: bucket doesn't exist",
+        "the bucket that STATE_BUCKET names does not exist",
+        "create it first: gcloud storage buckets create gs://NAME --location=REGION --uniform-bucket-level-access",
     ),
     KnownError(
         r"Error acquiring the state lock",
@@ -174,9 +179,10 @@ def find(errors: str) -> tuple[Sequence[KnownError], Sequence[KnownError]]:
     return lasting, passing
 
 
-def explained(failed: Failed, lasting: Sequence[KnownError]) -> Refused:
+def explained(failed: Failed) -> Refused:
     """Return the error to show: with a remedy if the cause is known."""
-    if not lasting:
+    lasting, passing = find(failed.errors)
+    if not lasting and not passing:
         return failed
-    lines = "".join(f"\n  {error.cause}: {error.remedy}" for error in lasting)
+    lines = "".join(f"\n  {error.cause}: {error.remedy}" for error in (*lasting, *passing))
     return Refused(f"{failed}. This is known:{lines}", exit_code=1)

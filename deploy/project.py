@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import re
 
-from deploy import images, known_errors, quotas
+from deploy import images, quotas
 from deploy.deployment import Deployment
 from deploy.terraform import Terraform
-from deploy.tools import Failed, Refused, need, run
+from deploy.tools import Refused, need, run
 
 # Terraform addresses that `destroy` leaves without DELETE_DATA=yes: records, buckets with users' data and results, and
 # the APIs, without which they could not be read.
@@ -104,18 +104,12 @@ def output(deployment: Deployment, name: str) -> None:
 
 
 def _enable_first_apis(deployment: Deployment) -> None:
-    try:
-        run("gcloud", "services", "enable", *FIRST_APIS, f"--project={deployment.project_id}")
-    except Failed as failed:
-        raise known_errors.explained(failed, known_errors.find(failed.errors)[0]) from failed
+    run("gcloud", "services", "enable", *FIRST_APIS, f"--project={deployment.project_id}")
 
 
 def _capacity(deployment: Deployment, terraform: Terraform) -> dict[str, dict[str, dict[str, object]]]:
     """Return the planned output `capacity`. Raises Refused."""
-    try:
-        planned = terraform.planned_outputs(deployment.variables(images.placeholders(deployment)))
-    except Failed as failed:
-        raise known_errors.explained(failed, known_errors.find(failed.errors)[0]) from failed
+    planned = terraform.planned_outputs(deployment.variables(images.placeholders(deployment)))
     capacity: dict[str, dict[str, dict[str, object]]] = planned["capacity"]
     return capacity
 

@@ -93,7 +93,7 @@ class Terraform:
             except Failed as failed:
                 lasting, passing = known_errors.find(failed.errors)
                 if lasting or not passing:
-                    raise known_errors.explained(failed, lasting) from failed
+                    raise known_errors.explained(failed) from failed
                 if attempt == REPEATS:
                     message = f"the same error after {REPEATS} repetitions: {passing[0].cause}; {passing[0].remedy}"
                     raise Refused(message, exit_code=1) from failed

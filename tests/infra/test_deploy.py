@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from deploy import images, tools
+from deploy import images, project, tools
 from deploy.cloud_build import IMAGES, configuration
 from deploy.deployment import OPEN_BUILD_REGIONS, Deployment, open_build_region
 from gemtune.machines.choice import MACHINES
+from tests.infra.planned import Planned
 from tests.infra.stand_ins import CAPACITY, LARGE, OUTPUTS, PROJECT, REGION, REPOSITORY, ROOT, STATE, StandIns, digest
 
 PROJECT_AND_REGION = (f"PROJECT_ID={PROJECT}", f"REGION={REGION}")
@@ -71,6 +72,12 @@ def test_deploy_creates_the_registry_then_images_then_everything(cloud: StandIns
         "terraform output",
     ]
     assert OUTPUTS["api_url"] in ran.stdout
+    # Terraform needs these to enable the others and to read the project; cloudquotas is for the list of quotas.
+    first = ("serviceusage", "cloudresourcemanager", "iam", "cloudquotas")
+    assert cloud.calls[0] == [
+        *("gcloud", "services", "enable", *(f"{name}.googleapis.com" for name in first)),
+        f"--project={PROJECT}",
+    ]
 
 
 def test_an_empty_project_first_gets_the_resources_that_a_build_needs(cloud: StandIns) -> None:
@@ -328,6 +335,21 @@ def test_destroy_keeps_data(cloud: StandIns) -> None:
         "google_workflows_workflow.fine_tune",
     ]
     assert 'google_storage_bucket.gemtune["data"]' in ran.stdout
+
+
+def test_destroy_keeps_every_bucket_and_record_of_users(applied: Planned) -> None:
+    kept = {address for address, _ in applied.resources() if project.DATA.match(address)}
+    buckets = {f'google_storage_bucket.gemtune["{name}"]' for name in ("config", "data", "uploads", "export")}
+    kinds = (
+        "google_firestore_database.",
+        "google_firestore_field.",
+        "google_firestore_index.",
+        "google_project_service.",
+    )
+    others = {address for address, _ in applied.resources() if address.startswith(kinds)}
+    assert len(others) > 30
+    assert kept == buckets | others
+    assert project.DATA.match("data.google_project.this")
 
 
 def test_destroy_without_anything_but_data_does_nothing(cloud: StandIns) -> None:

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from deploy import images, known_errors, terraform
+from deploy import known_errors, terraform
 from deploy.deployment import Deployment
 from deploy.known_errors import KNOWN_ERRORS
 from deploy.terraform import REPEATS, Terraform
 from deploy.tools import Refused
-from tests.infra.stand_ins import PROJECT, REGION, ROOT, StandIns
+from tests.infra.stand_ins import PROJECT, REGION, ROOT, STATE, StandIns
 
 DEPLOYMENT = Deployment(PROJECT, REGION, sure=False)
 # An excerpt of each message -> part of what the user reads.
@@ -96,6 +96,9 @@ CreateFunctionActionV1 with ingress_settings set to INGRESS_SETTINGS_UNSPECIFIED
     ),
     "googleapi: Error 409: The requested bucket name is not available.": "a project with another ID",
     "googleapi: Error 403: Permission 'iam.roles.create' denied on resource": "deploy with roles/owner",
+    "Error: Failed to get existing workspaces: querying Cloud Storage failed: storage: bucket doesn't exist": (
+        "create it first"
+    ),
     "Error: Error acquiring the state lock": "terraform force-unlock",
     "the cached package for hashicorp/google doesn't match any of the checksums recorded": "git checkout",
 }
@@ -183,11 +186,39 @@ def test_an_unknown_error_is_not_repeated(cloud: StandIns, slept: list[float]) -
     assert len(cloud.calls) == 1
 
 
-def test_a_refused_build_names_the_region_to_use(cloud: StandIns) -> None:
-    cloud.answer("submit", code=1, errors=next(iter(LASTING)))
-    cloud.write_answers()
-    with pytest.raises(Refused, match="BUILD_REGION=us-central1"):
-        images._submit(DEPLOYMENT, {"build_service_account": "a", "buckets": {"source": "b"}}, {})
+# What is called first of each command's programs, by a word of it.
+CALLED = {
+    "plan": ("init", "pull", "plan"),
+    "images": ("init", "plan", "submit"),
+    "deploy": ("enable", "init", "plan", "submit", "apply"),
+    "destroy": ("init", "pull", "list", "destroy"),
+    "output": ("init", "output"),
+}
+
+
+@pytest.mark.parametrize(("target", "word"), [(target, word) for target, words in CALLED.items() for word in words])
+def test_an_error_is_explained_wherever_a_command_fails(target: str, word: str, tmp_path: Path) -> None:
+    cloud = StandIns(tmp_path)
+    cloud.answer(word, code=1, errors="Error: google: could not find default credentials.\n")
+    cloud.answer("list", with_="\n".join(STATE))
+    cloud.deployed()
+    cloud.builds()
+    ran = cloud.make(target, f"PROJECT_ID={PROJECT}", f"REGION={REGION}", "YES=yes")
+    assert ran.returncode != 0
+    assert f"make {target}: `" in ran.stderr
+    assert "Terraform has no credentials: gcloud auth application-default login" in ran.stderr
+
+
+def test_a_passing_cause_outside_of_an_apply_comes_with_the_advice_to_repeat(tmp_path: Path) -> None:
+    cloud = StandIns(tmp_path)
+    cloud.answer(
+        "submit", code=1, errors="Error 403: Cloud Build API has not been used in project 1 before or it is disabled"
+    )
+    cloud.deployed()
+    ran = cloud.make("images", f"PROJECT_ID={PROJECT}", f"REGION={REGION}")
+    assert (
+        "an API was enabled a moment ago and does not answer yet: repeat `make deploy` after ten minutes" in ran.stderr
+    )
 
 
 def test_every_known_error_has_an_example_and_is_in_the_documentation() -> None:
