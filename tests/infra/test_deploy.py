@@ -338,7 +338,7 @@ def test_destroy_keeps_data(cloud: StandIns) -> None:
 
 
 def test_destroy_keeps_every_bucket_and_record_of_users(applied: Planned) -> None:
-    kept = {address for address, _ in applied.resources() if project.DATA.match(address)}
+    addresses_kept = {address for address, _ in applied.resources() if project.DATA.match(address)}
     buckets = {f'google_storage_bucket.gemtune["{name}"]' for name in ("config", "data", "uploads", "export")}
     kinds = (
         "google_firestore_database.",
@@ -348,7 +348,7 @@ def test_destroy_keeps_every_bucket_and_record_of_users(applied: Planned) -> Non
     )
     others = {address for address, _ in applied.resources() if address.startswith(kinds)}
     assert len(others) > 30
-    assert kept == buckets | others
+    assert addresses_kept == buckets | others
     assert project.DATA.match("data.google_project.this")
 
 
