@@ -2,7 +2,8 @@
 
 `python -m bench.scale.sweep [UNFINISHED] [FINISHED …]` fills the database of a workstation with so many jobs, each a
 copy of a real record, and sweeps three times. The jobs that are not finished run a step in a live execution. It prints
-the seconds of the fastest sweep, and their ratio to those without a finished job.
+the seconds of the fastest sweep, and their ratio to those without a finished job. At last it adds a million tombstones of
+deleted jobs that have expired, and prints the seconds of one sweep and how many it leaves.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
+from datetime import timedelta
 from pathlib import Path
 
 from gemtune.bootstrap import Services
@@ -21,7 +23,7 @@ from gemtune.jobs.status import Status, Step
 from gemtune.services.acceptance.create_job import Submission
 from gemtune.settings import Settings
 
-UNFINISHED, FINISHED, ROUNDS = 10_000, (0, 100_000, 1_000_000), 3
+UNFINISHED, FINISHED, ROUNDS, EXPIRED = 10_000, (0, 100_000, 1_000_000), 3, 1_000_000
 # Copies of a job: its row and its executions under other ids, which are replaced wherever they stand in a record.
 COPY = """
 WITH RECURSIVE copies(number) AS (SELECT :first UNION ALL SELECT number + 1 FROM copies WHERE number + 1 < :end)
@@ -60,6 +62,8 @@ def main(unfinished: int, *finished: int) -> None:
             print(f"| {number:,} | {unfinished:,} | {seconds:.1f} | {seconds / first:.2f} |", flush=True)
         if services.launcher.state(execution).name != "ACTIVE" or services.store.get(running).relaunches:
             raise SystemExit("a sweep changed a job that goes on")
+        _expire(services, EXPIRED)
+        print(f"\nwith {EXPIRED:,} expired tombstones: {_sweep(services):.1f} s; {_tombstones(services):,} are left")
 
 
 def _submitted(services: Services) -> str:
@@ -108,6 +112,20 @@ def _copy(services: Services, job_id: str, prefix: str, first: int, end: int, ex
     with services.database.write() as connection:
         connection.execute(COPY, values)
         connection.execute(COPY_EXECUTIONS, values)
+
+
+def _expire(services: Services, count: int) -> None:
+    """Add tombstones that have expired."""
+    until = (services.clock.now() - timedelta(minutes=1)).isoformat()
+    with services.database.write() as connection:
+        rows = ((f"training_deleted_{number}", until) for number in range(count))
+        connection.executemany("INSERT INTO tombstones VALUES (?, ?)", rows)
+
+
+def _tombstones(services: Services) -> int:
+    """Return the number of tombstones."""
+    number: int = services.database.read().execute("SELECT count(*) FROM tombstones").fetchone()[0]
+    return number
 
 
 def _sweep(services: Services) -> float:
