@@ -2,8 +2,8 @@
 
 `python -m bench.scale.sweep [UNFINISHED] [FINISHED …]` fills the database of a workstation with so many jobs, each a
 copy of a real record, and sweeps three times. The jobs that are not finished run a step in a live execution. It prints
-the seconds of the fastest sweep, and their ratio to those without a finished job. At last it adds a million tombstones of
-deleted jobs that have expired, and prints the seconds of one sweep and how many it leaves.
+the seconds of the fastest sweep, and their ratio to those without a finished job. At last it adds a million tombstones
+of deleted jobs that have expired, and prints the seconds of one sweep and how many it leaves.
 """
 
 from __future__ import annotations
