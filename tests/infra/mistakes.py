@@ -98,7 +98,13 @@ REFUSED = (
     ),
     Refused("images", f'{{cu126="{IMAGE}"}}', "The image `cpu` is missing"),
     *_each(
-        "callers", "make the API public", '["allUsers"]', '["allAuthenticatedUsers"]', '["user:"]', '["me@example.com"]'
+        "callers",
+        "make the API public",
+        '["allUsers"]',
+        '["allAuthenticatedUsers"]',
+        '["user:"]',
+        '["a user:b"]',
+        '["me@example.com"]',
     ),
     *_each("publishers", MEMBERS, '["me@example.com"]', '["a user:b"]', '["allUsers"]', '["user:"]'),
     *_each("uploaders", MEMBERS, '["a user:b"]', '["allUsers"]', '["allAuthenticatedUsers"]', '["user:"]'),
@@ -193,6 +199,7 @@ ACCEPTED = (
     Refused("timeout_seconds", "{prepare=300,train=300,export=300}", "", alone=True),
     Refused("timeout_seconds", "{train=43201}", "", alone=True, with_=CPU_ONLY),
     Refused("timeout_seconds", "{export=43201}", "", alone=True),
+    Refused("timeout_seconds", "{export=43200}", "", alone=True, with_=SMALL_EXPORTS),
     *(_machine("", name=name) for name in ("a", 31 * "a", "a-1")),
     _machine("", cpus=8, memory_gib=32, at_once=1, usd_per_hour=0),
     _machine("", **RTX, cpus=20, memory_gib=80),
