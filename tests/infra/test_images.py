@@ -78,6 +78,28 @@ def test_the_final_stage_has_no_root_user_and_on_a_cpu_no_compiler() -> None:
     assert installs.startswith('if [ "${TORCH}" != cpu ]')
 
 
+def test_the_image_finds_what_its_stages_have_built() -> None:
+    variables = environment("image")
+    assert variables == {
+        "PATH": "/opt/venv/bin:$PATH",
+        "PYTHONPATH": "/app",
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "GEMTUNE_BACKEND": "gcp",
+        "GEMTUNE_LLAMA_CPP": "/opt/llama.cpp",
+    }
+    copies = {command.value for command in of_kind("image", "COPY") if any("--from" in flag for flag in command.flags)}
+    assert copies == {("/opt/llama.cpp",) * 2, ("/opt/venv",) * 2, ("/opt/unsloth",) * 2}
+    built = {stage: " ".join(command.value[0] for command in of_kind(stage, "RUN")) for stage in ("llama", "packages")}
+    assert f"trainer.gguf.llama_cpp_build {variables['GEMTUNE_LLAMA_CPP']}" in built["llama"]
+    assert "python -m venv /opt/venv" in built["packages"]
+    # Where Terraform says that unsloth's interpreter is.
+    (interpreter,) = re.findall(
+        r'GEMTUNE_UNSLOTH_PYTHON = "(.+)/bin/python"', (ROOT / "terraform" / "functions.tf").read_text()
+    )
+    assert f" {interpreter};" in built["packages"]
+
+
 def test_the_image_contains_no_secrets_and_no_weights() -> None:
     text = DOCKERFILE.read_text()
     assert "ADD " not in text
