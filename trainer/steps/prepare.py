@@ -26,6 +26,7 @@ from trainer.dataset import source
 from trainer.gguf import conversion
 from trainer.splits import left_out, report, tokenizing
 from trainer.splits.tokenizing import Amounts, Tokenization, Tokenized
+from trainer.steps.adapter_limits import adapter_limits
 from trainer.store import manifest
 
 log = logging.getLogger(__name__)
@@ -168,12 +169,11 @@ def _base_dtype(context: Context, model_config: Mapping[str, Any]) -> str:
 def _export_warnings(context: Context, model_config: Mapping[str, Any]) -> Iterator[JobWarning]:
     """Yield a warning if some programs cannot load the adapter to export."""
     spec = context.spec
-    rows = None if spec.training_config.new_tokens is None else "it contains rows of the embedding, for new tokens"
-    limits = families.adapter_limits(model_config) or rows
-    if limits is None or spec.export_config.format != "adapter" or spec.training_config.method == "Full":
+    if spec.export_config.format != "adapter" or spec.training_config.method == "Full":
         return
-    message = f"the exported adapter loads in PEFT only: {limits}"
-    yield JobWarning(code="adapter_limited", message=message, hint="for other programs export it again as merged")
+    limits = "; ".join(adapter_limits(spec.training_config, model_config))
+    if limits:
+        yield JobWarning(code="adapter_limited", message=limits, hint="for other programs export it again as merged")
 
 
 def _choose_machines(context: Context, provided: Mapping[str, str], longest_row: int) -> tuple[str | None, str | None]:

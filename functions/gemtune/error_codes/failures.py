@@ -257,7 +257,7 @@ FAILURES: Mapping[str, ErrorCode] = {
 WARNINGS: Mapping[str, ErrorCode] = {
     "adapter_limited": ErrorCode(
         "The job exports an adapter that not every program can load: those on a mixture of experts, of Gemma 3n, and "
-        "with `new_tokens`.",
+        "with `new_tokens`, `train_embeddings`, `use_dora` or `train_vision_tower`; the message says which program.",
         "Load it with PEFT, or export it as `merged`, which every program can load.",
     ),
     "rows_refused": ErrorCode(

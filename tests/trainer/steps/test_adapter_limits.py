@@ -1,0 +1,34 @@
+"""Warnings about programs that do not load an adapter."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from gemtune.request.spec import TrainingConfig
+from trainer.steps.adapter_limits import adapter_limits
+
+PLAIN = {"model_type": "gemma3_text"}
+
+
+@pytest.mark.parametrize(
+    ("model_config", "training", "parts"),
+    [
+        (PLAIN, {}, []),
+        ({"model_type": "gemma4", "text_config": {}}, {"use_rslora": True}, []),
+        (PLAIN, {"use_dora": True}, ["DoRA"]),
+        (PLAIN, {"train_embeddings": True}, ["the whole embedding"]),
+        (PLAIN, {"new_tokens": ["<a>"], "use_dora": True}, ["PEFT only", "DoRA"]),
+        ({"model_type": "gemma3"}, {"train_vision_tower": True}, ["--enable-tower-connector-lora"]),
+        ({"model_type": "gemma3n"}, {"use_dora": True}, ["PEFT only"]),
+        ({"model_type": "gemma4", "text_config": {"enable_moe_block": True}}, {}, ["PEFT only"]),
+    ],
+)
+def test_each_limit_of_an_adapter_is_named(
+    model_config: dict[str, Any], training: dict[str, Any], parts: list[str]
+) -> None:
+    config = TrainingConfig(base_model_id="google/gemma-3-1b-it", method="LoRA", **training)
+    limits = list(adapter_limits(config, model_config))
+    assert len(limits) == len(parts)
+    assert all(part in limit for part, limit in zip(parts, limits, strict=True))
