@@ -42,11 +42,14 @@ demo: .venv/.demo ## fine-tune the real Gemma 3 270M on this machine, from start
 llama: .venv/.service ## build llama.cpp, which writes GGUF, and its programs into the cache: once, 4 to 7 minutes on 2 cores
 	@$(BIN)/python -m trainer.gguf.llama_cpp_build --programs
 
-# Without a compiler the tests of GGUF are skipped, with a message. Test files run in parallel, on at most four cores, and
-# in the order of their folders: a long file, such as those of e2e/, that came last would leave the other cores idle.
+# Test files run in parallel, on at most four cores.
+PARALLEL := --numprocesses logical --maxprocesses 4 --dist loadfile
+
+# Without a compiler the tests of GGUF are skipped, with a message. Files are tested in the order of their folders: a
+# long one, such as those of e2e/, that came last would leave the other cores idle.
 test: .venv/.tests ## every test that this machine can run
 	@$(BIN)/python -m trainer.gguf.llama_cpp_build || echo "continuing without llama.cpp: tests of GGUF will be skipped"
-	@$(BIN)/python -m pytest -m "not gpu and not timm" -rs -q --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	@$(BIN)/python -m pytest -m "not gpu and not timm" -rs -q $(PARALLEL) --no-loadscope-reorder
 
 check: .venv/.tests ## format, lint, types, fast tests: before every commit
 	@$(BIN)/ruff format --check $(CODE)
@@ -57,7 +60,7 @@ types: .venv/.tests
 	@$(BIN)/mypy
 
 fast: .venv/.tests
-	@$(BIN)/python -m pytest -q -m "not gpu and not emulators" tests/unit tests/contract tests/services tests/handlers tests/workflows
+	@$(BIN)/python -m pytest -q -m "not gpu and not emulators" $(PARALLEL) tests/unit tests/contract tests/services tests/handlers tests/workflows
 
 docs: .venv/.tests ## write docs/reference/ from the code
 	@$(BIN)/python -m docs.generate

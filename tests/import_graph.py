@@ -75,6 +75,16 @@ class Tree:
     def is_package(self, module: str) -> bool:
         return self.modules[module].name == "__init__.py"
 
+    def of(self, packages: Collection[str]) -> Tree:
+        """Return the modules of some packages, and their imports."""
+        modules = {name: path for name, path in self.modules.items() if name.partition(".")[0] in packages}
+        return Tree(
+            self.root,
+            modules,
+            [arrow for arrow in self.arrows if arrow.importer in modules],
+            [name for name in self.dead_names if name.partition(",")[0] in modules],
+        )
+
     def inner_arrows(self) -> Iterator[Arrow]:
         """Return the arrows from one of our modules to another."""
         return (arrow for arrow in self.arrows if arrow.imported in self.modules and arrow.imported != arrow.importer)
@@ -166,10 +176,14 @@ class _Reader(ast.NodeVisitor):
     _passed: set[ast.AST] = field(default_factory=set)
 
     def read(self, tree: ast.Module) -> None:
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-                self._passed |= {statement.value for statement in node.body[:1] if isinstance(statement, ast.Expr)}
         self.visit(tree)
+
+    def visit_Module(self, node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> None:
+        """Pass over the docstring."""
+        self._passed |= {statement.value for statement in node.body[:1] if isinstance(statement, ast.Expr)}
+        self.generic_visit(node)
+
+    visit_ClassDef = visit_FunctionDef = visit_AsyncFunctionDef = visit_Module
 
     def visit_If(self, node: ast.If) -> None:
         before, self._for_types = self._for_types, "TYPE_CHECKING" in ast.unparse(node.test)

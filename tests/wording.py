@@ -10,6 +10,7 @@ import io
 import re
 import tokenize
 from collections.abc import Iterator
+from functools import lru_cache
 
 # A first word that leaves the main clause to the reader: "What importing costs." instead of "Measure the imports."
 HEADLESS = re.compile(
@@ -29,7 +30,7 @@ def docstring_problems(source: str) -> list[Problem]:
     """
     problems: list[Problem] = []
     lines = source.splitlines()
-    for docstring, text in _docstrings(ast.parse(source)):
+    for docstring, text in _docstrings(source):
         first = lines[docstring.lineno - 1].rstrip()
         if docstring.lineno == docstring.end_lineno:
             first = first.removesuffix('"""')
@@ -43,9 +44,14 @@ def docstring_problems(source: str) -> list[Problem]:
     return problems
 
 
-def _docstrings(tree: ast.Module) -> Iterator[tuple[ast.Constant, str]]:
+@lru_cache(maxsize=1)  # each file's rules are checked one after the other
+def _nodes(source: str) -> tuple[ast.AST, ...]:
+    return tuple(ast.walk(ast.parse(source)))
+
+
+def _docstrings(source: str) -> Iterator[tuple[ast.Constant, str]]:
     """Yield each docstring with its text."""
-    for node in ast.walk(tree):
+    for node in _nodes(source):
         if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             continue
         first = node.body[0] if node.body else None
@@ -56,7 +62,7 @@ def _docstrings(tree: ast.Module) -> Iterator[tuple[ast.Constant, str]]:
 def name_problems(source: str) -> list[Problem]:
     """Find variables and parameters with a vague name."""
     problems: list[Problem] = []
-    for node in ast.walk(ast.parse(source)):
+    for node in _nodes(source):
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             name = node.id
         elif isinstance(node, ast.arg):
@@ -70,6 +76,8 @@ def name_problems(source: str) -> list[Problem]:
 
 def unformatted_lines(source: str) -> list[int]:
     """Return the lines with a comment that keeps the formatter away."""
+    if "fmt: " not in source:  # most files; to read all their tokens takes seconds
+        return []
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
     return [
         token.start[0]

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -61,8 +62,15 @@ class Api:
         raise NotImplementedError
 
 
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-c", "from gemtune.cli import main; main()", *arguments]
+def command(*arguments: str, python: Path | None = None) -> list[str]:
+    """Return the command line of gemtune.
+
+    python: the command with which it starts Python programs, if not the one that runs it.
+    """
+    program = "from gemtune.cli import main; main()"
+    if python is not None:
+        program = f"import sys; sys.executable = {str(python)!r}; {program}"
+    return [sys.executable, "-c", program, *arguments]
 
 
 def wait_for(ask: Callable[[], Any], *, seconds: float, what: str, pause: float = 0.1) -> Any:

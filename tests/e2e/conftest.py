@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 
 from tests import memory, rows, tiny_gemma
 from tests.e2e.service import Service
+from tests.forking_python import ForkingPython
 
 tmp_path = memory.tmp_path
 
@@ -17,9 +19,21 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_gemma.build(tmp_path_factory.mktemp("models") / "tiny-gemma3")
 
 
+@pytest.fixture(scope="session")
+def forking() -> Iterator[ForkingPython]:
+    """Yield a Python that has imported what training and comparing import.
+
+    test_hub.py starts each step, and its comparison, as the server does without it.
+    """
+    imported = ("gemtune.bootstrap", "trainer.certificate.comparison", "trainer.training.sft")
+    forking = ForkingPython(imported, os.environ | {"HF_HUB_OFFLINE": "1"}, forks_children=True)
+    yield forking
+    forking.stop()
+
+
 @pytest.fixture
-def service(tmp_path: Path) -> Iterator[Service]:
-    with Service(tmp_path) as running:
+def service(tmp_path: Path, forking: ForkingPython) -> Iterator[Service]:
+    with Service(tmp_path, forking) as running:
         running.put_dataset("chats", rows.train_rows(32), rows.held_out_rows(8))
         yield running
 

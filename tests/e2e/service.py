@@ -14,6 +14,7 @@ import httpx2
 import psutil
 
 from tests.e2e.api import Api, command, wait_for
+from tests.forking_python import ForkingPython
 
 
 def free_port() -> int:
@@ -28,12 +29,17 @@ class Service(Api):
     Always use it as a context manager, so that none of its processes outlives the test.
     """
 
-    def __init__(self, home: Path):
+    def __init__(self, home: Path, forking: ForkingPython | None = None):
+        """Use `home`.
+
+        forking: forks the server's trainers, which is cheaper than to start them. They cannot use the Hub.
+        """
         self.home = home
         self.port = free_port()
         super().__init__(f"http://127.0.0.1:{self.port}")
         self._environment = os.environ | {"GEMTUNE_HOME": str(home), "PORT": str(self.port), "GEMTUNE_URL": self.url}
         self.process: subprocess.Popen[bytes] | None = None
+        self._command = command("up", python=None if forking is None else forking.executable)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -51,7 +57,7 @@ class Service(Api):
 
     def start(self) -> None:
         log = (self.home / "server.log").open("ab")
-        self.process = subprocess.Popen(command("up"), env=self._environment, stdout=log, stderr=log)
+        self.process = subprocess.Popen(self._command, env=self._environment, stdout=log, stderr=log)
         wait_for(self.is_healthy, seconds=240, what="the server")
 
     def stop(self) -> None:

@@ -16,6 +16,7 @@ from tests.e2e.cloud_service import MODEL, CloudService
 from tests.e2e.service import Service
 from tests.emulators.cloud import Cloud
 from tests.emulators.sdk import NoEmulators
+from tests.forking_python import ForkingPython
 
 pytestmark = pytest.mark.emulators
 # Events of a job that waits for another one.
@@ -142,10 +143,10 @@ def _first_difference(one: str, other: str) -> tuple[str, str]:
     return one[max(0, place - 60) : place + 60], other[max(0, place - 60) : place + 60]
 
 
-def test_the_same_commands_get_the_same_answers(tmp_path: Path, tiny: Path) -> None:
+def test_the_same_commands_get_the_same_answers(tmp_path: Path, tiny: Path, forking: ForkingPython) -> None:
     transcripts: dict[str, Any] = {}
     try:
-        cloud = Cloud(tmp_path / "cloud")
+        cloud = Cloud(tmp_path / "cloud", forks_trainers=True)
     except NoEmulators as error:
         pytest.skip(str(error))
     with cloud:
@@ -154,7 +155,7 @@ def test_the_same_commands_get_the_same_answers(tmp_path: Path, tiny: Path) -> N
         cloud_service.put_model(tiny)
         transcripts["gcp"] = transcript(cloud_service, MODEL, tmp_path)
     (tmp_path / "home").mkdir()
-    with Service(tmp_path / "home") as service:
+    with Service(tmp_path / "home", forking) as service:
         service.put_dataset("chats", rows.train_rows(32), rows.held_out_rows(8))
         transcripts["embedded"] = transcript(service, str(tiny), tmp_path)
     for local, remote in zip(transcripts["embedded"], transcripts["gcp"], strict=True):

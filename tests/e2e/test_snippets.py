@@ -16,6 +16,7 @@ import pytest
 
 from tests import snippets
 from tests.e2e.service import Service
+from tests.forking_python import ForkingPython
 from tests.snippets import ROOT, Snippet
 
 RUN = [snippet for snippet in snippets.of_language("sh") if snippet.reason is None]
@@ -37,7 +38,7 @@ case "$*" in
 esac
 """
 GEMTUNE = """#!/bin/sh
-exec "{python}" -P -c 'from gemtune.cli import main; main()' "$@"
+exec "{python}" -P -c 'import os, sys; sys.executable = os.environ["STARTED"]; from gemtune.cli import main; main()' "$@"
 """
 MAKE = """#!/bin/sh
 for target in "$@"; do
@@ -57,7 +58,10 @@ def write_program(path: Path, text: str) -> None:
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Path:
-    """Make a folder that looks like a checkout in which `make demo` has run."""
+    """Make a folder that looks like a checkout in which `make demo` has run.
+
+    Its `gemtune` starts programs with the Python that the environment variable STARTED names.
+    """
     folder = tmp_path_factory.mktemp("checkout")
     for name in ("examples", "tests", "pyproject.toml"):
         (folder / name).symlink_to(ROOT / name)
@@ -69,22 +73,26 @@ def checkout(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def service(checkout: Path) -> Iterator[Service]:
+def service(checkout: Path, forking: ForkingPython) -> Iterator[Service]:
     home = checkout / ".gemtune"
     home.mkdir()
-    with Service(home) as running:
+    with Service(home, forking) as running:
         yield running
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
 @pytest.mark.parametrize("snippet", RUN, ids=str)
-def test_a_snippet_does_what_its_page_says(snippet: Snippet, service: Service, checkout: Path) -> None:
+def test_a_snippet_does_what_its_page_says(
+    snippet: Snippet, service: Service, checkout: Path, forking: ForkingPython
+) -> None:
+    """Run it; the commands of README.md start programs as without tests, later ones fork them."""
+    python = sys.executable if snippet.page == "README.md" else str(forking.executable)
     text = snippet.text.replace("127.0.0.1:8080", f"127.0.0.1:{service.port}")
     path = f"{checkout / 'programs'}:{service.environment['PATH']}"
     completed = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", text],
         cwd=checkout,
-        env={**service.environment, "PATH": path, "HF_TOKEN": "hf_of_no_account"},
+        env={**service.environment, "PATH": path, "HF_TOKEN": "hf_of_no_account", "STARTED": python},
         capture_output=True,
         text=True,
         timeout=SECONDS,

@@ -13,6 +13,7 @@ from standardwebhooks.webhooks import Webhook
 from tests import rows
 from tests.e2e.api import wait_for
 from tests.e2e.service import Service
+from tests.forking_python import ForkingPython
 from tests.webhook_receiver import WebhookReceiver
 
 MOVES = ["job_queued", "job_preparing", "job_training", "job_exporting", "job_completed"]
@@ -34,9 +35,9 @@ def receiver() -> Iterator[WebhookReceiver]:
 
 
 @pytest.fixture
-def calling_service(tmp_path: Path) -> Iterator[Service]:
+def calling_service(tmp_path: Path, forking: ForkingPython) -> Iterator[Service]:
     """Yield a service that may call webhooks on this machine."""
-    service = Service(tmp_path)
+    service = Service(tmp_path, forking)
     service.environment["GEMTUNE_WEBHOOKS_TO_LOOPBACK"] = "yes"
     with service:
         service.put_dataset("chats", rows.train_rows(32), rows.held_out_rows(8))

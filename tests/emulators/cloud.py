@@ -51,6 +51,7 @@ IMPORTED = (
     "google.cloud.pubsub_v1",
     "google.cloud.secretmanager_v1",
     "google.cloud.storage",
+    "trainer.certificate.comparison",
     "trainer.training.sft",
 )
 FUNCTIONS = ("api", "dispatch", "ingest", "fan_out", "notify", "control", "sweep")
@@ -71,7 +72,8 @@ class Cloud:
         self.folder = folder
         self.emulators = Emulators(folder / "emulators")
         self.secret_manager = SecretManagerStandIn()
-        self.forking = ForkingPython(IMPORTED, os.environ | {"HF_HUB_OFFLINE": "1"}) if forks_trainers else None
+        offline = os.environ | {"HF_HUB_OFFLINE": "1"}
+        self.forking = ForkingPython(IMPORTED, offline, forks_children=True) if forks_trainers else None
         self.cloud_run = CloudRunStandIn(folder / "task-logs", self.forking)
         self.ports = {name: free_port() for name in FUNCTIONS}
         self.url = self.url_of("api")

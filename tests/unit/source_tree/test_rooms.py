@@ -188,8 +188,13 @@ ELSEWHERE = {
 
 
 @pytest.fixture(scope="module")
-def tree() -> Tree:
-    return read(ROOT, PRODUCT)
+def tree_with_tests() -> Tree:
+    return read(ROOT)
+
+
+@pytest.fixture(scope="module")
+def tree(tree_with_tests: Tree) -> Tree:
+    return tree_with_tests.of(PRODUCT)
 
 
 @pytest.fixture(scope="module")
@@ -237,12 +242,12 @@ def test_a_backend_is_one_implementation_of_each_port_and_nothing_else(
     assert sorted(port for names in implemented.values() for port in names) == sorted(ports)
 
 
-def test_names_of_modules_in_strings_exist() -> None:
+def test_names_of_modules_in_strings_exist(tree_with_tests: Tree) -> None:
     """Check tests too: a patch of a module that was moved would test nothing."""
     no_modules = ("gemtune.db", "gemtune.example", "trainer.py")
     planted = "tests.unit.source_tree.test_house_rules"
-    names = [name for name in read(ROOT).dead_names if not name.startswith(planted) and not name.endswith(no_modules)]
-    assert names == []
+    names = tree_with_tests.dead_names
+    assert [name for name in names if not name.startswith(planted) and not name.endswith(no_modules)] == []
 
 
 def test_files_and_programs_that_texts_name_exist() -> None:
