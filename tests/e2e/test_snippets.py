@@ -38,7 +38,10 @@ case "$*" in
 esac
 """
 GEMTUNE = """#!/bin/sh
-exec "{python}" -P -c 'import os, sys; sys.executable = os.environ["STARTED"]; from gemtune.cli import main; main()' "$@"
+exec "{python}" -P -c 'import os, sys
+sys.executable = os.environ["STARTED"]
+from gemtune.cli import main
+main()' "$@"
 """
 MAKE = """#!/bin/sh
 for target in "$@"; do

@@ -271,11 +271,14 @@ class Simulation:
         for _ in range(40):
             while self.bus.requests:
                 self.deliver()
-            while self.executions.keys() - self.asking:
+            while True:
+                while self.executions.keys() - self.asking:
+                    for execution in [each for each in self.executions.values() if each.name not in self.asking]:
+                        self._step(execution)
                 for execution in list(self.executions.values()):
-                    self._step(execution)
-            for execution in list(self.executions.values()):
-                self._step(execution)  # a slot may be free now
+                    self._step(execution)  # a slot may be free now
+                if not self.executions.keys() - self.asking:
+                    break
             while self.zombies:
                 self.proceed_zombie()
             self.wait(70 * 60)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from gemtune.admission.platform import PlatformError
+from gemtune.admission.slots import SlotTable
 from gemtune.errors import CannotPause, JobIsOver, JobIsRunning, JobNotFound, JobNotPaused
 from gemtune.jobs.parts.plan import StepEstimate
-from gemtune.jobs.record import Claim, Job, StepResult
+from gemtune.jobs.record import Claim, StepResult
 from gemtune.jobs.status import Step
 from gemtune.ports import ExecutionState
 from gemtune.services.machine_slots import MachineSlots
@@ -237,18 +238,23 @@ def test_a_lost_execution_does_not_count_while_its_job_waits(world: World) -> No
 class CheckedSlots(MachineSlots):
     """Slots that check that no job overtakes another."""
 
-    def ask(self, job: Job, machine: str, *, launch: int, seconds: float | None = None) -> int:
-        """Ask for a slot.
+    def _update(self, machine: str, change: Callable[[SlotTable], SlotTable]) -> None:
+        """Change a table.
 
-        A job gets one only if there is one for all that wait before it, too.
+        A job gets a slot only if there is one for all that wait before it, too.
         """
-        before = self.table(machine)
-        position = super().ask(job, machine, launch=launch, seconds=seconds)
-        if position == 0 and before.holder(job.job_id) is None:
-            ahead = [waiter for waiter in before.waiting if waiter.accepted_at < job.created_at]
-            held = [holder for holder in before.holders if holder.free_at is None]
-            assert len(held) + len(ahead) < 2, f"{job.job_id} overtook {ahead}"
-        return position
+
+        def checked(before: SlotTable) -> SlotTable:
+            after = change(before)
+            admitted = {holder.job_id for holder in after.holders} - {holder.job_id for holder in before.holders}
+            for job_id in admitted:
+                accepted_at = self.store.get(job_id).created_at
+                ahead = [waiter for waiter in before.waiting if waiter.accepted_at < accepted_at]
+                held = [holder for holder in before.holders if holder.free_at is None]
+                assert len(held) + len(ahead) < 2, f"{job_id} overtook {ahead}"
+            return after
+
+        super()._update(machine, checked)
 
 
 class Crowd(Simulation):

@@ -148,12 +148,13 @@ class Control:
         if not self._is_deployed(job, step):
             return self._wait_for_deployment(job, claim, plan)
         now = self.clock.now()
-        position = self.slots.ask(job, plan.machine, launch=claim.launch, seconds=_seconds_to_go(job, step))
-        start = self.slots.estimated_start(job.job_id, plan.machine) if position else None
+        place = self.slots.ask(job, plan.machine, launch=claim.launch, seconds=_seconds_to_go(job, step))
 
         def change(job: Job) -> changes.Changed:
-            if position:
-                return waits.wait_for_slot(job, claim, machine=plan.machine, position=position, start=start, at=now)
+            if place.position:
+                return waits.wait_for_slot(
+                    job, claim, machine=plan.machine, position=place.position, start=place.start, at=now
+                )
             return waits.admit(job, claim, step, machine=plan.machine, cloud_run_job=plan.job, at=now)
 
         try:
@@ -161,7 +162,7 @@ class Control:
         except (StaleClaim, JobNotFound):
             self.slots.leave(job.job_id, plan.machine, launch=claim.launch)
             raise
-        if not position:
+        if not place.position:
             return Ruling("run", plan=plan)
         assert job.waiting is not None
         return Ruling("wait", self.intervals.after(now - job.waiting.since))

@@ -33,6 +33,18 @@ LONGEST_ESTIMATE = timedelta(days=3650).total_seconds()
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Answer to a job that asks for a slot.
+
+    position: 0 if the job has the slot, or else its place in the queue. start: when it is expected to get the slot, if
+    that is known.
+    """
+
+    position: int
+    start: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
 class MachineSlots:
     """Service that gives slots to jobs and takes them back.
 
@@ -48,27 +60,23 @@ class MachineSlots:
         """Return who holds slots of a kind of machine, and who waits."""
         return self._read(self.documents.read(PREFIX + machine), machine)[0]
 
-    def ask(self, job: Job, machine: str, *, launch: int, seconds: float | None = None) -> int:
+    def ask(self, job: Job, machine: str, *, launch: int, seconds: float | None = None) -> Place:
         """Ask for a slot for a job.
 
-        Returns 0 if the job has it, or else its place in the queue.
         seconds: how long its step is expected to take.
         """
         applicant = Applicant(job.job_id, launch, job.created_at, job.priority, seconds)
-        capacity, now, positions = self.capacities.get(machine, 1), self.clock.now(), [0]
+        capacity, now, places = self.capacities.get(machine, 1), self.clock.now(), list[Place]()
 
         def change(table: SlotTable) -> SlotTable:
-            table, positions[0] = slots.ask(table, applicant, capacity=capacity, at=now)
+            table, position = slots.ask(table, applicant, capacity=capacity, at=now)
+            wait = slots.estimated_wait(table, job.job_id, capacity=capacity, at=now) if position else None
+            start = None if wait is None or wait > LONGEST_ESTIMATE else now + timedelta(seconds=wait)
+            places[:] = [Place(position, start)]
             return table
 
         self._update(machine, change)
-        return positions[0]
-
-    def estimated_start(self, job_id: str, machine: str) -> datetime | None:
-        """Return when a waiting job is expected to get its slot, if known."""
-        now, capacity = self.clock.now(), self.capacities.get(machine, 1)
-        seconds = slots.estimated_wait(self.table(machine), job_id, capacity=capacity, at=now)
-        return None if seconds is None or seconds > LONGEST_ESTIMATE else now + timedelta(seconds=seconds)
+        return places[0]
 
     def leave(self, job_id: str, machine: str, *, launch: int | None = None, lingers: bool = False) -> None:
         """Take a job's slot back, or its place in the queue.
