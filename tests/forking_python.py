@@ -187,7 +187,7 @@ class _Server:
         started this one closes its end or dies.
         """
         while True:
-            sources = (self._lifetime, self._listener, self._woken, *self._running.values())
+            sources: list[Any] = [self._lifetime, self._listener, self._woken, *self._running.values()]
             for ready in select.select(sources, [], [])[0]:
                 if ready is self._lifetime:
                     for pid in self._running:

@@ -12,6 +12,16 @@ from tests.e2e.service import Service
 from tests.forking_python import ForkingPython
 
 tmp_path = memory.tmp_path
+# Modules that a training and the comparison of its export import, and the clients of Google's that each step does.
+IMPORTED = (
+    "gemtune.bootstrap",
+    "google.cloud.firestore",
+    "google.cloud.pubsub_v1",
+    "google.cloud.secretmanager_v1",
+    "google.cloud.storage",
+    "trainer.certificate.comparison",
+    "trainer.training.sft",
+)
 
 
 @pytest.fixture(scope="session")
@@ -21,12 +31,12 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def forking() -> Iterator[ForkingPython]:
-    """Yield a Python that has imported what training and comparing import.
+    """Yield a Python that forks trainers.
 
-    test_hub.py starts each step, and its comparison, as the server does without it.
+    test_hub.py starts each step, and the comparison of its export, as the server of a workstation does without it;
+    test_gcp.py does so for the first execution of each Cloud Run job.
     """
-    imported = ("gemtune.bootstrap", "trainer.certificate.comparison", "trainer.training.sft")
-    forking = ForkingPython(imported, os.environ | {"HF_HUB_OFFLINE": "1"}, forks_children=True)
+    forking = ForkingPython(IMPORTED, os.environ | {"HF_HUB_OFFLINE": "1"}, forks_children=True)
     yield forking
     forking.stop()
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,8 @@ import httpx2
 import psutil
 
 from tests.e2e.api import Api, command, wait_for
+from tests.emulators.children import free_port
 from tests.forking_python import ForkingPython
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Service(Api):

@@ -30,6 +30,7 @@ from tests.emulators.children import Child
 from tests.emulators.cloud import BUCKETS, Cloud
 from tests.emulators.google import PROJECT
 from tests.emulators.sdk import NoEmulators
+from tests.forking_python import ForkingPython
 from tests.infra.calls import calls_without_grant, grants_without_call
 from tests.infra.grants import TABLE
 from tests.infra.wanted import FUNCTIONS
@@ -46,10 +47,10 @@ TOKENS = {way: f"hf_fakefakefake{way}" for way in ("http", "message", "file")}
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Iterator[CloudService]:
+def service(tmp_path_factory: pytest.TempPathFactory, tiny: Path, forking: ForkingPython) -> Iterator[CloudService]:
     try:
         folder, settings = tmp_path_factory.mktemp("cloud"), {"GEMTUNE_WEBHOOKS_TO_LOOPBACK": "yes"}
-        cloud = Cloud(folder, settings, forks_trainers=True)
+        cloud = Cloud(folder, settings, forking=forking)
     except NoEmulators as error:
         pytest.skip(str(error))
     with cloud:

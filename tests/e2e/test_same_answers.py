@@ -146,7 +146,7 @@ def _first_difference(one: str, other: str) -> tuple[str, str]:
 def test_the_same_commands_get_the_same_answers(tmp_path: Path, tiny: Path, forking: ForkingPython) -> None:
     transcripts: dict[str, Any] = {}
     try:
-        cloud = Cloud(tmp_path / "cloud", forks_trainers=True)
+        cloud = Cloud(tmp_path / "cloud", forking=forking, forks_first=True)
     except NoEmulators as error:
         pytest.skip(str(error))
     with cloud:

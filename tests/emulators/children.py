@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import random
 import socket
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 # The shell reads a pipe that only its parent holds open. Once the pipe closes, the parent has died or called stop().
 BOUND = '"$@" </dev/null & child=$!; cat >/dev/null; kill "$child" 2>/dev/null; wait "$child"'
+
+PORTS = (10_000, 32_768)
 
 
 class Child:
@@ -39,9 +43,16 @@ class Child:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a port for a server that starts later.
+
+    It is below the ports that systems give to connections and to servers without a port of their own. One of those
+    could take it in the meantime.
+    """
+    while True:
+        port = random.SystemRandom().randrange(*PORTS)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def wait_for_port(port: int, child: Child, *, seconds: float = 240) -> None:

@@ -44,16 +44,6 @@ LOCATION = f"projects/{PROJECT}/locations/{REGION}"
 BACKOFF = (1, 10)
 ATTEMPTS = {Topic.JOB_REQUESTS: 20, Topic.WEBHOOKS: 5}
 RUN_JOBS = ("gemtune-prepare", "gemtune-train-l4", "gemtune-export")
-# Modules that a training imports, and the clients of Google's that each step does.
-IMPORTED = (
-    "gemtune.bootstrap",
-    "google.cloud.firestore",
-    "google.cloud.pubsub_v1",
-    "google.cloud.secretmanager_v1",
-    "google.cloud.storage",
-    "trainer.certificate.comparison",
-    "trainer.training.sft",
-)
 FUNCTIONS = ("api", "dispatch", "ingest", "fan_out", "notify", "control", "sweep")
 
 
@@ -63,18 +53,23 @@ class Cloud:
     It is up when the constructor returns. Always use it as a context manager, so that no process outlives the test.
     """
 
-    def __init__(self, folder: Path, settings: Mapping[str, str] | None = None, *, forks_trainers: bool = False):
+    def __init__(
+        self,
+        folder: Path,
+        settings: Mapping[str, str] | None = None,
+        *,
+        forking: ForkingPython | None = None,
+        forks_first: bool = False,
+    ):
         """Start everything, with more settings for the functions.
 
-        forks_trainers: whether trainers after each Cloud Run job's first one are forked, which is cheaper. They cannot
-        use the Hub. Raises NoEmulators.
+        forking: forks trainers after each Cloud Run job's first one, which is cheaper than to start them; with
+        forks_first, the first one too. They cannot use the Hub. Raises NoEmulators.
         """
         self.folder = folder
         self.emulators = Emulators(folder / "emulators")
         self.secret_manager = SecretManagerStandIn()
-        offline = os.environ | {"HF_HUB_OFFLINE": "1"}
-        self.forking = ForkingPython(IMPORTED, offline, forks_children=True) if forks_trainers else None
-        self.cloud_run = CloudRunStandIn(folder / "task-logs", self.forking)
+        self.cloud_run = CloudRunStandIn(folder / "task-logs", forking, forks_first=forks_first)
         self.ports = {name: free_port() for name in FUNCTIONS}
         self.url = self.url_of("api")
         self.gateways = Gateways(
@@ -123,8 +118,6 @@ class Cloud:
         servers = (self.relay, self.workflows, self.cloud_run, self.gateways, self.secret_manager, self.emulators)
         for part in servers:
             part.stop()
-        if self.forking is not None:
-            self.forking.stop()
         self._own_environment.__exit__(None, None, None)
 
     def sweep(self) -> None:

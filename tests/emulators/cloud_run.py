@@ -40,11 +40,13 @@ class _Execution:
 
 
 class CloudRunStandIn:
-    def __init__(self, logs: Path, forking: ForkingPython | None = None):
+    def __init__(self, logs: Path, forking: ForkingPython | None = None, *, forks_first: bool = False):
         """Serve jobs, whose output goes to files in the folder `logs`.
 
-        forking: starts the executions of a job after its first one, which is started by the job's own command.
+        forking: starts the executions of a job after its first one, which is started by the job's own command unless
+        forks_first.
         """
+        self._forks_first = forks_first
         self._logs, self._forking = logs, forking
         logs.mkdir(parents=True, exist_ok=True)
         self._jobs: dict[str, dict[str, Any]] = {}
@@ -177,7 +179,7 @@ class CloudRunStandIn:
 
     def _start(self, job: str, command: list[str], environment: dict[str, str], log: Path) -> Process:
         with self._starting:
-            is_first = job not in self._started
+            is_first = job not in self._started and not self._forks_first
             self._started.add(job)
         if self._forking is not None and not is_first:
             return self._forking.start(command[1:], environment, log)

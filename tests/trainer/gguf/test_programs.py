@@ -15,7 +15,7 @@ import pytest
 
 from gemtune.llama_cpp import PROGRAMS_FOLDER, has_programs
 from tests.e2e.api import wait_for
-from tests.e2e.service import free_port
+from tests.emulators.children import free_port
 from tests.trainer.export.test_usage import spec_of
 from tests.trainer.gguf.test_gguf import export, tools, trained_of  # noqa: F401
 from trainer.certificate.runtimes import LlamaCpp
