@@ -88,7 +88,10 @@ def service(checkout: Path, forking: ForkingPython) -> Iterator[Service]:
 def test_a_snippet_does_what_its_page_says(
     snippet: Snippet, service: Service, checkout: Path, forking: ForkingPython
 ) -> None:
-    """Run it; the commands of README.md start programs as without tests, later ones fork them."""
+    """Run a snippet.
+
+    Commands of README.md start programs as they do without tests; those of later pages fork them.
+    """
     python = sys.executable if snippet.page == "README.md" else str(forking.executable)
     text = snippet.text.replace("127.0.0.1:8080", f"127.0.0.1:{service.port}")
     path = f"{checkout / 'programs'}:{service.environment['PATH']}"

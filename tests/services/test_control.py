@@ -301,6 +301,6 @@ def test_a_kind_of_machine_has_one_slot_unless_its_number_is_set(world: World) -
     for _ in range(3):
         jobs.append(prepared(world).job)
         world.clock.advance(seconds=1)
-    assert [world.services.slots.ask(job, "h100", launch=1) for job in jobs] == [0, 1, 2]
+    assert [world.services.slots.ask(job, "h100", launch=1).position for job in jobs] == [0, 1, 2]
     two = MachineSlots(world.services.shared, world.services.store, world.clock, {"a100": 2})
-    assert [two.ask(job, "a100", launch=1) for job in jobs] == [0, 0, 1]
+    assert [two.ask(job, "a100", launch=1).position for job in jobs] == [0, 0, 1]
