@@ -93,7 +93,7 @@ OF_ANSWERS: dict[str, Any] = {
     "thinking": "Hm",
     "name": "Ada",
     "train_detail": [{"begin_offset": 0, "end_offset": 1, "train": False}],
-    **dict.fromkeys(UNSUPPORTED.keys() - {"role"}, "a value"),
+    **{name: "a value" for name in UNSUPPORTED if name != "role"},  # a set would give each worker another order
 }
 
 
