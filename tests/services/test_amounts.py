@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from gemtune.machines import choice
 from gemtune.services import control, delete, dispatch, ingest, machine_slots, sweep
 from gemtune.services.budgets import account, ledger
 from gemtune.services.control import Intervals
@@ -41,8 +42,8 @@ AMOUNTS: dict[Any, dict[str, Any]] = {
     },
     dataset_amounts: {"DENSE": 1.5, "USUAL": 4.0, "SPARSE": 9.0, "SAMPLE": 262144},
     measured_speeds: {"KINDS_KEPT": 200},
-    planner: {
-        "PREPARE_PER_TOKEN": 0.00001,
+    planner: {"PREPARE_PER_TOKEN": 0.00001},
+    choice: {
         "SMALLER_MODELS": (
             "google/gemma-3-27b-it",
             "google/gemma-3-12b-it",
@@ -66,7 +67,9 @@ AMOUNTS: dict[Any, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("module", AMOUNTS, ids=lambda module: module.__name__.removeprefix("gemtune.services."))
+@pytest.mark.parametrize(
+    "module", AMOUNTS, ids=lambda module: module.__name__.removeprefix("gemtune.").removeprefix("services.")
+)
 def test_times_and_amounts_are_those_that_were_chosen(module: Any) -> None:
     assert {name: getattr(module, name) for name in AMOUNTS[module]} == AMOUNTS[module]
 

@@ -5,6 +5,8 @@ Rows are JSON lines, or lines of a table whose cells in double quotes may contai
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -51,8 +53,8 @@ def rows_from(read_range: ReadRange, place: Place, *, delimiter: bytes | None) -
     """Yield rows from a place on, until the file ends or MOST_BYTES are read.
 
     Empty lines are left out; in a file of JSON lines they count for the numbers. delimiter: of the cells of a table,
-    where double quotes matter, empty lines do not count, and blanks are a cell; None for JSON lines. The last place is
-    that of the last row, or within it.
+    where double quotes matter, empty lines do not count, lines of empty cells count and are left out, and blanks are a
+    cell; None for JSON lines. The last place is that of the last row, or within it.
     """
     reader = _Reader(read_range, place.offset, delimiter)
     if place.within:
@@ -66,9 +68,21 @@ def rows_from(read_range: ReadRange, place: Place, *, delimiter: bytes | None) -
             number += delimiter is None
             continue
         number += 1
+        if delimiter is not None and row.content is not None and _has_only_empty_cells(row.content, delimiter):
+            continue
         yield RawRow(number, row.content, Place(reader.offset, number, within=not row.ended, quoted=row.quoted))
         if not row.ended:
             return
+
+
+def _has_only_empty_cells(content: bytes, delimiter: bytes) -> bool:
+    if content.strip(b'"\r\n' + delimiter):
+        return False
+    text = io.StringIO(content.decode(), newline="")
+    try:
+        return not any(any(cells) for cells in csv.reader(text, delimiter=delimiter.decode(), strict=True))
+    except csv.Error:
+        return False  # it is a row, which the training refuses
 
 
 @dataclass(frozen=True, slots=True)
