@@ -32,13 +32,23 @@ def family_of(folder: Path) -> Family:
 def family_of_config(config: Mapping[str, Any]) -> Family:
     """Return the family that a config.json describes.
 
-    Raises StepError `not_a_gemma`, `model_not_supported`.
+    It may be that of an export, whose weights may be quantized. Raises StepError `not_a_gemma`, `model_not_supported`.
     """
-    problem, family = families.problem_of_config(config), families.of_model_type(config.get("model_type"))
+    family = families.of_model_type(config.get("model_type"))
+    if family is None:
+        check_config(config)
+    assert family is not None, "a model of no family has a problem"
+    return family
+
+
+def check_config(config: Mapping[str, Any]) -> None:
+    """Check by its config.json that a base model can be trained.
+
+    Raises StepError `not_a_gemma`, `model_not_supported`, `bad_base_model`.
+    """
+    problem = families.problem_of_config(config)
     if problem is not None:
         raise StepError(problem.code, problem.msg, hint=problem.hint)
-    assert family is not None
-    return family
 
 
 def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -74,7 +84,7 @@ def check_description(folder: Path, names: Collection[str]) -> None:
     folder: with the small files at least. names: of all files of the model. Raises StepError `not_a_gemma`,
     `model_not_supported`, `bad_base_model`.
     """
-    family_of(folder)
+    check_config(config_of(folder))
     if not any(name.endswith(WEIGHTS) for name in names):
         hint = "save it with save_pretrained of transformers"
         raise StepError("bad_base_model", f"the base model has no *{WEIGHTS}", hint=hint)

@@ -28,5 +28,5 @@ def locate(base_model_id: str, buckets: Callable[[], Buckets], work: Path, *, to
             folder = location.locate_without_weights(buckets(), provided, work)
         case "hub":
             folder = hub_download.fetch_without_weights(model.place, token=token)
-    folder_contents.family_of(folder)
+    folder_contents.check_config(folder_contents.config_of(folder))
     return folder

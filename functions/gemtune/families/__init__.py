@@ -14,7 +14,7 @@ from gemtune.families.gemma3n import GEMMA_3N
 from gemtune.families.gemma4 import GEMMA_4
 from gemtune.families.generation import Family, ModelType, TurnFormat, longest_part_in
 from gemtune.families.size import ModelSize, field_over_limit
-from gemtune.families.unsupported import BY_MODEL_TYPE, BY_NAME
+from gemtune.families.unsupported import BY_MODEL_TYPE, BY_NAME, reason_of_fields
 
 FAMILIES: tuple[Family, ...] = (GEMMA_1, GEMMA_2, GEMMA_3, GEMMA_3N, GEMMA_4)
 
@@ -94,6 +94,8 @@ def problem_of_config(config: Mapping[str, Any]) -> Problem | None:
     """
     model_type = str(config.get("model_type"))[:40]
     if of_model_type(model_type) is not None:
+        if (reason := reason_of_fields(config)) is not None:
+            return _not_supported(reason)
         field = field_over_limit(config)
         message = f"the value of {field} in its config.json is larger than in any model"
         return None if field is None else Problem(LOC, message, "bad_base_model", "save the model again")

@@ -1,4 +1,4 @@
-"""Gemma 2, with ShieldGemma 1 and TxGemma."""
+"""Gemma 2, with ShieldGemma 1, TxGemma and DataGemma."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ _27B = uniform_size(27_227_128_320, 46, 4608, 36864, 4096, 2048, 256_000, capped
 GEMMA_2 = Family(
     name="Gemma 2",
     model_types={"gemma2": ModelType()},
-    names=("gemma-2", "shieldgemma-2b", "shieldgemma-9b", "shieldgemma-27b", "txgemma"),
+    names=("gemma-2", "shieldgemma-2b", "shieldgemma-9b", "shieldgemma-27b", "txgemma", "datagemma"),
     names_without_pictures={},
     sizes={
         "gemma-2-2b": _2B, "shieldgemma-2b": _2B, "txgemma-2b": _2B,
         "gemma-2-9b": _9B, "shieldgemma-9b": _9B, "txgemma-9b": _9B,
         "gemma-2-27b": _27B, "shieldgemma-27b": _27B, "txgemma-27b": _27B,
+        "datagemma-rag-27b": _27B, "datagemma-rig-27b": _27B,
     },
     turns=TurnFormat("<start_of_turn>", "<end_of_turn>", "gemma_chat_template.jinja"),
     licence="gemma",

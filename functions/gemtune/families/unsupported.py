@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 # Reasons by model_type of config.json.
 BY_MODEL_TYPE: Mapping[str, str] = {
@@ -18,8 +19,10 @@ BY_MODEL_TYPE: Mapping[str, str] = {
     "gemma4_unified_assistant": "an assistant of Gemma 4 drafts tokens for a larger model",
 }
 
-# Reasons by part of a repository's name. The config.json of EmbeddingGemma says gemma3_text, so only its name
-# identifies it.
+_QUANTIZED = "quantized weights cannot be trained: use the model that they were made from"
+_CONVERTED = "a file for LiteRT, TensorFlow Lite or ONNX cannot be trained: use the model that it was converted from"
+
+# Reasons by part of a repository's name.
 BY_NAME: Mapping[str, str] = {
     "paligemma": BY_MODEL_TYPE["paligemma"],
     "paligemma2": BY_MODEL_TYPE["paligemma"],
@@ -30,6 +33,40 @@ BY_NAME: Mapping[str, str] = {
     "diffusiongemma": BY_MODEL_TYPE["diffusion_gemma"],
     "vaultgemma": BY_MODEL_TYPE["vaultgemma"],
     "shieldgemma-2-4b": BY_MODEL_TYPE["shieldgemma2"],
-    "assistant": BY_MODEL_TYPE["gemma4_assistant"],
+    "gemma-scope": "Gemma Scope explains other models, and writes no text",
+    # Only the names of Google's drafting assistants: many people call a fine-tuned model an assistant.
+    **dict.fromkeys(
+        [f"gemma-4-{size}-it-assistant" for size in ("e2b", "e4b", "12b", "26b-a4b", "31b")],
+        BY_MODEL_TYPE["gemma4_assistant"],
+    ),
     "gguf": "a GGUF file cannot be trained: use the model it was converted from",
+    **dict.fromkeys(("litert", "tflite", "onnx"), _CONVERTED),
+    **dict.fromkeys(("4bit", "8bit", "awq", "gptq", "fp8", "nvfp4", "w4a16"), _QUANTIZED),
 }
+
+
+def reason_of_fields(config: Mapping[str, Any]) -> str | None:
+    """Return why a config.json of a supported type is not one to train.
+
+    None if nothing in it speaks against that. EmbeddingGemma and classifiers have the type of the model they were made
+    from, and so have quantized weights.
+    """
+    text = config.get("text_config")
+    return next(_reasons([config, text] if isinstance(text, Mapping) else [config]), None)
+
+
+def _reasons(parts: list[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield the reasons in a config.json and its `text_config`."""
+    for part in parts:
+        # Gemma 4 has "vision" there, which is about pictures only.
+        if part.get("use_bidirectional_attention") in (True, "all"):
+            yield "its tokens also see the tokens after them, as in EmbeddingGemma: it does not predict the next one"
+        architectures = part.get("architectures")
+        names = [str(name) for name in architectures] if isinstance(architectures, list) else []
+        if any(name.endswith("Classification") for name in names):
+            yield f"it is a {names[0][:60]}, which classifies texts"
+        for field in ("quantization_config", "quantization"):  # the second one is MLX's
+            if isinstance(stored := part.get(field), Mapping) and stored:
+                method = stored.get("quant_method")
+                by = f" ({method[:40]})" if isinstance(method, str) else ""
+                yield f"its weights are stored quantized{by}: use the model that they were made from"

@@ -27,6 +27,7 @@ TEMPLATES = Path(__file__).parents[3] / "trainer" / "conversation"
         ("google/gemma-2-27b", "Gemma 2", 27.2),
         ("google/shieldgemma-9b", "Gemma 2", 9.2),
         ("google/txgemma-9b-chat", "Gemma 2", 9.2),
+        ("google/datagemma-rag-27b-it", "Gemma 2", 27.2),
         ("google/gemma-3-270m-it", "Gemma 3", 0.3),
         ("google/gemma-3-1b-pt", "Gemma 3", 1.0),
         ("google/gemma-3-4b-it-qat-int4-unquantized", "Gemma 3", 4.3),
@@ -66,6 +67,17 @@ def test_a_published_name_gives_family_and_size(repository: str, family: str, bi
         "google/shieldgemma-2-4b-it",
         "google/gemma-4-31B-it-assistant",
         "google/gemma-3-4b-it-qat-q4_0-gguf",
+        "google/gemma-3n-E4B-it-litert-lm",
+        "google/gemma-1.1-2b-it-tflite",
+        "google/gemma-scope-2b-pt-res",
+        "google/gemma-scope-2-4b-it",
+        "onnx-community/gemma-3-270m-it-ONNX",
+        "unsloth/gemma-3-4b-it-unsloth-bnb-4bit",
+        "mlx-community/gemma-4-e4b-it-8bit",
+        "gaunernst/gemma-3-4b-it-int4-awq",
+        "RedHatAI/gemma-3-12b-it-FP8-dynamic",
+        "RedHatAI/gemma-3-4b-it-quantized.w4a16",
+        "nvidia/Gemma-4-31B-IT-NVFP4",
         "google/gemma-5-9b-it",
         "google/gemma-3.5-4b-it",
         "google/gemma-10-2b",
@@ -77,6 +89,10 @@ def test_a_model_that_is_not_supported_is_refused_by_its_name(repository: str) -
     assert problem.code == "model_not_supported"
     assert problem.hint is not None
     assert all(family.name in problem.hint for family in FAMILIES)
+
+
+def test_a_model_that_somebody_called_an_assistant_is_not_refused() -> None:
+    assert families.problem_of_name("me/gemma-3-4b-it-support-assistant") is None
 
 
 @pytest.mark.parametrize("repository", ["me/my-gemma-4b", "me/gemma-9b-chat", "me/assistants-of-mine", "me/llama-3-8b"])
@@ -103,6 +119,44 @@ def test_a_name_of_no_known_model_is_not_refused(repository: str) -> None:
 def test_a_configuration_is_trained_or_refused_by_its_model_type(model_type: object, code: str | None) -> None:
     problem = families.problem_of_config({"model_type": model_type})
     assert (problem and problem.code) == code
+
+
+# Fields of a config.json that make a model of a known type one that cannot be trained, with part of the reason. The
+# first two are EmbeddingGemma's and a reward model's; the others are of bitsandbytes, compressed-tensors and MLX.
+REFUSED_FIELDS: tuple[tuple[dict[str, object], str], ...] = (
+    ({"model_type": "gemma3_text", "use_bidirectional_attention": True}, "see the tokens after them"),
+    ({"model_type": "gemma2", "architectures": ["Gemma2ForSequenceClassification"]}, "classifies texts"),
+    ({"model_type": "gemma4", "text_config": {"use_bidirectional_attention": "all"}}, "see the tokens after them"),
+    ({"model_type": "gemma", "quantization_config": {"quant_method": "bitsandbytes"}}, "quantized (bitsandbytes)"),
+    ({"model_type": "gemma3", "quantization_config": {"format": "pack-quantized"}}, "stored quantized"),
+    ({"model_type": "gemma3", "text_config": {"quantization_config": {"quant_method": "fp8"}}}, "quantized (fp8)"),
+    ({"model_type": "gemma3_text", "quantization": {"group_size": 64, "bits": 4}}, "stored quantized"),
+)
+
+
+@pytest.mark.parametrize(("config", "reason"), REFUSED_FIELDS)
+def test_a_configuration_is_refused_by_what_it_says_besides_its_model_type(
+    config: dict[str, object], reason: str
+) -> None:
+    problem = families.problem_of_config(config)
+    assert problem is not None
+    assert problem.code == "model_not_supported"
+    assert reason in problem.msg
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"use_bidirectional_attention": "vision"},
+        {"use_bidirectional_attention": False},
+        {"quantization_config": None},
+        {"architectures": ["Gemma4ForConditionalGeneration"]},
+        {"architectures": ["Gemma4TextModel"]},
+        {"architectures": None},
+    ],
+)
+def test_a_configuration_of_published_models_is_not_refused(field: dict[str, object]) -> None:
+    assert families.problem_of_config({"model_type": "gemma4", "text_config": dict(field)} | field) is None
 
 
 def test_the_refusal_of_an_unknown_generation_says_that_it_is_one() -> None:
