@@ -175,10 +175,10 @@ class _Server:
     def __init__(self, lifetime: socket.socket, listener: socket.socket):
         self._lifetime, self._listener = lifetime, listener
         self._running: dict[int, socket.socket] = {}
-        self._woken, waking = os.pipe()
-        os.set_blocking(waking, False)
+        self._woken, self._waking = os.pipe()
+        os.set_blocking(self._waking, False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        signal.set_wakeup_fd(waking)
+        signal.set_wakeup_fd(self._waking)
 
     def serve(self) -> None:
         """Fork for each connection.
@@ -219,8 +219,9 @@ class _Server:
         if pid == 0:
             for inherited in (self._lifetime, self._listener, connection, *self._running.values()):
                 inherited.close()
+            signal.set_wakeup_fd(-1)
             os.close(self._woken)
-            os.close(signal.set_wakeup_fd(-1))
+            os.close(self._waking)
             _become(json.loads(body), streams, left)
         for descriptor in (left, *streams):
             os.close(descriptor)
