@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gemtune.errors import StepError
-from gemtune.llama_cpp import is_built, problem_of_model_type
+from gemtune.llama_cpp import is_built, problem_of_config
 from gemtune.request.exports import GgufExport
 from trainer.base_model import folder_contents
 from trainer.conversation.chat_template import ChatTemplate, json_object
@@ -130,7 +130,7 @@ def _add_expert_width(model: Path) -> None:
 
 def check_family(config: Mapping[str, Any]) -> None:
     """Raise StepError `family_without_gguf` for an unsupported model."""
-    problem = problem_of_model_type(str(config.get("model_type")))
+    problem = problem_of_config(config)
     if problem is not None:
         raise StepError(problem.code, problem.msg, hint=problem.hint)
 

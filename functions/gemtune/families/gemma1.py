@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gemtune.families.generation import Family, FusedLayers, ModelType, TurnFormat
+from gemtune.families.generation import Family, FusedLayers, LlamaCpp, ModelType, TurnFormat
 from gemtune.families.size import uniform_size
 
 _2B = uniform_size(2_506_172_416, 18, 2048, 16384, 2048, 256, 256_000)
@@ -19,5 +19,6 @@ GEMMA_1 = Family(
     },
     turns=TurnFormat("<start_of_turn>", "<end_of_turn>", "gemma_chat_template.jinja"),
     licence="gemma",
+    llama_cpp=LlamaCpp(),
     fused=FusedLayers("GemmaRMSNorm", "GemmaMLP", "GemmaAttention", "GemmaDecoderLayer"),
 )  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gemtune.families.generation import Family, FusedLayers, ModelType, TurnFormat
+from gemtune.families.generation import Family, FusedLayers, LlamaCpp, ModelType, TurnFormat
 from gemtune.families.size import uniform_size
 
 _2B = uniform_size(2_614_341_888, 26, 2304, 9216, 2048, 1024, 256_000, capped_heads=8)
@@ -22,5 +22,6 @@ GEMMA_2 = Family(
     },
     turns=TurnFormat("<start_of_turn>", "<end_of_turn>", "gemma_chat_template.jinja"),
     licence="gemma",
+    llama_cpp=LlamaCpp(window_period=2, capped_scores=True),
     fused=FusedLayers("Gemma2RMSNorm", "Gemma2MLP", "Gemma2Attention", "Gemma2DecoderLayer"),
 )  # fmt: skip

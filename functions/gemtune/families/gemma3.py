@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from gemtune.families.generation import NO_VISION_TOWER, Family, FusedLayers, ModelType, PictureFormat, TurnFormat
+from gemtune.families.generation import (
+    NO_VISION_TOWER,
+    Family,
+    FusedLayers,
+    LlamaCpp,
+    ModelType,
+    PictureFormat,
+    TurnFormat,
+)
 from gemtune.families.size import uniform_size
 
 _TURNS = TurnFormat("<start_of_turn>", "<end_of_turn>", "gemma_chat_template.jinja")
@@ -37,6 +45,7 @@ GEMMA_3 = Family(
         ),
     ),
     licence="gemma",
+    llama_cpp=LlamaCpp(untied_head=True, window_period=6, scaled_positions=True),
     pictures=PictureFormat(
         written="boi_token", around="\n\n", by_aspect_ratio=False, type_ids="token_type_ids", trains_tower=True
     ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gemtune.families.generation import NO_AUDIO, Family, ModelType, PictureFormat, TurnFormat
+from gemtune.families.generation import NO_AUDIO, Family, LlamaCpp, ModelType, PictureFormat, TurnFormat
 from gemtune.families.size import NO_TOWER, Experts, Layers, ModelSize, Tower
 
 _VOCABULARY, _SMALL, _LARGE = 262_144, Tower(16, 768, 3072, 2520), Tower(27, 1152, 4304, 2520)
@@ -36,7 +36,7 @@ GEMMA_4 = Family(
         "gemma4": ModelType(why_no_pictures=None, why_no_audio=None),
         "gemma4_text": ModelType(),
         "gemma4_unified": ModelType(why_no_pictures=None, why_no_audio=None, encoder_free=True, tower="embed_vision"),
-        "gemma4_unified_text": ModelType(),
+        "gemma4_unified_text": ModelType(why_no_gguf="llama.cpp's converter knows unified models with all parts only"),
     },
     names=("gemma-4",), names_without_pictures={},
     names_without_audio=dict.fromkeys(("gemma-4-26b", "gemma-4-31b"), NO_AUDIO),
@@ -50,7 +50,7 @@ GEMMA_4 = Family(
             "<|image>", "<|image|>", "<image|>", "<|audio>", "<|audio|>", "<audio|>", "<|video|>",
         ),
     ),
-    licence="apache-2.0",
+    licence="apache-2.0", llama_cpp=LlamaCpp(),
     pictures=PictureFormat("image_token", "", by_aspect_ratio=True, type_ids="mm_token_type_ids", trains_tower=True),
     multimodal_modules=("vision_tower", "audio_tower", "embed_vision", "embed_audio", "vision_embedder"),
     audio_modules=("audio_tower", "embed_audio"),

@@ -95,6 +95,24 @@ class TurnFormat:
 
 
 @dataclass(frozen=True, slots=True)
+class LlamaCpp:
+    """Shapes of a generation that llama.cpp computes.
+
+    Its code has fixed what all published models have in common; another model would be converted wrongly, or not at
+    all.
+    untied_head: whether the output head may be another matrix than the embedding.
+    window_period: every so many layers one is global; None if a file says which are.
+    capped_scores: whether the scores of attention are capped.
+    scaled_positions: whether positions may be scaled (`rope_type` linear).
+    """
+
+    untied_head: bool = False
+    window_period: int | None = None
+    capped_scores: bool = False
+    scaled_positions: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class PictureFormat:
     """Picture tokens of a generation, and the model inputs that go with them.
 
@@ -144,6 +162,7 @@ class Family:
     why_experts_need_peft: why only PEFT loads an adapter on them.
     unquantized: suffixes of the names of linear layers that QLoRA leaves in 16 bits.
     fused: layers that have fused implementations; None where there are none.
+    llama_cpp: shapes that llama.cpp computes; None where it was not compared with transformers.
     """
 
     name: str
@@ -162,6 +181,7 @@ class Family:
     why_experts_need_peft: str | None = None
     unquantized: tuple[str, ...] = ()
     fused: FusedLayers | None = None
+    llama_cpp: LlamaCpp | None = None
 
     @property
     def why_tower_is_frozen(self) -> str | None:

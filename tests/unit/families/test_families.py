@@ -10,7 +10,7 @@ import pytest
 from gemtune import families
 from gemtune.families import FAMILIES, unsupported
 from gemtune.families.generation import Family
-from gemtune.llama_cpp import problem_of_model_type, problem_of_repository
+from gemtune.llama_cpp import problem_of_config, problem_of_repository
 
 TEMPLATES = Path(__file__).parents[3] / "trainer" / "conversation"
 
@@ -78,7 +78,7 @@ def test_a_published_name_gives_family_and_size(repository: str, family: str, bi
         "RedHatAI/gemma-3-12b-it-FP8-dynamic",
         "RedHatAI/gemma-3-4b-it-quantized.w4a16",
         "nvidia/Gemma-4-31B-IT-NVFP4",
-        "google/gemma-5-9b-it",
+        "google/gemma-99-9b-it",
         "google/gemma-3.5-4b-it",
         "google/gemma-10-2b",
     ],
@@ -108,7 +108,7 @@ def test_a_name_of_no_known_model_is_not_refused(repository: str) -> None:
         ("gemma3n", None),
         ("gemma4", None),
         ("gemma4_unified", None),
-        ("gemma5", "model_not_supported"),
+        ("gemma99", "model_not_supported"),
         ("gemma99_text", "model_not_supported"),
         *((kind, "model_not_supported") for kind in unsupported.BY_MODEL_TYPE),
         ("llama", "not_a_gemma"),
@@ -160,9 +160,9 @@ def test_a_configuration_of_published_models_is_not_refused(field: dict[str, obj
 
 
 def test_the_refusal_of_an_unknown_generation_says_that_it_is_one() -> None:
-    problem = families.problem_of_config({"model_type": "gemma5_text"})
+    problem = families.problem_of_config({"model_type": "gemma99_text"})
     assert problem is not None
-    assert "gemma5_text is a generation of Gemma that this version does not know" in problem.msg
+    assert "gemma99_text is a generation of Gemma that this version does not know" in problem.msg
 
 
 def test_families_share_no_name_and_no_model_type() -> None:
@@ -189,16 +189,63 @@ def test_the_entries_of_a_family_are_consistent(family: Family) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 def test_a_family_takes_one_file_of_at_most_60_lines(family: Family) -> None:
-    names = {"Gemma 1": "gemma1", "Gemma 2": "gemma2", "Gemma 3": "gemma3", "Gemma 3n": "gemma3n", "Gemma 4": "gemma4"}
-    file = Path(families.__file__).parent / f"{names[family.name]}.py"
+    file = Path(families.__file__).parent / f"{family.name.lower().replace(' ', '')}.py"
     assert len(file.read_text().splitlines()) <= 60
 
 
 def test_gguf_is_refused_with_the_reason_where_llama_cpp_differs() -> None:
-    problem = problem_of_model_type("gemma3n")
+    problem = problem_of_config({"model_type": "gemma3n"})
     assert problem is not None
     assert "llama.cpp and transformers compute different logits" in problem.msg
     by_name = problem_of_repository("google/gemma-3n-E4B-it")
     assert by_name is not None
     assert by_name.msg == problem.msg
-    assert problem_of_model_type("gemma4") is problem_of_repository("google/gemma-4-E4B-it") is None
+    assert problem_of_config({"model_type": "gemma4"}) is problem_of_repository("google/gemma-4-E4B-it") is None
+
+
+_SLIDING, _GLOBAL = "sliding_attention", "full_attention"
+
+
+@pytest.mark.parametrize(
+    ("model_type", "fields", "reason"),
+    [
+        ("gemma", {"attention_bias": True}, "has no biases"),
+        ("gemma3", {"attention_bias": True}, "has no biases"),
+        ("gemma", {"hidden_act": "silu"}, "not silu"),
+        ("gemma4", {"hidden_activation": "silu"}, "not silu"),
+        ("gemma", {"tie_word_embeddings": False}, "as its output head"),
+        ("gemma2", {"tie_word_embeddings": False}, "as its output head"),
+        ("gemma2", {"attn_logit_softcapping": None}, "caps the scores"),
+        ("gemma2", {"final_logit_softcapping": None}, "caps the logits"),
+        ("gemma2", {"layer_types": [_GLOBAL, _SLIDING]}, "the last of each 2"),
+        ("gemma2", {"query_pre_attn_scalar": 7, "head_dim": 256}, "not of 7"),
+        ("gemma", {"rope_parameters": {"rope_type": "linear", "factor": 2.0}}, "does not scale the positions"),
+        ("gemma3_text", {"attn_logit_softcapping": 50.0}, "does not cap"),
+        ("gemma3_text", {"layer_types": [_SLIDING, _GLOBAL]}, "the last of each 6"),
+        ("gemma4_unified_text", {}, "unified models with all parts only"),
+    ],
+)
+def test_gguf_of_a_shape_that_llama_cpp_does_not_compute_is_refused(
+    model_type: str, fields: dict[str, object], reason: str
+) -> None:
+    for config in ({"model_type": model_type} | fields, {"model_type": model_type, "text_config": fields}):
+        problem = problem_of_config(config)
+        assert problem is not None
+        assert problem.code == "family_without_gguf"
+        assert reason in problem.msg
+
+
+@pytest.mark.parametrize(
+    ("model_type", "fields"),
+    [
+        ("gemma", {"hidden_act": "gelu", "head_dim": 256}),
+        ("gemma2", {"query_pre_attn_scalar": 144, "head_dim": 128, "hidden_size": 4608, "num_attention_heads": 32}),
+        ("gemma2", {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0}),
+        ("gemma2", {"layer_types": [_SLIDING, _GLOBAL] * 2}),
+        ("gemma3_text", {"attn_logit_softcapping": None, "layer_types": [_SLIDING] * 5 + [_GLOBAL]}),
+        ("gemma3", {"rope_parameters": {"full_attention": {"rope_type": "linear", "factor": 8.0}}}),
+        ("gemma4", {"layer_types": [_SLIDING] * 4 + [_GLOBAL], "hidden_activation": "gelu_pytorch_tanh"}),
+    ],
+)
+def test_gguf_of_published_shapes_is_not_refused(model_type: str, fields: dict[str, object]) -> None:
+    assert problem_of_config({"model_type": model_type, "text_config": fields}) is None

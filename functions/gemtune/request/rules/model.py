@@ -103,7 +103,7 @@ def gguf_export(request: TrainRequest, facts: Facts) -> list[Problem]:
     model, files = base_model.parse(request.training_config.base_model_id), facts.base_model
     model_problem = None
     if files is not None and "model_type" in files.fields:
-        model_problem = llama_cpp.problem_of_model_type(str(files.fields["model_type"]))
+        model_problem = llama_cpp.problem_of_config(files.fields)
     elif model is not None and model.kind == "hub":
         model_problem = llama_cpp.problem_of_repository(model.place)
     return [problem for problem in (facts.gguf_problem, model_problem) if problem is not None]
