@@ -20,7 +20,10 @@ from gemtune.client import operations, uploads
 
 @click.group(cls=CommandGroup)
 def data() -> None:
-    """Upload, check, list, show and delete datasets."""
+    """Upload, check, list, show and delete datasets.
+
+    DATASET is a dataset's id, the beginning of one, or the name of a dataset.
+    """
 
 
 @data.command()
@@ -61,6 +64,7 @@ def list_(connection: Connection) -> None:
 @click.pass_obj
 def show(connection: Connection, dataset_id: str) -> None:
     """Show a dataset and its files."""
+    dataset_id = connection.find_dataset(dataset_id)
     dataset = connection.call("GET", f"/datasets/{dataset_id}")
     if connection.print_if_json(dataset):
         return
@@ -78,13 +82,14 @@ def show(connection: Connection, dataset_id: str) -> None:
 @click.pass_obj
 def delete(connection: Connection, dataset_id: str) -> None:
     """Delete a dataset that no unfinished job uses."""
+    dataset_id = connection.find_dataset(dataset_id)
     answer = connection.call("DELETE", f"/datasets/{dataset_id}")
     if not connection.print_if_json(answer):
         click.echo(f"Deleted dataset {dataset_id}")
 
 
 @data.command()
-@click.argument("dataset_id", metavar="DATASET")
+@click.argument("dataset_id", metavar="DATASET", shell_complete=complete_datasets)
 @click.option("--split", type=click.Choice(["train", "held_out"]), help="Split of the dataset (default: train).")
 @click.option("--limit", type=click.IntRange(1, 200), default=20, show_default=True, help="Maximum number of rows.")
 @click.option("--after", help="Go on where a page ended: its `next_after`.")
@@ -92,6 +97,7 @@ def delete(connection: Connection, dataset_id: str) -> None:
 @click.pass_obj
 def rows(connection: Connection, /, dataset_id: str, **options: Any) -> None:
     """Print rows of a dataset as JSON, one per line."""
+    dataset_id = connection.find_dataset(dataset_id)
     params = {name: value for name, value in options.items() if value is not None}
     page = connection.call("GET", f"/datasets/{dataset_id}/rows", params=params)
     if connection.print_if_json(page):
@@ -99,6 +105,8 @@ def rows(connection: Connection, /, dataset_id: str, **options: Any) -> None:
     for row in page["rows"]:
         shown = row["content"] if options["check_id"] is None and row["reason"] is None else row
         click.echo(json.dumps(shown, ensure_ascii=False))
+    if not page["rows"] and options["after"] is None and not connection.quiet:
+        click.echo(f"Dataset {dataset_id} has no rows in the split {options['split'] or 'train'}", err=True)
     if page["next_after"] is not None and not connection.quiet:
         click.echo(f"There are more rows: --after {page['next_after']}", err=True)
 

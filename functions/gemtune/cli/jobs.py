@@ -17,6 +17,7 @@ from gemtune.cli.request import described
 from gemtune.cli.request import options as train_options
 from gemtune.cli.request.described import DescribedTraining
 from gemtune.client import operations, references
+from gemtune.datasets.files import hub_dataset
 from gemtune.handlers.answers import Planned
 from gemtune.jobs.record import CAP_BELOW_PLAN
 from gemtune.jobs.status import Status
@@ -58,6 +59,7 @@ def train(
         _show_plan(connection, training)
         return
     offer_service(connection)
+    _find_dataset(connection, training)
     with datasets.showing_progress(connection) as report:
         accepted = connection.run(
             operations.train(training.request, training.files, training.name, key=idempotency_key, report=report)
@@ -70,11 +72,21 @@ def train(
         raise click.exceptions.Exit(following.follow(connection, accepted.job_id))
 
 
+def _find_dataset(connection: Connection, training: DescribedTraining) -> None:
+    """Write the id of the dataset that an option names into the request."""
+    if training.dataset is not None and hub_dataset.parse(training.dataset) is None:
+        training.request["processed_dataset_id"] = connection.find_dataset(training.dataset)
+
+
 def _show_plan(connection: Connection, training: DescribedTraining) -> None:
     """Print what a training would take."""
     offer_service(connection)
+    _find_dataset(connection, training)
     if training.files is not None and not connection.quiet:
-        click.echo("The plan needs the rows: those that the service does not have are deleted again", err=True)
+        click.echo(
+            "The service counts the rows to plan, so they are uploaded, and deleted again if it did not have them",
+            err=True,
+        )
     with datasets.showing_progress(connection, keeps_parts=False) as report:
         planned = connection.run(operations.plan(training.request, training.files, training.name, report))
     _print_plan(connection, planned)

@@ -27,6 +27,18 @@ class NoSingleJob(BadUse):
         self.reference, self.jobs = reference, jobs
 
 
+class SeveralDatasets(BadUse):
+    """Raised if a reference fits several datasets.
+
+    datasets: pairs of an id and a name.
+    """
+
+    def __init__(self, reference: str, datasets: Sequence[tuple[str, str | None]]):
+        ids = ", ".join(dataset_id for dataset_id, _ in datasets[:10])
+        super().__init__(f"{len(datasets)} datasets have an id or a name like {reference!r}: {ids}")
+        self.reference, self.datasets = reference, datasets
+
+
 class Unreachable(ClientError):
     """Raised if the service does not respond."""
 

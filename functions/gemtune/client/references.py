@@ -1,4 +1,4 @@
-"""References to jobs: whole ids, parts of them, and names."""
+"""References to jobs and datasets: whole ids, parts of them, and names."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ from collections.abc import Iterator
 from typing import Any
 
 from gemtune.client.calls import Call, Operation
-from gemtune.client.errors import NoSingleJob
+from gemtune.client.errors import NoSingleJob, SeveralDatasets
 
 # A whole id of a job, which needs no search (gemtune.jobs.ids).
 WHOLE_ID = re.compile(r"(training|export)_[a-z0-9_-]+_[0-9a-f]{12}")
+# A whole id of an uploaded dataset, which needs no search.
+WHOLE_DATASET_ID = re.compile(r"dataset_[0-9a-f]{16}")
 # Jobs that are searched for a part of an id or a name, newest first.
 SEARCHED_JOBS, JOBS_PER_PAGE = 2000, 200
+DATASETS_PER_PAGE = 200
 
 
 def find_job(reference: str) -> Operation[str]:
@@ -27,6 +30,32 @@ def find_job(reference: str) -> Operation[str]:
     if len(matches) != 1:
         raise NoSingleJob(reference, matches)
     return str(matches[0]["job_id"])
+
+
+def find_dataset(reference: str) -> Operation[str]:
+    """Return the id of a dataset by an id, the beginning of one, or a name.
+
+    A whole id is not looked up, and a reference that fits no dataset is returned as it is, for the service to refuse.
+    An id counts before a name, and a name before the beginning of an id. Raises SeveralDatasets if several fit.
+    """
+    if WHOLE_DATASET_ID.fullmatch(reference):
+        return reference
+    datasets: list[tuple[str, str | None]] = []
+    after: str | None = None
+    while True:
+        params = {"limit": DATASETS_PER_PAGE} | ({} if after is None else {"after": after})
+        page: dict[str, Any] = yield Call("GET", "/datasets", params=params)
+        datasets += [(dataset["dataset_id"], dataset["name"]) for dataset in page["datasets"]]
+        after = page["next_after"]
+        if after is None:
+            break
+    if any(dataset_id == reference for dataset_id, _ in datasets):
+        return reference
+    named = [dataset for dataset in datasets if dataset[1] == reference]
+    matches = named or [dataset for dataset in datasets if dataset[0].startswith(reference)]
+    if len(matches) > 1:
+        raise SeveralDatasets(reference, matches)
+    return matches[0][0] if matches else reference
 
 
 def list_jobs(*, limit: int, status: str | None = None, modality: str | None = None) -> Operation[dict[str, Any]]:

@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from gemtune import VERSION
+from gemtune.bootstrap import services
 from gemtune.cli.connection import Connection, as_commands, follow
 from gemtune.cli.group import main
 from gemtune.client.errors import BadUse
@@ -263,3 +264,36 @@ def test_groups_have_all_their_commands() -> None:
     for group, commands in groups.items():
         listed = run(group, "--help").stdout.split("Commands:")[1].splitlines()
         assert sorted(line.split()[0] for line in listed if line.startswith("  ") and line[2] != " ") == commands
+
+
+JOB = "training_d_m_0123456789ab"
+
+
+@pytest.mark.parametrize("command", ["watch", "wait"])
+def test_the_end_of_a_job_is_json_if_asked_for(service: FakeService, command: str) -> None:
+    completed = job_body("completed", adapter_path="/home/export/1", finished_at="2026-11-24T12:00:00Z")
+    service.answers["GET", f"/jobs/{JOB}/status"] = (200, completed)
+    assert json.loads(run(command, JOB, "--json", "--url", service.url).stdout) == completed
+    result = run(command, JOB, "--url", service.url)
+    assert result.stdout == "completed: /home/export/1\n"
+    assert (f"gemtune try {JOB}" in result.stderr) == (command == "watch")
+
+
+def test_a_key_is_json_if_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    services.cache_clear()
+    monkeypatch.setenv("GEMTUNE_HOME", str(tmp_path))
+    key = run("webhook-key").stdout.strip()
+    assert json.loads(run("webhook-key", "--json").stdout) == {"webhook_key": key}
+
+
+def test_a_job_that_is_not_there_is_a_json_error_if_asked_for(service: FakeService) -> None:
+    service.answers["GET", "/jobs"] = (200, {"jobs": [], "next_page_token": None})
+    result = run("status", "nowhere", "--json", "--url", service.url)
+    assert result.exit_code == 1
+    assert json.loads(result.stderr)["error"]["code"] == "job_not_found"
+
+
+def test_an_empty_prompt_is_no_question() -> None:
+    result = run("try", JOB, " ")
+    assert result.exit_code == 2
+    assert "PROMPT is empty" in result.stderr

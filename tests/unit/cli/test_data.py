@@ -211,3 +211,34 @@ def test_datasets_are_listed_shown_and_deleted(service: FakeService) -> None:
     assert json.loads(run("data", "show", ID, "--json", url=service.url).stdout)["dataset_id"] == ID
     service.answers["DELETE", f"/datasets/{ID}"] = (200, {"dataset_id": ID, "deleted": True})
     assert run("data", "delete", ID, url=service.url).stdout == f"Deleted dataset {ID}\n"
+
+
+def listed(*names: tuple[str, str | None]) -> dict[str, Any]:
+    return {"datasets": [{"dataset_id": id_, "name": name} for id_, name in names], "next_after": None}
+
+
+@pytest.mark.parametrize("reference", ["tickets", "dataset_012", "my_chats", "dataset_nowhere"])
+def test_a_dataset_is_meant_by_its_id_the_beginning_of_one_or_its_name(service: FakeService, reference: str) -> None:
+    meant = ID if reference in ("tickets", "dataset_012") else reference
+    service.answers["GET", "/datasets"] = (200, listed((ID, "tickets"), ("my_chats", None), ("my_chats2", None)))
+    service.answers["DELETE", f"/datasets/{meant}"] = (200, {"dataset_id": meant})
+    assert run("data", "delete", reference, url=service.url).stdout == f"Deleted dataset {meant}\n"
+    service.answers["POST", "/train"] = (202, {"job_id": "training_d_m_0123456789ab"})
+    assert run("train", "--dataset", reference, "--model", "a/b", url=service.url).exit_code == 0
+    assert service.requests[-1][3]["processed_dataset_id"] == meant
+
+
+def test_several_datasets_of_a_reference_are_listed_and_none_is_deleted(service: FakeService) -> None:
+    service.answers["GET", "/datasets"] = (200, listed((ID, "tickets"), ("dataset_0123456789abcdee", None)))
+    result = run("data", "delete", "dataset_01", url=service.url)
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[1:] == [f"  {ID}  tickets", "  dataset_0123456789abcdee"]
+    error = json.loads(run("data", "delete", "dataset_01", "--json", url=service.url).stderr)["error"]
+    assert (error["code"], ID in error["message"]) == ("no_such_dataset", True)
+    assert {method for method, *_ in service.requests} == {"GET"}
+
+
+def test_a_split_without_rows_is_said(service: FakeService) -> None:
+    service.answers["GET", f"/datasets/{ID}/rows"] = (200, {"rows": [], "next_after": None})
+    result = run("data", "rows", ID, "--split", "held_out", url=service.url)
+    assert result.stderr == f"Dataset {ID} has no rows in the split held_out\n"

@@ -211,6 +211,7 @@ BEGUN = {
 
 
 def test_a_dataset_of_the_service_is_checked_by_it(service: FakeService, tmp_path: Path) -> None:
+    service.answers["GET", "/datasets"] = (200, {"datasets": [], "next_after": None})
     body = BEGUN | {"status": "running"}
     link = {"url": None, "path": "/home/there/rows_left_out.jsonl"}
     done = body | {"status": "done", "report": REPORT, "rows_left_out": link}
@@ -219,7 +220,7 @@ def test_a_dataset_of_the_service_is_checked_by_it(service: FakeService, tmp_pat
     options = ["--model", "google/gemma-3-1b-it", "--epochs", "2", "--samples", "1", "--set", "dataset_format=alpaca"]
     result = run("data", "check", "tickets", *options, url=service.url)
     assert result.exit_code == 0
-    assert service.requests[0][3] == {
+    assert service.requests[1][3] == {
         "base_model_id": "google/gemma-3-1b-it",
         "training_config": {"epochs": 2},
         "dataset_format": "alpaca",
@@ -230,6 +231,7 @@ def test_a_dataset_of_the_service_is_checked_by_it(service: FakeService, tmp_pat
 
 
 def test_a_check_that_crashes_or_is_refused_is_said_in_commands(service: FakeService) -> None:
+    service.answers["GET", "/datasets"] = (200, {"datasets": [], "next_after": None})
     error = {"code": "check_crashed", "message": "it ended", "hint": "begin one with POST /datasets/tickets/check"}
     body = BEGUN | {"status": "failed", "error": error}
     service.answers["POST", "/datasets/tickets/check"] = (202, body)
@@ -239,13 +241,14 @@ def test_a_check_that_crashes_or_is_refused_is_said_in_commands(service: FakeSer
 
 
 def test_rows_are_printed_one_per_line(service: FakeService) -> None:
+    service.answers["GET", "/datasets"] = (200, {"datasets": [], "next_after": None})
     rows_of_page = [
         {"file": "a", "row": 1, "content": {"text": "\u00e4"}, "reason": None, "text": None, "tokens": None},
         {"file": "a", "row": 2, "content": None, "reason": "too long", "text": None, "tokens": None},
     ]
     service.answers["GET", "/datasets/tickets/rows"] = (200, {"rows": rows_of_page, "next_after": "0-9-2-0"})
     result = run("data", "rows", "tickets", "--split", "held_out", "--limit", "2", url=service.url)
-    assert service.requests[0][1] == "/datasets/tickets/rows?split=held_out&limit=2"
+    assert service.requests[-1][1] == "/datasets/tickets/rows?split=held_out&limit=2"
     first, second = result.stdout.splitlines()
     assert first == '{"text": "\u00e4"}'
     assert json.loads(second)["reason"] == "too long"

@@ -234,8 +234,11 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"instruction": "Hi", "output_1": "a", "output_2": "b", "preference": 1}, "write a better one into chosen"),
     ({"question": "Hi", "Answer A": "a", "Answer B": "b"}, "write a better one into chosen"),
     ({"translation": {"de": "Ja", "en": "Yes"}}, "write the text to translate into prompt"),
-    ({"problem": "Hi", "solution": "Yes?"}, "such as {prompt: problem, completion: solution}, and fields to ignore"),
-    ({"inputs": "Hi", "targets": "Yes?"}, "such as {prompt: inputs, completion: targets}, and fields to ignore"),
+    ({"problem": "Hi", "solution": "Yes?"}, "such as {prompt: problem, completion: solution}, with null for each"),
+    (
+        {"inputs": "Hi", "targets": "Yes?"},
+        "such as {prompt: inputs, completion: targets}, with null for each field to ignore",
+    ),
     ({"items": [{"from": "human", "value": "Hi"}]}, "such as {conversations: items}"),
     ({"input": {}, "preferred_output": [], "non_preferred_output": []}, "this is a row for RL"),
     ({"text": "Great film", "label": 1}, "set dataset_columns to {prompt: text, completion: label}"),
@@ -295,6 +298,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"messages": [USER, ASSISTANT], "images": ["a.png"]}, "a picture, which only a vision job can have"),
     ({"messages": [USER, ASSISTANT], "prompt": "Ho"}, "the field prompt is unknown"),
     ({"conversatons": [USER, ASSISTANT]}, "set dataset_columns, such as {conversations: conversatons}"),
+    ({"Frage": "Hi", "Antwort": "Yes?"}, "such as {prompt: …, completion: …, …: null}, with null for each field"),
     ({"query": "Hi", "reply": "Yes?"}, "the row has query, reply: if these are other names of a format's fields"),
     ({"question": "Hi"}, "the row has question and no answer, or an empty one; it has question"),
     ({"question": "Hi", "Answer": "Yes?"}, "such as {answer: Answer}"),
@@ -311,6 +315,12 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 @pytest.mark.parametrize(("row", "expected"), REFUSED, ids=[expected[:40] for _, expected in REFUSED])
 def test_what_cannot_be_honoured_refuses_its_row_by_name(row: dict[str, Any], expected: str) -> None:
     assert expected in reason(row)
+
+
+def test_a_cell_without_text_is_named_as_its_column_is() -> None:
+    options = ReadOptions(columns={"prompt": "Frage", "completion": "Antwort", "Preis": None})
+    expected = "no Antwort, or an empty one, which dataset_columns says is its completion; it has Frage"
+    assert expected in reason({"Frage": "Hi", "Antwort": None, "Preis": "2,50"}, options)
 
 
 def test_columns_can_be_renamed_and_ignored_on_purpose() -> None:

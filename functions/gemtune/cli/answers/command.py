@@ -56,6 +56,8 @@ def try_(connection: Connection, /, job: str, prompt: str | None, **options: Any
     if file is not None and (prompt is not None or options["images"] or options["clips"]):
         message = "--file has the prompts, their pictures and audio: leave out PROMPT, --image and --audio"
         raise click.UsageError(message)
+    if prompt is not None and not prompt.strip() and not (options["images"] or options["clips"]):
+        raise click.UsageError("PROMPT is empty: say what to ask, or leave it out for a conversation")
     lines = None if file is None or kind_of(file.name) is not None else _lines_of(file)
     job_id = connection.find_job(job)
     status = connection.call("GET", f"/jobs/{job_id}/status")

@@ -58,9 +58,12 @@ def check(
     if held_out is not None and held_out.is_dir():
         raise click.UsageError(f"{held_out} is a folder, and --eval takes a file of rows")
     if options["model"] is None:
-        raise click.UsageError("say whose tokenizer and chat template to check with: --model ID")
+        raise click.UsageError(
+            "say whose tokenizer and chat template to check with: --model ID (`gemtune models` lists some)"
+        )
     content = train_options.request_of(options, {"processed_dataset_id": source} if on_hub else {})
     if on_service:
+        source = connection.find_dataset(source)
         check_id, report = service.check(connection, source, content, samples=samples)
         if not connection.as_json and not connection.quiet:
             hint = f"`gemtune data rows {source} --check {check_id}` shows every token of the first rows"

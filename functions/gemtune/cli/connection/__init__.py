@@ -15,9 +15,17 @@ from urllib.parse import urlsplit
 import click
 
 from gemtune.client.calls import Answer, Call, Operation
-from gemtune.client.errors import NoSingleJob, NotAnAnswer, Refused, Unreachable, UploadInterrupted, field_of
+from gemtune.client.errors import (
+    NoSingleJob,
+    NotAnAnswer,
+    Refused,
+    SeveralDatasets,
+    Unreachable,
+    UploadInterrupted,
+    field_of,
+)
 from gemtune.client.profiles import find_address
-from gemtune.client.references import find_job
+from gemtune.client.references import find_dataset, find_job
 from gemtune.client.transport import Address, Transport
 
 # Exit codes.
@@ -80,6 +88,9 @@ class Connection:
         try:
             return self.run(find_job(reference))
         except NoSingleJob as error:
+            if self.as_json:
+                self._print_json_error(str(error), code="job_not_found", hint="list the jobs with GET /jobs")
+                raise click.exceptions.Exit(REFUSED) from None
             if not error.jobs:
                 click.echo(f"job_not_found: {error}", err=True)
                 click.echo("  `gemtune jobs` lists them", err=True)
@@ -88,6 +99,28 @@ class Connection:
             for job in error.jobs[:10]:
                 click.echo(f"  {job['job_id']}  {job['status']}  {job['job_name']}", err=True)
             raise click.exceptions.Exit(REFUSED) from None
+
+    def find_dataset(self, reference: str) -> str:
+        """Return the id of a dataset.
+
+        reference: its id, the beginning of it, or the dataset's name. Prints an error and exits with code 1 if several
+        datasets fit. The service refuses what fits none.
+        """
+        try:
+            return self.run(find_dataset(reference))
+        except SeveralDatasets as error:
+            if self.as_json:
+                self._print_json_error(str(error), code="no_such_dataset", hint="list the datasets with GET /datasets")
+            else:
+                count = len(error.datasets)
+                click.echo(f"{count} datasets have an id or a name like {reference!r}; say more of the id:", err=True)
+                for dataset_id, name in error.datasets[:10]:
+                    click.echo(f"  {dataset_id}  {name or ''}".rstrip(), err=True)
+            raise click.exceptions.Exit(REFUSED) from None
+
+    def _print_json_error(self, message: str, *, code: str, hint: str) -> None:
+        """Print an error of this program in the form of the API's."""
+        click.echo(json.dumps({"error": {"code": code, "message": message, "hint": hint}}), err=True)
 
     def call(self, method: str, path: str, **more: Any) -> Any:
         """Send a request and return the decoded response.

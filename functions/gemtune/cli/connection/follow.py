@@ -90,7 +90,13 @@ def follow(
 
 
 def print_result(connection: Connection, job: dict[str, Any]) -> int:
-    """Print how a job ended; return its exit code."""
+    """Print how a job ended, and what can be done with it; return its exit code.
+
+    With JSON, print its status instead.
+    """
+    exit_code = ENDED.get(job["status"], FAILED)  # any final status of a newer service but `completed` is a failure
+    if connection.print_if_json(job):
+        return exit_code
     if job.get("rows") and not connection.quiet:  # an older service sends no rows
         click.echo(f"rows: {format_rows(job['rows'])}", err=True)
     for warning in job.get("warnings", ()) if not connection.quiet else ():
@@ -103,7 +109,14 @@ def print_result(connection: Connection, job: dict[str, Any]) -> int:
         click.echo(f"{job['status']}: {job['adapter_path']}")
     else:
         click.echo(job["status"])
-    return ENDED.get(job["status"], FAILED)  # any final status of a newer service other than `completed` is a failure
+    if job["adapter_path"] and exit_code == 0 and not connection.quiet:
+        click.echo(next_steps(job["job_id"]), err=True)
+    return exit_code
+
+
+def next_steps(job_id: str) -> str:
+    """Return how to use the result of a completed job."""
+    return f'Ask the model: gemtune try {job_id} "…"\nGet its files: gemtune artifacts {job_id} --download FOLDER'
 
 
 def explain_interrupt(job_id: str) -> int:

@@ -18,12 +18,14 @@ from gemtune.client import uploads
 class DescribedTraining:
     """Training that a command line describes.
 
-    files, name: of a dataset to upload; None and empty without one.
+    files, name: of a dataset to upload; None and empty without one. dataset: id, beginning of one, or name of the
+    dataset that an option names.
     """
 
     request: dict[str, Any]
     files: uploads.LocalDataset | None
     name: str
+    dataset: str | None
 
 
 def training_of(
@@ -44,4 +46,4 @@ def training_of(
     config = request.get("training_config") or {}
     if file is None and isinstance(config, dict) and not config.get("base_model_id"):  # the service refuses others
         raise click.UsageError("say which base model to train: --model MODEL (`gemtune models` lists some)")
-    return DescribedTraining(request, files, "" if data is None else data.resolve().name)
+    return DescribedTraining(request, files, "" if data is None else data.resolve().name, options["dataset"])

@@ -36,7 +36,10 @@ OPTIONS = (
     click.option("--data", type=EXISTING, help="File of rows to upload and train on, or a folder."),
     click.option("--eval", "held_out", type=EXISTING, help="File of rows to upload and evaluate on."),
     click.option(
-        "--dataset", metavar="ID", shell_complete=complete_datasets, help="Dataset that the service has already."
+        "--dataset",
+        metavar="DATASET",
+        shell_complete=complete_datasets,
+        help="Dataset that the service has already: its id, the beginning of one, or its name.",
     ),
     *TRAINING_OPTIONS[:-1],
     click.option(

@@ -118,11 +118,14 @@ def listen(subscription: str, once: bool) -> None:
 
 
 @click.command("webhook-key")
-def webhook_key() -> None:
+@click.pass_obj
+def webhook_key(connection: Connection) -> None:
     """Print the key that verifies this service's webhooks."""
     from gemtune.webhooks import signing
 
-    click.echo(signing.service_key(services().secrets))
+    key = signing.service_key(services().secrets)
+    if not connection.print_if_json({"webhook_key": key}):
+        click.echo(key)
 
 
 @click.command()

@@ -115,7 +115,7 @@ def format_of(row: Row, options: ReadOptions) -> Format:
     visible = {name: value for name, value in row.items() if name not in ignored}
     fitting = [each for each in FORMATS if each.fits(visible)]
     if not fitting:
-        raise BadRow(_no_format(visible))
+        raise BadRow(_no_format(visible, options.columns))
     if len(fitting) > 1:
         names = " and ".join(each.name for each in fitting)
         others = {each.name: ", ".join(f"{name}: null" for name in _of_others(visible, each)) for each in fitting}
@@ -132,7 +132,11 @@ def _of_others(row: Row, chosen: Format) -> list[str]:
     return [name for name in row if name in FIELDS and name not in (*chosen.fields, *media.COLUMNS)]
 
 
-def _no_format(row: Row) -> str:
+def _no_format(row: Row, columns: Mapping[str, str | None]) -> str:
+    """Return why a row has no format.
+
+    columns: the row's own name of each field, or None for a field to ignore.
+    """
     if OF_RL & set(row) or {"prompt", "answer"} <= set(row):
         return "this is a row for RL; supervised training needs messages, or prompt and completion"
     if not row:
@@ -145,10 +149,16 @@ def _no_format(row: Row) -> str:
             *(name for each in FORMATS if set(alone) <= set(each.fields) for name in each.fields),
         }
         unknown = [name for name in row if name not in own_fields]
+        if (column := columns.get(alone[1])) is not None:
+            names = names_in({columns.get(name) or name: value for name, value in row.items()})
+            return (
+                f"the row has no {shown(column)}, or an empty one, which dataset_columns says is its {alone[1]}; "
+                f"it has {names}"
+            )
         message = f"the row has {alone[0]} and no {alone[1]}, or an empty one; it has {names_in(row)}"
         if not unknown:
             return message
         example = f"{{{alone[1]}: {shown(unknown[0]) if len(unknown) == 1 else '…'}}}"
         return f"{message}: if {alone[1]} has another name, set dataset_columns, such as {example}"
     needs = "supervised training needs messages, or prompt and completion"
-    return advice.why_no_format(row, needs, near, "prompt: …, completion: …")
+    return advice.why_no_format(row, needs, near, "prompt: …, completion: …, …: null")

@@ -109,5 +109,5 @@ def why_no_format(row: Row, needs: str, columns: Mapping[str, str], example: str
     pairs = ", ".join(f"{name}: {shown(own)}" for name, own in columns.items())
     return (
         f"{needs}; the row has {names_in(row)}: if these are other names of a format's fields, set dataset_columns, "
-        f"such as {{{pairs or example}}}, and fields to ignore to null"
+        f"such as {{{pairs or example}}}, with null for each field to ignore"
     )

@@ -90,7 +90,7 @@ def _format_of(
     if not fitting:
         fields = {name for each in formats for name in each.fields}
         columns = advice.columns_for(visible, fields)
-        raise BadRow(_method_of(visible) + advice.why_no_format(visible, needs, columns, "prompt: …"))
+        raise BadRow(_method_of(visible) + advice.why_no_format(visible, needs, columns, "prompt: …, …: null"))
     return fitting[0]
 
 
@@ -126,7 +126,7 @@ def read_question(row: Mapping[str, Any], options: ReadOptions, answers: Collect
         if not prompt.turns:
             columns = advice.columns_for(row, PROMPTS)
             needs = "GRPO needs prompt (and answer)"
-            raise BadRow(_method_of(row) + advice.why_no_format(row, needs, columns, "prompt: …"))
+            raise BadRow(_method_of(row) + advice.why_no_format(row, needs, columns, "prompt: …, …: null"))
         if {"messages", "conversations"} & set(row) and prompt.turns[-1].role == "assistant":
             raise BadRow(f"{_method_of(row)}GRPO needs a prompt that ends with a message of the user")
         prompt = checked_prompt(prompt, options.same_role)
