@@ -43,10 +43,10 @@ def problem_of_config(config: Mapping[str, Any]) -> Problem | None:
     from gemtune import families
     from gemtune.errors import Problem
 
-    found = families.of_config(config)
-    if found is None:
+    family_and_type = families.of_config(config)
+    if family_and_type is None:
         return None
-    family, model_type = found
+    family, model_type = family_and_type
     problem, reason = _problem(family, (model_type,)), next(_other_shapes(config, family), None)
     if problem is not None or reason is None:
         return problem

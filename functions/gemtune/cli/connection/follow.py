@@ -90,7 +90,7 @@ def follow(
 
 
 def print_result(connection: Connection, job: dict[str, Any]) -> int:
-    """Print how a job ended, and what can be done with it; return its exit code.
+    """Print how a job ended, and what to do with it; return its exit code.
 
     With JSON, print its status instead.
     """
