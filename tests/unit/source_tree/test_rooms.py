@@ -81,8 +81,8 @@ SERVICE: Mapping[str, str] = {
     "cli.check": "bootstrap checks cli.connection cli.request client datasets.files errors jobs process request "
     "request.rules untrusted",
     "cli.answers": "cli.connection cli.request client datasets.files errors handlers process request settings",
-    "cli": "cli.answers cli.check cli.connection cli.request cli.setup cli.workstation client errors handlers jobs "
-    "methods object_name settings",
+    "cli": "cli.answers cli.check cli.connection cli.request cli.setup cli.workstation client datasets.files errors "
+    "handlers jobs methods object_name settings",
 }
 # Parts of the service that the trainer may import: the domain, ports, and modules without a room.
 SERVICE_FOR_TRAINER = (
