@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from gemtune.client.calls import Call, Operation
-from gemtune.client.errors import NoSingleJob, SeveralDatasets
+from gemtune.client.errors import BadUse, NoSingleJob, SeveralDatasets
 
 # A whole id of a job, which needs no search (gemtune.jobs.ids).
 WHOLE_ID = re.compile(r"(training|export)_[a-z0-9_-]+_[0-9a-f]{12}")
@@ -21,8 +21,11 @@ DATASETS_PER_PAGE = 200
 def find_job(reference: str) -> Operation[str]:
     """Return the id of a job by an id, a part of one at either end, or a name.
 
-    A whole id is not looked up. Raises NoSingleJob if no job fits, or several.
+    A whole id is not looked up. Raises NoSingleJob if no job fits, or several, and BadUse for an empty reference, with
+    which every id begins.
     """
+    if not reference:
+        raise BadUse("the id or name of a job is empty")
     if WHOLE_ID.fullmatch(reference):
         return reference
     listed = yield from list_jobs(limit=SEARCHED_JOBS)
@@ -36,8 +39,11 @@ def find_dataset(reference: str) -> Operation[str]:
     """Return the id of a dataset by an id, the beginning of one, or a name.
 
     A whole id is not looked up, and a reference that fits no dataset is returned as it is, for the service to refuse.
-    An id counts before a name, and a name before the beginning of an id. Raises SeveralDatasets if several fit.
+    An id counts before a name, and a name before the beginning of an id. Raises SeveralDatasets if several fit, and
+    BadUse for an empty reference, with which every id begins.
     """
+    if not reference:
+        raise BadUse("the id or name of a dataset is empty")
     if WHOLE_DATASET_ID.fullmatch(reference):
         return reference
     datasets: list[tuple[str, str | None]] = []

@@ -297,3 +297,16 @@ def test_an_empty_prompt_is_no_question() -> None:
     result = run("try", JOB, " ")
     assert result.exit_code == 2
     assert "PROMPT is empty" in result.stderr
+
+
+@pytest.mark.parametrize("command", [["delete"], ["data", "delete"]])
+def test_an_empty_variable_means_neither_the_only_job_nor_the_only_dataset(
+    service: FakeService, command: list[str]
+) -> None:
+    dataset = {"dataset_id": "dataset_0123456789abcdef", "name": "tickets"}
+    service.answers["GET", "/jobs"] = (200, list_of(JOBS[0]))
+    service.answers["GET", "/datasets"] = (200, {"datasets": [dataset], "next_after": None})
+    result = run(*command, "", "--url", service.url)
+    assert result.exit_code == 2
+    assert "is empty" in result.stderr
+    assert service.requests == []
