@@ -44,6 +44,8 @@ def find_dataset(reference: str) -> Operation[str]:
     """
     if not reference:
         raise BadUse("the id or name of a dataset is empty")
+    if ".." in reference.split("/"):  # the path of the call would be that of something else, such as a job
+        raise BadUse(f"{reference!r} is not the id or name of a dataset")
     if WHOLE_DATASET_ID.fullmatch(reference):
         return reference
     datasets: list[tuple[str, str | None]] = []

@@ -310,3 +310,11 @@ def test_an_empty_variable_means_neither_the_only_job_nor_the_only_dataset(
     assert result.exit_code == 2
     assert "is empty" in result.stderr
     assert service.requests == []
+
+
+@pytest.mark.parametrize("verb", ["show", "delete", "rows"])
+def test_a_reference_to_a_dataset_cannot_name_a_job(service: FakeService, verb: str) -> None:
+    result = run("data", verb, f"../jobs/{JOB}", "--url", service.url)
+    assert result.exit_code == 2
+    assert "is not the id or name of a dataset" in result.stderr
+    assert service.requests == []
