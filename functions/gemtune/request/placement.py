@@ -74,6 +74,6 @@ def export_machine_for(spec: Spec, size: ModelSize | None, machines: Sequence[st
         config.lora_rank,
         EXPORTS[spec.export_config.format].local_bytes,
         whole_embedding=_trained_embedding(config) == "whole",
-        fp16=spec.quantization == "fp16",
+        fp16=spec.export_config.quantization == "fp16",  # the rules check afterwards whether the format has it
     )
     return choice.choose_export_machine(machines, need)
