@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, assert_never
 
 from gemtune.errors import StepError
-from gemtune.machines.memory import SHARD_BYTES
+from gemtune.machines.export_memory import SHARD_BYTES
 from gemtune.request.exports import MergedExport, MergedQuantization, merged_export
 from trainer.base_model import folder_contents
 from trainer.base_model.four_bits import is_quantized, skipped_modules

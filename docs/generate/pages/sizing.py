@@ -9,7 +9,8 @@ from gemtune.families import FAMILIES
 from gemtune.families.size import ModelSize
 from gemtune.machines.choice import CPU_STEPS, MACHINES
 from gemtune.machines.cost import usd_per_second
-from gemtune.machines.memory import MemoryNeed, TrainingLoad, memory_for_export, memory_for_training
+from gemtune.machines.export_memory import memory_for_export
+from gemtune.machines.memory import MemoryNeed, TrainingLoad, memory_for_training
 from gemtune.machines.throughput import roofline
 from gemtune.methods import Method
 from gemtune.request.exports import EXPORTS

@@ -10,7 +10,8 @@ from typing import Literal
 
 from gemtune.families.size import ModelSize
 from gemtune.machines import choice
-from gemtune.machines.memory import TrainingLoad, memory_for_export
+from gemtune.machines.export_memory import memory_for_export
+from gemtune.machines.memory import TrainingLoad
 from gemtune.methods import Modality
 from gemtune.request.exports import EXPORTS
 from gemtune.request.facts import Facts

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from gemtune.errors import StepError
-from gemtune.machines import memory, model_size
+from gemtune.machines import export_memory, model_size
 from gemtune.request.exports import merged_export
 from tests import tiny_gemma
 from trainer.certificate.files.settings import merged_problems
@@ -137,14 +137,14 @@ def test_a_table_that_is_larger_than_a_shard_is_a_shard_of_the_size_that_memory_
     size = model_size.of_folder(config, (base / "model.safetensors").stat().st_size)
     table = 2 * size.largest_table
     assert table > 2 * size.vocabulary * size.hidden
-    for module in (merging, memory):
+    for module in (merging, export_memory):
         monkeypatch.setattr(module, "SHARD_BYTES", table // 2)
     merge(base, None, tmp_path / "merged", "none")
     sizes = {}
     for path in (tmp_path / "merged").glob("*.safetensors"):
         weights = load_file(path)
         sizes[tuple(canonical_name(name) for name in weights)] = sum(2 * w.numel() for w in weights.values())
-    assert max(sizes.values()) == sizes[("embed_tokens_per_layer",)] == table == memory.largest_shard_bytes(size)
+    assert max(sizes.values()) == sizes[("embed_tokens_per_layer",)] == table == export_memory.largest_shard_bytes(size)
     AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
 
 

@@ -11,14 +11,13 @@ import pytest
 from gemtune.errors import NeedsLargerMachine
 from gemtune.machines import choice, model_size
 from gemtune.machines.choice import MACHINES
+from gemtune.machines.export_memory import largest_shard_bytes, memory_for_export
 from gemtune.machines.memory import (
     CUDA_PROCESS_GIB,
     GIB,
     MOUNTS_GIB,
     MemoryNeed,
     TrainingLoad,
-    largest_shard_bytes,
-    memory_for_export,
     memory_for_training,
     moment_bytes,
 )
@@ -243,9 +242,8 @@ def test_an_export_needs_room_for_an_embedding_that_was_trained_whole() -> None:
     facts: Any = SimpleNamespace(size=size("gemma-7b"), deployment=SimpleNamespace(machines=BOTH))
     for trained, machine in ((False, None), (True, "rtx-pro-6000")):
         config = TrainingConfig.model_validate({"base_model_id": "a/b", "train_embeddings": trained})
-        spec: Any = SimpleNamespace(
-            training_config=config, export_config=SimpleNamespace(format="gguf"), quantization="q8_0"
-        )
+        export_config = SimpleNamespace(format="gguf", quantization="q8_0")
+        spec: Any = SimpleNamespace(training_config=config, export_config=export_config)
         assert placement.export_machine(spec, facts) == machine
 
 
