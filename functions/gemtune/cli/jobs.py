@@ -9,7 +9,7 @@ from typing import Any, get_args
 import click
 
 from gemtune.cli import data as datasets
-from gemtune.cli.connection import Connection, as_commands, plans
+from gemtune.cli.connection import Connection, as_commands, job_lines, plans
 from gemtune.cli.connection import follow as following
 from gemtune.cli.connection.completing import job_argument, words
 from gemtune.cli.connection.starting import offer_service
@@ -125,7 +125,7 @@ def jobs(connection: Connection, status: str | None, modality: str | None, limit
     for job in response["jobs"]:
         line = f"{job['created_at'][:19]}  {job['status']:10}  {job['job_id']}  {job['job_name']}"
         waiting = job.get("waiting")  # an older service does not send it
-        click.echo(line if waiting is None else f"{line}  ({following.format_waiting(waiting)})")
+        click.echo(line if waiting is None else f"{line}  ({job_lines.format_waiting(waiting)})")
     if response["next_page_token"] is not None and not connection.quiet:
         click.echo("There are more jobs. Increase --limit or use a filter to see them.", err=True)
 
@@ -173,7 +173,7 @@ def events(connection: Connection, job: str, follow: bool) -> None:
     response = connection.call("GET", f"/jobs/{job_id}/events")
     if not connection.print_if_json(response):
         for event in response["events"]:
-            click.echo(following.format_event(event))
+            click.echo(job_lines.format_event(event))
 
 
 @click.command()
@@ -266,9 +266,9 @@ def _print_job(job: dict[str, Any]) -> None:
     if job.get("lineage"):  # an older service sends none
         click.echo(f"{'lineage:':22}{' <- '.join((job['job_id'], *job['lineage']))}")
     if waiting := job.get("waiting"):  # an older service does not send it
-        click.echo(f"{'waiting:':22}{following.format_waiting(waiting)}, since {waiting['since'][:19]}")
+        click.echo(f"{'waiting:':22}{job_lines.format_waiting(waiting)}, since {waiting['since'][:19]}")
     if pause := job.get("pause"):
-        click.echo(f"{'pause:':22}since {pause['at'][:19]}, {following.format_pause(job)}")
+        click.echo(f"{'pause:':22}since {pause['at'][:19]}, {job_lines.format_pause(job)}")
     if job.get("spent"):  # an older service does not send it
         click.echo(f"{'spent:':22}{plans.format_spent(job)}")
     if job.get("plan"):
@@ -278,9 +278,9 @@ def _print_job(job: dict[str, Any]) -> None:
         duration = "" if step["state"] == "running" and not step["seconds"] else f", {step['seconds']:.1f} s"
         click.echo(f"{name + ':':22}{step['state']}, attempt {step['attempt']}{duration}{cause}")
     if job.get("rows"):  # an older service sends none
-        click.echo(f"{'rows:':22}{following.format_rows(job['rows'])}")
+        click.echo(f"{'rows:':22}{job_lines.format_rows(job['rows'])}")
     if job["progress"]:
-        click.echo(f"{'progress:':22}{following.format_progress(job['progress'])}")
+        click.echo(f"{'progress:':22}{job_lines.format_progress(job['progress'])}")
     for title, metrics in (("metrics:", job["metrics"]), ("base model:", (job["metrics"] or {}).get("baseline"))):
         values = EvaluationMetrics.model_validate(
             {name: (metrics or {}).get(name) for name in EvaluationMetrics.model_fields}

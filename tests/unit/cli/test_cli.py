@@ -17,9 +17,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from gemtune.bootstrap import services
-from gemtune.cli.connection import INTERRUPTED, Connection, follow
+from gemtune.cli.connection import INTERRUPTED, Connection, follow, job_lines, plans
 from gemtune.cli.group import main
 from gemtune.jobs.record import RowsSummary, UnreadField
+from gemtune.machines import choice
 from tests.fakes import request
 from tests.unit.conftest import FakeService
 
@@ -250,12 +251,12 @@ def test_counts_of_rows_are_shown_with_the_end_of_a_job_in_its_status_and_events
     assert capsys.readouterr().err.splitlines()[-1] == f"rows: {ROWS_LINE}"
     assert ROWS_LINE in run("status", "training_d_m_0123456789ab", url=service.url).stdout
     event = {"seq": 3, "at": "2026-11-24T12:00:00Z", "type": "prepare_done", "details": {"rows": rows}}
-    assert follow.format_event(event).endswith(f"rows: {ROWS_LINE}")
+    assert job_lines.format_event(event).endswith(f"rows: {ROWS_LINE}")
 
 
 def test_the_line_of_an_event_contains_its_warnings() -> None:
     event = {"seq": 3, "at": "2026-11-24T12:00:00Z", "type": "prepare_done", "details": {"warnings": [WARNING]}}
-    assert follow.format_event(event).endswith("prepare_done         warnings: 2 of 9 rows are cut")
+    assert job_lines.format_event(event).endswith("prepare_done         warnings: 2 of 9 rows are cut")
 
 
 def test_follow_gives_up_on_a_service_that_stays_away() -> None:
@@ -433,3 +434,7 @@ gemtune.cli.main()
 """
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240)
     assert (ended.returncode, ended.stdout, ended.stderr) == (INTERRUPTED, "", "\nInterrupted\n")
+
+
+def test_the_machine_of_a_workstation_has_the_same_name_in_plans() -> None:
+    assert plans.LOCAL == choice.LOCAL

@@ -1,0 +1,85 @@
+"""Parts of a job as lines of text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gemtune.cli.connection import plans
+
+
+def format_event(event: dict[str, Any]) -> str:
+    """Format an event as one line: number, time, type and details."""
+    values = {name: value for name, value in event["details"].items() if value is not None}
+    if "warnings" in values:
+        values["warnings"] = "; ".join(warning["message"] for warning in values["warnings"])
+    if "rows" in values:
+        values["rows"] = format_rows(values["rows"])
+    if "plan" in values:
+        values["plan"] = plans.format_total(values["plan"])
+    details = ", ".join(f"{name}: {value}" for name, value in values.items())
+    return f"{event['seq']:3}  {event['at'][:19]}  {event['type']:20} {details}".rstrip()
+
+
+def format_rows(rows: dict[str, Any]) -> str:
+    """Format what became of the rows as `154 trained on, 2 refused, …`.
+
+    Counts of what did not happen are left out.
+    """
+    formats = {
+        "train": "{} trained on",
+        "held_out": "{} held out",
+        "refused": "{} refused",
+        "dropped": "{} dropped as too long",
+        "cut": "{} cut",
+        "duplicates": "{} duplicates",
+        "held_out_duplicates": "{} held out and trained on",
+        "trained_tokens": "{} tokens trained per epoch",
+    }
+    parts = [text.format(rows[name]) for name, text in formats.items() if rows.get(name)]
+    if rows.get("fields_not_read"):
+        names = ", ".join(f"{field['name']} ({field['rows']})" for field in rows["fields_not_read"])
+        parts.append(f"fields not read: {names}")
+    if rows.get("files_not_read"):
+        parts.append(f"files not read: {', '.join(rows['files_not_read'])}")
+    return ", ".join(parts)
+
+
+def format_waiting(waiting: dict[str, Any]) -> str:
+    """Format what a job waits for as `waiting for l4, position 2`.
+
+    The reasons of the platform take the place of the position.
+    """
+    if waiting["reason"] == "starting":
+        return f"starting on machine {waiting['machine']}"
+    if waiting["reason"] == "not_deployed":
+        return f"waiting for {waiting['machine']}, which this service does not have any more"
+    details = f"position {waiting['position']}" if waiting["reason"] == "slot" else f"platform: {waiting['reason']}"
+    start = "" if waiting.get("estimated_start") is None else f", starts about {waiting['estimated_start'][:16]}"
+    return f"waiting for {waiting['machine']}, {details}{start}"
+
+
+def format_pause(job: dict[str, Any]) -> str:
+    """Format why a job is paused, and the command with which it goes on."""
+    options = ""
+    if job["pause"]["reason"] == "cost_cap":
+        caps = {"max_cost_usd": "--max-cost-usd", "max_hours": "--max-hours"}
+        options = "".join(f" {option} MORE" for name, option in caps.items() if job.get(name) is not None)
+    when = " next month, or with a larger budget," if job["pause"]["reason"] == "budget" else ""
+    return f"{job['pause']['reason']}; go on{when} with: gemtune resume {job['job_id']}{options}"
+
+
+def format_progress(progress: dict[str, Any]) -> str:
+    """Format progress as `12/40, loss 1.2345, 830 tokens/s, 35 s left`.
+
+    Parts that are not known are left out.
+    """
+    parts = [f"{progress['train_step']}/{progress['total_steps']}"]
+    formats = {
+        "loss": "loss {:.4f}",
+        "reward": "reward {:.4f}",
+        "margin": "margin {:.4f}",
+        "tokens_per_second": "{:.0f} tokens/s",
+        "eta_seconds": "{:.0f} s left",
+    }
+    parts += [text.format(progress[name]) for name, text in formats.items() if progress.get(name) is not None]
+    return ", ".join(parts)
