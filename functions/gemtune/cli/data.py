@@ -15,7 +15,7 @@ from gemtune.cli.connection import Connection
 from gemtune.cli.connection.completing import complete_datasets
 from gemtune.cli.connection.groups import CommandGroup
 from gemtune.cli.request.paths import EXISTING
-from gemtune.client import operations, uploads
+from gemtune.client import operations, references, uploads
 
 
 @click.group(cls=CommandGroup)
@@ -50,7 +50,7 @@ def upload(
 @click.pass_obj
 def list_(connection: Connection) -> None:
     """List all datasets."""
-    datasets = connection.run(operations.list_datasets())
+    datasets = connection.run(references.list_datasets())
     if connection.print_if_json({"datasets": [dataset.model_dump(mode="json") for dataset in datasets]}):
         return
     for dataset in datasets:

@@ -133,18 +133,6 @@ def list_jobs(*, status: str | None, modality: str | None, limit: int | None) ->
     return jobs
 
 
-def list_datasets() -> Operation[list[answers.Dataset]]:
-    """Return all datasets, in the order of their ids."""
-    datasets: list[answers.Dataset] = []
-    after: str | None = None
-    while True:
-        page: answers.DatasetList = yield get("/datasets", answers.DatasetList, limit=200, after=after)
-        datasets += page.datasets
-        after = page.next_after
-        if after is None:
-            return datasets
-
-
 def check_dataset(dataset_id: str, request: Mapping[str, Any]) -> Operation[answers.DatasetCheck]:
     """Return the check of a dataset once it is over.
 

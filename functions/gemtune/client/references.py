@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gemtune.client.calls import Call, Operation
 from gemtune.client.errors import BadUse, NoSingleJob, SeveralDatasets
+from gemtune.datasets.uploads.record import ID_DIGITS
+
+if TYPE_CHECKING:
+    from gemtune.handlers import answers
 
 # A whole id of a job, which needs no search (gemtune.jobs.ids).
 WHOLE_ID = re.compile(r"(training|export)_[a-z0-9_-]+_[0-9a-f]{12}")
 # A whole id of an uploaded dataset, which needs no search.
-WHOLE_DATASET_ID = re.compile(r"dataset_[0-9a-f]{16}")
+WHOLE_DATASET_ID = re.compile(rf"dataset_[0-9a-f]{{{ID_DIGITS}}}")
 # Jobs that are searched for a part of an id or a name, newest first.
 SEARCHED_JOBS, JOBS_PER_PAGE = 2000, 200
 DATASETS_PER_PAGE = 200
@@ -48,15 +52,7 @@ def find_dataset(reference: str) -> Operation[str]:
         raise BadUse(f"{reference!r} is not the id or name of a dataset")
     if WHOLE_DATASET_ID.fullmatch(reference):
         return reference
-    datasets: list[tuple[str, str | None]] = []
-    after: str | None = None
-    while True:
-        params = {"limit": DATASETS_PER_PAGE} | ({} if after is None else {"after": after})
-        page: dict[str, Any] = yield Call("GET", "/datasets", params=params)
-        datasets += [(dataset["dataset_id"], dataset["name"]) for dataset in page["datasets"]]
-        after = page["next_after"]
-        if after is None:
-            break
+    datasets = [(dataset.dataset_id, dataset.name) for dataset in (yield from list_datasets())]
     if any(dataset_id == reference for dataset_id, _ in datasets):
         return reference
     named = [dataset for dataset in datasets if dataset[1] == reference]
@@ -64,6 +60,21 @@ def find_dataset(reference: str) -> Operation[str]:
     if len(matches) > 1:
         raise SeveralDatasets(reference, matches)
     return matches[0][0] if matches else reference
+
+
+def list_datasets() -> Operation[list[answers.Dataset]]:
+    """Return all datasets, in the order of their ids."""
+    from gemtune.handlers import answers  # the models of all answers, which most commands do not need
+
+    datasets: list[answers.Dataset] = []
+    after: str | None = None
+    while True:
+        params: dict[str, str | int] = {"limit": DATASETS_PER_PAGE} | ({} if after is None else {"after": after})
+        page: answers.DatasetList = yield Call("GET", "/datasets", answers.DatasetList, params=params)
+        datasets += page.datasets
+        after = page.next_after
+        if after is None:
+            return datasets
 
 
 def list_jobs(*, limit: int, status: str | None = None, modality: str | None = None) -> Operation[dict[str, Any]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar, Unpack
 
 from gemtune.checks.row import CheckedRow
-from gemtune.client import curves, operations, uploads
+from gemtune.client import curves, operations, references, uploads
 from gemtune.client.calls import Call, Operation
 from gemtune.client.downloads import download
 from gemtune.client.operations import get
@@ -215,7 +215,7 @@ class Datasets:
 
     def list(self) -> list[answers.Dataset]:
         """Return all datasets."""
-        return self._transport.run(operations.list_datasets())
+        return self._transport.run(references.list_datasets())
 
     def show(self, dataset_id: str) -> answers.Dataset:
         """Return a dataset."""

@@ -214,7 +214,8 @@ def test_datasets_are_listed_shown_and_deleted(service: FakeService) -> None:
 
 
 def listed(*names: tuple[str, str | None]) -> dict[str, Any]:
-    return {"datasets": [{"dataset_id": id_, "name": name} for id_, name in names], "next_after": None}
+    datasets = [dataset("ready") | {"dataset_id": id_, "name": name} for id_, name in names]
+    return {"datasets": datasets, "next_after": None}
 
 
 @pytest.mark.parametrize("reference", ["tickets", "dataset_012", "my_chats", "dataset_nowhere"])

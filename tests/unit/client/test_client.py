@@ -249,7 +249,7 @@ def test_each_endpoint_has_a_verb_of_the_client() -> None:
     """Look for the answers of the endpoints in the code of the clients."""
     folder = Path(sync.__file__).parent
     for module in ("sync", "asynchronous"):
-        code = "".join((folder / f"{name}.py").read_text() for name in (module, "operations", "uploads"))
+        code = "".join((folder / f"{name}.py").read_text() for name in (module, "operations", "references", "uploads"))
         unused = [
             f"{endpoint.method} {endpoint.path}"
             for endpoint in ENDPOINTS

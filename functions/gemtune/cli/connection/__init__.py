@@ -89,7 +89,7 @@ class Connection:
             return self.run(find_job(reference))
         except NoSingleJob as error:
             if self.as_json:
-                self._print_json_error(str(error), code="job_not_found", hint="list the jobs with GET /jobs")
+                self._print_json_error(str(error), code="job_not_found", hint="`gemtune jobs` lists them")
                 raise click.exceptions.Exit(REFUSED) from None
             if not error.jobs:
                 click.echo(f"job_not_found: {error}", err=True)
@@ -110,7 +110,7 @@ class Connection:
             return self.run(find_dataset(reference))
         except SeveralDatasets as error:
             if self.as_json:
-                self._print_json_error(str(error), code="no_such_dataset", hint="list the datasets with GET /datasets")
+                self._print_json_error(str(error), code="no_such_dataset", hint="`gemtune data list` lists them")
             else:
                 count = len(error.datasets)
                 click.echo(f"{count} datasets have an id or a name like {reference!r}; say more of the id:", err=True)
