@@ -53,7 +53,7 @@ KEPT: Mapping[str, str] = {
 KEPT_FILES: Mapping[str, str] = {"gemtune.db": "the database itself"}
 
 
-# What `busy` stores.
+# Documents and files that `busy` stores.
 KINDS = [
     "config/new-specs/JOB-3-270m-ID-ID.json",
     "config/specs/JOB-3-270m-ID-ID.json",

@@ -93,7 +93,7 @@ def test_the_image_finds_what_its_stages_have_built() -> None:
     built = {stage: " ".join(command.value[0] for command in of_kind(stage, "RUN")) for stage in ("llama", "packages")}
     assert f"trainer.gguf.llama_cpp_build {variables['GEMTUNE_LLAMA_CPP']}" in built["llama"]
     assert "python -m venv /opt/venv" in built["packages"]
-    # Where Terraform says that unsloth's interpreter is.
+    # Terraform's setting has to name the interpreter that the image has.
     (interpreter,) = re.findall(
         r'GEMTUNE_UNSLOTH_PYTHON = "(.+)/bin/python"', (ROOT / "terraform" / "functions.tf").read_text()
     )

@@ -186,7 +186,7 @@ def test_an_unknown_error_is_not_repeated(cloud: StandIns, slept: list[float]) -
     assert len(cloud.calls) == 1
 
 
-# What is called first of each command's programs, by a word of it.
+# First calls of each command, by a word of each.
 CALLED = {
     "plan": ("init", "pull", "plan"),
     "images": ("init", "plan", "submit"),

@@ -93,7 +93,7 @@ def test_the_plan_has_job_timeout_and_arguments_of_each_step(running: Running) -
 
 
 ARTIFACT = Artifact(name="model.gguf", uri="gs://export/model.gguf", bytes=3, sha256="0" * 64)
-# What a running step records besides its end: method of Advance -> its argument, and the value in the job's record.
+# Records of a running step besides its end: by method of Advance, the argument and the value in the job's record.
 RECORDED: Mapping[str, tuple[Mapping[str, Any], Callable[[Any], object], object]] = {
     "record_artifacts": ({"artifacts": [ARTIFACT]}, lambda job: job.artifacts, (ARTIFACT,)),
     "record_checkpoint": ({"train_step": 7}, lambda job: job.steps[Step.TRAIN].checkpoint, 7),
