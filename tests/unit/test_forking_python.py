@@ -88,7 +88,7 @@ TRAINER = """
 import os, signal, subprocess, sys, time
 assert "fractions" in sys.modules
 def stop(number, frame):
-    print("stopped", flush=True)
+    os.write(1, b"stopped\\n")  # the signal may interrupt a print, in which no other print is possible
     sys.exit(3)
 signal.signal(signal.SIGTERM, stop)
 print(os.getpid(), sys.argv[1:], os.environ["COLOUR"], os.getcwd(), flush=True)

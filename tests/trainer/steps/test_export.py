@@ -260,6 +260,7 @@ def test_where_the_disk_is_memory_it_holds_no_merged_weights_while_they_are_comp
     assert [stat.name for part in ("export", "temporary") for stat in objects.list(f"{prefix}/{part}/")] == []
 
 
+@pytest.mark.usefixtures("tools")
 def test_temporary_weights_of_a_folder_that_is_written_again_have_other_names(
     trained_bench: Callable[..., Bench], tmp_path: Path
 ) -> None:
@@ -278,6 +279,7 @@ def test_temporary_weights_of_a_folder_that_is_written_again_have_other_names(
     assert sorted(stored) == [b"as base", b"trained"]
 
 
+@pytest.mark.usefixtures("tools")
 def test_a_gguf_file_leaves_the_disk_before_others_are_written_for_comparison(
     trained_bench: Callable[..., Bench], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import logging
 import os
 import subprocess
@@ -182,6 +184,34 @@ def test_a_job_completes_when_wandb_dies_during_training(
     assert runs
     assert bench.job.steps[Step.TRAIN].state == "done"
     assert "continues without it" in caplog.text
+
+
+def test_the_file_of_an_offline_run_is_complete_when_it_is_announced(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The service process of W&B keeps the end of the file in memory until it ends."""
+    import wandb
+
+    from trainer.training.tracking import wandb_process
+
+    teardown, sizes, printed = wandb.teardown, list[int](), list[str]()
+
+    def end_the_service() -> None:
+        teardown()
+        printed.append(capsys.readouterr().out)
+        sizes.extend(file.stat().st_size for file in home.glob("wandb/offline-*/*.wandb"))
+
+    opening = {"api_key": KEY, "entity": None, "project": "boats", "name": "red boats", "run_id": "j1"}
+    messages = [opening | {"config": {}, "seconds": 60}, {"train_step": 1, "metrics": {"loss": 1.0}}, {"exit_code": 0}]
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DIR", str(home))
+    monkeypatch.setattr(wandb, "teardown", end_the_service)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("".join(f"{json.dumps(message)}\n" for message in messages)))
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # the process sets its own
+    assert wandb_process.main() == 0
+    assert not [line for line in printed[0].splitlines() if line.startswith(wandb_run.FILE)]
+    (announced,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith(wandb_run.FILE)]
+    assert sizes == [Path(announced.removeprefix(wandb_run.FILE)).stat().st_size]
 
 
 def test_the_offline_file_of_wandb_can_be_synchronized_later(

@@ -53,6 +53,7 @@ def main() -> int:
         if message["train_step"] >= run.starting_step:
             run.log(message["metrics"], step=message["train_step"])
     run.finish(exit_code=exit_code)
+    wandb.teardown()  # the service process writes the end of the file of an offline run only when it ends
     if run.settings._offline:
         print(f"{FILE}{run.settings.sync_file}", flush=True)
     return 0
