@@ -189,7 +189,7 @@ def test_a_job_completes_when_wandb_dies_during_training(
 def test_the_file_of_an_offline_run_is_complete_when_it_is_announced(
     home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The service process of W&B keeps the end of the file in memory until it ends."""
+    """W&B's service process writes the end of the file when it ends."""
     import wandb
 
     from trainer.training.tracking import wandb_process
