@@ -80,6 +80,7 @@ NEAREST: Mapping[str, str] = {
     "gemtune.services.sweep": "services/test_amounts services/test_sweep services/test_lifetimes "
     "services/test_messages services/test_clocks services/test_running services/test_dispatch services/test_submit "
     "services/test_pausing",
+    "gemtune.training_files": "handlers/test_checkpoint_list handlers/test_answers trainer/store/test_checkpoints",
     "gemtune.handlers": "unit/docs/test_reference handlers/test_answers handlers/test_endpoints "
     "handlers/test_error_answers handlers/test_http_api handlers/test_callers handlers/test_status "
     "handlers/test_datasets handlers/test_checks handlers/test_dataset_rows services/test_budgets "

@@ -19,10 +19,10 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from gemtune.handlers.loss_history import loss_history
 from gemtune.jobs.status import Step
 from gemtune.request.exports import Format, Quantization
 from gemtune.request.spec import ExportConfig
+from gemtune.training_files.loss_history import loss_history
 from tests import preference_rows, rows, tiny_gemma
 from tests.trainer.conftest import Bench, enlarge_embeddings
 from tests.trainer.training import plain_trl as peers

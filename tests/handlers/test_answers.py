@@ -12,7 +12,6 @@ from gemtune import families
 from gemtune.admission.platform import PlatformError
 from gemtune.handlers.answers import Account, JobStatus, Models, Spent
 from gemtune.handlers.control_api import StepEndedCall
-from gemtune.handlers.loss_history import loss_history
 from gemtune.jobs.parts.holds import Admission, Waiting
 from gemtune.jobs.parts.plan import Plan, Span
 from gemtune.jobs.record import StepRecord
@@ -21,6 +20,7 @@ from gemtune.machines.cost import Prices
 from gemtune.machines.memory import MemoryNeed
 from gemtune.services.budgets.account import AccountPage, Amount, Budget
 from gemtune.services.planning.base_models import KnownModel, MethodNeed, ModelAtHand
+from gemtune.training_files.loss_history import loss_history
 from tests.fakes import World
 from tests.unit.jobs.test_job import NOW, new
 

@@ -6,9 +6,11 @@ import hashlib
 import json
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import flask.testing
+import httpx2
 import pytest
 
 from gemtune import bootstrap
@@ -139,6 +141,39 @@ def test_uploaded_datasets_and_folders_are_listed_page_by_page(api: flask.testin
     assert second["next_after"] is None  # type: ignore[index]
     assert api.get("/datasets/nothing").status_code == 404
     assert api.get("/datasets/..").status_code == 404
+
+
+def test_the_files_of_a_dataset_have_links_that_read_them(
+    api: flask.testing.FlaskClient, services: bootstrap.Services
+) -> None:
+    dataset_id = begin(api, ("train.jsonl", ROWS), ("eval.jsonl", b"rows"))["dataset_id"]
+    early = api.get(f"/datasets/{dataset_id}/files")
+    assert (early.status_code, early.json["error"]["code"]) == (409, "dataset_incomplete")  # type: ignore[index]
+    send_missing(api, dataset_id, ROWS, b"rows")
+    assert api.post(f"/datasets/{dataset_id}/complete").status_code == 200
+    first = dict(api.get(f"/datasets/{dataset_id}/files?limit=1").json or {})
+    second = dict(api.get(f"/datasets/{dataset_id}/files?limit=1&after={first['next_after']}").json or {})
+    assert second["next_after"] is None
+    for file, name, content in ((*first["files"], "eval.jsonl", b"rows"), (*second["files"], "train.jsonl", ROWS)):
+        sha256 = hashlib.sha256(content).hexdigest()
+        assert (file["name"], file["bytes"], file["sha256"]) == (name, len(content), sha256)
+        assert read_link(file) == content
+    services.buckets.data.write("processed_datasets/filled/b.jsonl", b"2")
+    services.buckets.data.write("processed_datasets/filled/a.jsonl", b"1")
+    folder = dict(api.get("/datasets/filled/files?limit=2").json or {})
+    assert [(file["name"], file["sha256"], read_link(file)) for file in folder["files"]] == [
+        ("a.jsonl", None, b"1"),
+        ("b.jsonl", None, b"2"),
+    ]
+    assert folder["next_after"] is None
+    assert api.get("/datasets/nothing/files").status_code == 404
+
+
+def read_link(file: dict[str, Any]) -> bytes:
+    """Read a file as a client does."""
+    if file["url"] is None:
+        return Path(file["path"]).read_bytes()
+    return httpx2.get(file["url"], trust_env=False).content
 
 
 def test_a_dataset_that_a_job_needs_is_not_deleted(api: flask.testing.FlaskClient, backend: World) -> None:

@@ -57,6 +57,7 @@ INTERFACE: dict[tuple[str, str], tuple[dict[str, dict[str, Any]], int, list[int]
     ("GET", "/jobs/{job_id}/status"): ({}, 200, [404, 409]),
     ("GET", "/jobs/{job_id}/events"): ({"after": AFTER | {"default": 0}}, 200, [404]),
     ("GET", "/jobs/{job_id}/metrics"): ({"after": AFTER}, 200, [404, 409]),
+    ("GET", "/jobs/{job_id}/checkpoints"): ({}, 200, [404, 409]),
     ("GET", "/jobs/{job_id}/logs"): (
         {
             "step": {"type": "string", "enum": ["prepare", "train", "export"]},
@@ -89,6 +90,11 @@ INTERFACE: dict[tuple[str, str], tuple[dict[str, dict[str, Any]], int, list[int]
         [],
     ),
     ("GET", "/datasets/{dataset_id}"): ({}, 200, [404, 409]),
+    ("GET", "/datasets/{dataset_id}/files"): (
+        {"limit": {"type": "integer", "minimum": 1, "maximum": 200, "default": 50}, "after": AFTER | {"default": 0}},
+        200,
+        [404, 409, 501],
+    ),
     ("DELETE", "/datasets/{dataset_id}"): ({}, 200, [404, 409]),
     ("GET", "/models"): ({}, 200, []),
     ("GET", "/datasets/{dataset_id}/rows"): (
@@ -189,6 +195,7 @@ CONFLICTS = {
     ("PUT", "/datasets/{dataset_id}/parts"): {"bad_part", "dataset_unreadable"},
     ("POST", "/datasets/{dataset_id}/complete"): {"dataset_incomplete", "checksum_mismatch", "dataset_unreadable"},
     ("DELETE", "/datasets/{dataset_id}"): {"dataset_in_use"},
+    ("GET", "/datasets/{dataset_id}/files"): {"dataset_incomplete", "dataset_unreadable"},
     ("POST", "/datasets/{dataset_id}/check"): {"dataset_incomplete", "too_many_checks", "dataset_unreadable"},
     ("GET", "/datasets/{dataset_id}/rows"): {"rows_not_readable", "dataset_unreadable"},
 }
@@ -214,7 +221,9 @@ def test_the_description_of_a_409_names_the_possible_conflicts(document: dict[st
     posts = {("POST", f"/jobs/{{job_id}}/{what}") for what in ("exports", "pause", "resume", "cancel")}
     changing = posts | {("DELETE", "/jobs/{job_id}")}
     states = {("GET", "/jobs/{job_id}/plan"), ("GET", "/jobs/{job_id}/request")}
-    reading = {("GET", f"/jobs/{{job_id}}/{what}") for what in ("status", "metrics", "logs", "artifacts")}
+    reading = {
+        ("GET", f"/jobs/{{job_id}}/{what}") for what in ("status", "metrics", "checkpoints", "logs", "artifacts")
+    }
     of_datasets = {operation for operation in CONFLICTS if "/datasets" in operation[1]}
     others = of_datasets | {("POST", "/train"), *states}
     assert mentioning("the request conflicts with the current state") == changing | others

@@ -218,7 +218,7 @@ class Bench:
         return json.loads(content)
 
     def curve(self) -> list[tuple[int, float]]:
-        from gemtune.handlers.loss_history import loss_history
+        from gemtune.training_files.loss_history import loss_history
 
         history = loss_history(self.services.buckets.export, self.job_id, after=0)
         return [(entry["train_step"], entry["loss"]) for entry in history if "loss" in entry]

@@ -140,7 +140,7 @@ class TrainedJob:
 
     def _no_checkpoint(self, train_step: int) -> StepError:
         """Return the error for a checkpoint that does not exist."""
-        existing = checkpoints.list_all(self.buckets.export, f"jobs/{self.job.trained_by}")
+        existing = checkpoints.list_complete(self.buckets.export, f"jobs/{self.job.trained_by}")
         steps = ", ".join(str(step) for step in sorted({each.train_step for each in existing}))
         message = f"job {self.job.job_id} has no checkpoint of train_step {train_step}"
         if steps:

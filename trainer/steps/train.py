@@ -18,6 +18,7 @@ from gemtune.jobs.record import EvaluationMetrics, Metrics, StepResult
 from gemtune.jobs.status import Step
 from gemtune.request.rl_spec import DpoConfig, GrpoConfig, KtoConfig
 from gemtune.request.spec import Spec, TrainingConfig
+from gemtune.training_files.checkpoint_names import checkpoints_folder
 from trainer.base_model import continuation, location
 from trainer.certificate import held_out_rows
 from trainer.context import Context
@@ -109,7 +110,7 @@ def _train(context: Context, tracking: Tracking) -> None:
     values = dict(evaluation or {}) | {"train_step": best or state.global_step, "train_loss": _train_loss(trainer)}
     metrics = Metrics.model_validate(values | {"baseline": baseline})
     context.advance.finish(context.job.job_id, context.fence, StepResult(metrics=metrics, artifacts=tuple(artifacts)))
-    export.delete_prefix(f"{context.prefix}/checkpoints/")
+    export.delete_prefix(checkpoints_folder(context.prefix))
 
 
 def _starting_point(context: Context, summary: Mapping[str, Any]) -> StartingPoint:

@@ -6,7 +6,6 @@ A checkpoint counts only with its manifest. The two newest are kept, and the one
 from __future__ import annotations
 
 import logging
-import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from gemtune.jobs.record import Artifact
 from gemtune.ports import Objects
+from gemtune.training_files.checkpoint_names import CheckpointPlace, checkpoints_folder, place_in, place_of
 from trainer.store import manifest
 
 log = logging.getLogger(__name__)
@@ -23,16 +23,6 @@ KEEP_NEWEST = 2
 REQUIRED_FILES = ("trainer_state.json", "optimizer.pt", "scheduler.pt", "rng_state.pth")
 # transformers' Trainer saves these too; a resumed training takes them from the base model.
 EXCLUDED_FILES = ("tokenizer*", "chat_template.jinja", "special_tokens_map.json", "README.md", "training_args.bin")
-_PREFIX = re.compile(r"(?P<prefix>.*/checkpoints/(?P<attempt>\d+)/checkpoint-(?P<train_step>\d+))/")
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Checkpoint:
-    """Place of a checkpoint; orders by train_step, then by attempt."""
-
-    train_step: int
-    attempt: int
-    prefix: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +39,7 @@ class Saving:
     @classmethod
     def begin(cls, export: Objects, *, job_prefix: str, attempt: int, train_step: int) -> Saving:
         """Return the checkpoint of a train_step, without files."""
-        return cls(export, f"{job_prefix}/checkpoints/{attempt}/checkpoint-{train_step}")
+        return cls(export, place_of(job_prefix, attempt=attempt, train_step=train_step).prefix)
 
     def upload(self, folder: Path) -> None:
         """Upload the files that transformers' Trainer has saved so far."""
@@ -78,13 +68,12 @@ def prune(export: Objects, job_prefix: str, *, best: int | None = None) -> None:
 
     best: train_step of the checkpoint with the best evaluation.
     """
-    complete = [c for c in list_all(export, job_prefix) if manifest.read_whole(export, c.prefix) is not None]
-    for old in complete[KEEP_NEWEST:]:
+    for old in list_complete(export, job_prefix)[KEEP_NEWEST:]:
         if old.train_step != best:
             export.delete_prefix(f"{old.prefix}/")
 
 
-def newest(export: Objects, job_prefix: str, into: Path) -> tuple[Checkpoint, Path] | None:
+def newest(export: Objects, job_prefix: str, into: Path) -> tuple[CheckpointPlace, Path] | None:
     """Return the newest complete checkpoint of any attempt, and its folder.
 
     Returns None if there is none. The folder is read-only: the store's own, or a copy in `into` where it has to be
@@ -103,7 +92,9 @@ def at_train_step(export: Objects, job_prefix: str, train_step: int, into: Path)
     return None if first is None else first[1]
 
 
-def _first_complete(export: Objects, candidates: Sequence[Checkpoint], into: Path) -> tuple[Checkpoint, Path] | None:
+def _first_complete(
+    export: Objects, candidates: Sequence[CheckpointPlace], into: Path
+) -> tuple[CheckpointPlace, Path] | None:
     for checkpoint in candidates:
         copy = into / f"checkpoint-{checkpoint.train_step}"
         try:
@@ -114,9 +105,12 @@ def _first_complete(export: Objects, candidates: Sequence[Checkpoint], into: Pat
     return None
 
 
-def list_all(export: Objects, job_prefix: str) -> Sequence[Checkpoint]:
+def list_complete(export: Objects, job_prefix: str) -> Sequence[CheckpointPlace]:
+    """Return every complete checkpoint, newest first."""
+    return [place for place in list_all(export, job_prefix) if manifest.read_whole(export, place.prefix) is not None]
+
+
+def list_all(export: Objects, job_prefix: str) -> Sequence[CheckpointPlace]:
     """Return every checkpoint with at least one file, newest first."""
-    matches = {
-        match.groups() for stat in export.list(f"{job_prefix}/checkpoints/") if (match := _PREFIX.match(stat.name))
-    }
-    return sorted((Checkpoint(int(step), int(attempt), prefix) for prefix, attempt, step in matches), reverse=True)
+    places = {place_in(stat.name) for stat in export.list(checkpoints_folder(job_prefix))}
+    return sorted((place for place in places if place is not None), reverse=True)

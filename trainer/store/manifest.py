@@ -14,9 +14,10 @@ from pathlib import Path
 from gemtune.errors import GemtuneError, ObjectNotFound
 from gemtune.jobs.record import Artifact
 from gemtune.ports import Objects
+from gemtune.training_files.checkpoint_names import MANIFEST
 from gemtune.untrusted import MAX_MODEL_FILE_BYTES, Unreadable, read_json
 
-NAME = "manifest.json"
+NAME = MANIFEST
 
 
 class IncompleteFolder(GemtuneError):

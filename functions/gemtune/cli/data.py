@@ -1,4 +1,4 @@
-"""Commands for datasets: data upload, list, show, rows, delete, check."""
+"""Commands for datasets: upload, list, show, rows, download, delete, check."""
 
 from __future__ import annotations
 
@@ -10,17 +10,19 @@ from typing import Any
 
 import click
 
+from gemtune.cli import dataset_files
 from gemtune.cli.check.command import check
 from gemtune.cli.connection import Connection
 from gemtune.cli.connection.completing import complete_datasets
 from gemtune.cli.connection.groups import CommandGroup
+from gemtune.cli.connection.text import echo_columns
 from gemtune.cli.request.paths import EXISTING
 from gemtune.client import operations, references, uploads
 
 
 @click.group(cls=CommandGroup)
 def data() -> None:
-    """Upload, check, list, show and delete datasets.
+    """Upload, check, list, show, download and delete datasets.
 
     DATASET is a dataset's id, the beginning of one, or the name of a dataset.
     """
@@ -56,7 +58,7 @@ def list_(connection: Connection) -> None:
     for dataset in datasets:
         size = sum(file.bytes for file in dataset.files)
         name = dataset.name or "(a folder of the data bucket)"
-        click.echo(f"{dataset.dataset_id:28}  {dataset.status:9}  {size:12} bytes  {name}")
+        echo_columns([f"{dataset.dataset_id:28}", f"{dataset.status:9}", f"{size:12} bytes", name])
 
 
 @data.command()
@@ -109,6 +111,21 @@ def rows(connection: Connection, /, dataset_id: str, **options: Any) -> None:
         click.echo(f"Dataset {dataset_id} has no rows in the split {options['split'] or 'train'}", err=True)
     if page["next_after"] is not None and not connection.quiet:
         click.echo(f"There are more rows: --after {page['next_after']}", err=True)
+
+
+@data.command()
+@click.argument("dataset_id", metavar="DATASET", shell_complete=complete_datasets)
+@click.option("--output", "-o", metavar="PATH", help="Where to write: a file, or a folder; - is standard output.")
+@click.option("--force", is_flag=True, help="Replace files that have another content.")
+@click.pass_obj
+def download(connection: Connection, dataset_id: str, output: str | None, force: bool) -> None:
+    """Download a dataset as it was uploaded.
+
+    The file of a dataset that has one goes to PATH, or into PATH if that is a folder; several files go into the folder
+    PATH, which is created. Without PATH, the current folder gets a file or a folder with the name of the dataset. Each
+    file is checked against its SHA-256, and those that are there already are not downloaded again.
+    """
+    dataset_files.download(connection, connection.find_dataset(dataset_id), output, force=force)
 
 
 @contextmanager

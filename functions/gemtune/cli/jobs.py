@@ -13,6 +13,7 @@ from gemtune.cli.connection import Connection, as_commands, job_lines, plans
 from gemtune.cli.connection import follow as following
 from gemtune.cli.connection.completing import job_argument, words
 from gemtune.cli.connection.starting import offer_service
+from gemtune.cli.connection.text import echo_columns
 from gemtune.cli.request import described
 from gemtune.cli.request import options as train_options
 from gemtune.cli.request.described import DescribedTraining
@@ -123,9 +124,9 @@ def jobs(connection: Connection, status: str | None, modality: str | None, limit
     if connection.print_if_json(response):
         return
     for job in response["jobs"]:
-        line = f"{job['created_at'][:19]}  {job['status']:10}  {job['job_id']}  {job['job_name']}"
+        columns = [job["created_at"][:19], f"{job['status']:10}", job["job_id"], job["job_name"]]
         waiting = job.get("waiting")  # an older service does not send it
-        click.echo(line if waiting is None else f"{line}  ({job_lines.format_waiting(waiting)})")
+        echo_columns(columns if waiting is None else [*columns, f"({job_lines.format_waiting(waiting)})"])
     if response["next_page_token"] is not None and not connection.quiet:
         click.echo("There are more jobs. Increase --limit or use a filter to see them.", err=True)
 
@@ -248,8 +249,6 @@ def _print_warnings(connection: Connection, answer: dict[str, Any]) -> None:
 
 def _print_job(job: dict[str, Any]) -> None:
     """Print the status of a job as a table of names and values."""
-    from gemtune.jobs.record import EvaluationMetrics
-
     for name in (
         "job_id",
         "parent_job_id",
@@ -282,13 +281,10 @@ def _print_job(job: dict[str, Any]) -> None:
     if job["progress"]:
         click.echo(f"{'progress:':22}{job_lines.format_progress(job['progress'])}")
     for title, metrics in (("metrics:", job["metrics"]), ("base model:", (job["metrics"] or {}).get("baseline"))):
-        values = EvaluationMetrics.model_validate(
-            {name: (metrics or {}).get(name) for name in EvaluationMetrics.model_fields}
-        ).by_name()
-        if values:
+        if values := job_lines.format_metrics(metrics or {}):
             train_step = (metrics or {}).get("train_step")
             after = "" if train_step is None else f", after train_step {train_step}"
-            click.echo(f"{title:22}{', '.join(f'{name} {value:.4f}' for name, value in values.items())}{after}")
+            click.echo(f"{title:22}{values}{after}")
     for warning in job.get("warnings", ()):  # an older service sends no warnings
         click.echo(f"{'warning:':22}{warning['message']} ({as_commands(warning['hint'])})")
     if job["error"]:

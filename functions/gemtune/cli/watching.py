@@ -1,4 +1,4 @@
-"""Commands that look at running jobs: watch, wait, metrics, version."""
+"""Commands that look at jobs: watch, wait, metrics, checkpoints, version."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import Any
 import click
 
 from gemtune import VERSION
-from gemtune.cli.connection import UNREACHABLE, Connection
+from gemtune.cli.connection import UNREACHABLE, Connection, job_lines
 from gemtune.cli.connection import follow as following
 from gemtune.cli.connection.completing import complete_jobs, job_argument
+from gemtune.cli.connection.text import echo_columns
 from gemtune.client.errors import Unreachable
 
 # Jobs that `watch` shows without a job.
@@ -51,7 +52,32 @@ def metrics(connection: Connection, job: str, after: int | None) -> None:
     if connection.print_if_json(response):
         return
     for entry in response["metrics"]:
-        click.echo("  ".join(f"{name} {_value(value)}" for name, value in entry.items() if value is not None))
+        echo_columns([f"{name} {_value(value)}" for name, value in entry.items() if value is not None])
+
+
+@click.command()
+@job_argument
+@click.pass_obj
+def checkpoints(connection: Connection, job: str) -> None:
+    """List the checkpoints of a job that trains.
+
+    `gemtune try JOB --checkpoint TRAIN_STEP` asks one of them. They are deleted when the training is finished.
+    """
+    job_id = connection.find_job(job)
+    response = connection.call("GET", f"/jobs/{job_id}/checkpoints")
+    if connection.print_if_json(response):
+        return
+    for each in response["checkpoints"]:
+        metrics = job_lines.format_metrics(each["metrics"] or {})
+        size = f"{each['bytes'] / 1e6:,.1f} MB"
+        mark = "best" if each["is_best"] else ""
+        echo_columns([f"{each['train_step']:7}", each["saved_at"][:19], f"{size:>12}", metrics, mark])
+    if not response["checkpoints"] and not connection.quiet:
+        status = connection.call("GET", f"/jobs/{job_id}/status")
+        reason = "has none yet"
+        if status["steps"]["train"]["state"] == "done":
+            reason = f"has none any more, as its training is finished; `gemtune try {job_id}` asks the trained model"
+        click.echo(f"Job {job_id} {reason}", err=True)
 
 
 @click.command()
@@ -104,4 +130,4 @@ def _value(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-COMMANDS = {c.name: c for c in (watch, wait, metrics, version)}
+COMMANDS = {c.name: c for c in (watch, wait, metrics, checkpoints, version)}

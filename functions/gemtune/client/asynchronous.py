@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, Unpack
 
@@ -36,6 +36,9 @@ class AsyncClient:
     def __init__(self, url: str | None = None, *, token: str | None = None, profile: str | None = None):
         self._transport = AsyncTransport(find_address(url, token, profile))
         self.datasets = AsyncDatasets(self._transport)
+
+    def __repr__(self) -> str:
+        return f"AsyncClient({self._transport.address.url!r})"
 
     async def __aenter__(self) -> AsyncClient:
         return self
@@ -93,7 +96,7 @@ class AsyncClient:
 class AsyncJob:
     """A job of a service."""
 
-    _transport: AsyncTransport
+    _transport: AsyncTransport = field(repr=False)
     job_id: str
 
     async def status(self) -> answers.JobStatus:
@@ -127,6 +130,10 @@ class AsyncJob:
         tail: only so many lines of its end; None: all of it.
         """
         return await self._run(operations.read_logs(self.job_id, step, tail))
+
+    async def checkpoints(self) -> Sequence[answers.Checkpoint]:
+        """Return the checkpoints of a training that is not finished."""
+        return (await self._get("checkpoints", answers.JobCheckpoints)).checkpoints
 
     async def artifacts(self) -> Sequence[answers.ArtifactLink]:
         """Return the files of the result."""
@@ -200,7 +207,7 @@ class AsyncJob:
 class AsyncDatasets:
     """Datasets of a service."""
 
-    _transport: AsyncTransport
+    _transport: AsyncTransport = field(repr=False)
 
     async def upload(
         self,
@@ -229,6 +236,18 @@ class AsyncDatasets:
     async def rows(self, dataset_id: str, *, split: str | None = None, limit: int = 20) -> Sequence[CheckedRow]:
         """Return the first rows of a split: `train`, or `held_out`."""
         return await self._transport.run(operations.list_rows(dataset_id, split=split, limit=limit))
+
+    async def files(self, dataset_id: str) -> Sequence[answers.DatasetFileLink]:
+        """Return the files of a dataset, with links."""
+        return await self._transport.run(operations.list_files(dataset_id))
+
+    async def download(self, dataset_id: str, folder: str | Path) -> Sequence[Path]:
+        """Download the files of a dataset as they were uploaded; return them.
+
+        Each is checked against its hash. Files that the folder has already are not downloaded again.
+        """
+        target = Path(folder).expanduser()
+        return [await asyncio.to_thread(download, file, target) for file in await self.files(dataset_id)]
 
     async def check(
         self, dataset_id: str, *, model: str, training_config: Mapping[str, Any] | None = None, samples: int = 3

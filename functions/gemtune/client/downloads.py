@@ -1,4 +1,4 @@
-"""Download of the files of a job's result, checked against its record."""
+"""Download of files that a service links to, checked against its record."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gemtune.client.errors import BadDownload, BadUse, Unreachable
-from gemtune.handlers.answers import ArtifactLink
+from gemtune.handlers.answers import ArtifactLink, DatasetFileLink
 from gemtune.object_name import is_safe
 
 BLOCK_BYTES = 1024 * 1024
@@ -16,45 +16,77 @@ ATTEMPTS = 3
 # HTTP status of an answer to a request for a part of a file.
 PARTIAL = 206
 
+LinkedFile = ArtifactLink | DatasetFileLink
 
-def download(artifact: ArtifactLink, folder: Path, *, show: Callable[[int], None] = lambda size: None) -> Path:
+
+def download(linked: LinkedFile, folder: Path, *, show: Callable[[int], None] = lambda size: None) -> Path:
     """Download a file unless the folder has it; return its path.
 
-    An interrupted download goes on where it ended, also in another program. show: called with the number of bytes of
-    the file that are there, again and again. Raises BadDownload for another content, BadUse for a name that leads out
-    of the folder, Unreachable and OSError.
+    Raises BadUse for a name that leads out of the folder, and what `download_to` raises.
+    """
+    return download_to(linked, path_in(folder, linked), show=show)
+
+
+def path_in(folder: Path, linked: LinkedFile) -> Path:
+    """Return the path of a file in a folder.
+
+    Raises BadUse for a name that leads out of the folder.
+    """
+    if not is_safe(linked.name):
+        raise BadUse(f"{linked.name!r} is not a valid file name")
+    return folder / linked.name
+
+
+def download_to(linked: LinkedFile, path: Path, *, show: Callable[[int], None] = lambda size: None) -> Path:
+    """Download a file to a path unless it is there; return the path.
+
+    An interrupted download goes on where it ended, also in another program. A file whose hash the service does not know
+    is downloaded from its beginning, and only its size is checked. show: called with the number of bytes of the file
+    that are there, again and again. Raises BadDownload for another content, Unreachable and OSError.
     """
     import httpx2
 
-    if not is_safe(artifact.name):
-        raise BadUse(f"{artifact.name!r} is not a valid file name")
-    final = folder / artifact.name
-    if final.is_file() and _sha256(final) == artifact.sha256:
-        show(artifact.bytes)
-        return final
-    final.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = final.with_name(final.name + ".unfinished")
+    if is_there(linked, path):
+        show(linked.bytes)
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(path.name + ".unfinished")
     for attempt in range(1, ATTEMPTS + 1):
+        if linked.sha256 is None:
+            unfinished.unlink(missing_ok=True)  # it may be the beginning of another content
         try:
-            _write(artifact, unfinished, show)
+            _write(linked, unfinished, show)
             break
         except httpx2.TransportError as error:
             if attempt == ATTEMPTS:
-                raise Unreachable(f"{artifact.name}: {error}") from error
+                raise Unreachable(f"{linked.name}: {error}") from error
         except OSError:  # the disk may be full
             unfinished.unlink(missing_ok=True)
             raise
-    if _sha256(unfinished) != artifact.sha256:
+    if not _is_whole(linked, unfinished):
         unfinished.unlink()
-        raise BadDownload(f"{artifact.name}: the SHA-256 of the download differs from the job's record")
-    unfinished.replace(final)
-    return final
+        what = "size" if linked.sha256 is None else "SHA-256"
+        raise BadDownload(f"{linked.name}: the {what} of the download differs from the service's record")
+    unfinished.replace(path)
+    return path
 
 
-def _write(artifact: ArtifactLink, path: Path, show: Callable[[int], None]) -> None:
-    """Write an artifact's content to a file, from the file's end on."""
-    if artifact.url is None:
-        with Path(artifact.path or "").open("rb") as source, path.open("wb") as file:
+def is_there(linked: LinkedFile, path: Path) -> bool:
+    """Return whether a path has the content of a file.
+
+    False if the service does not know its hash.
+    """
+    return linked.sha256 is not None and path.is_file() and _sha256(path) == linked.sha256
+
+
+def _is_whole(linked: LinkedFile, path: Path) -> bool:
+    return path.stat().st_size == linked.bytes if linked.sha256 is None else _sha256(path) == linked.sha256
+
+
+def _write(linked: LinkedFile, path: Path, show: Callable[[int], None]) -> None:
+    """Write the content of a linked file, from the end of `path` on."""
+    if linked.url is None:
+        with Path(linked.path or "").open("rb") as source, path.open("wb") as file:
             while block := source.read(BLOCK_BYTES):
                 file.write(block)
                 show(file.tell())
@@ -62,13 +94,13 @@ def _write(artifact: ArtifactLink, path: Path, show: Callable[[int], None]) -> N
     import httpx2
 
     begun = path.stat().st_size if path.is_file() else 0
-    if begun >= artifact.bytes:  # of another file of this name, or complete: the SHA-256 tells
+    if begun >= linked.bytes:  # of another file of this name, or complete: the SHA-256 tells
         begun = 0
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={begun}-"} if begun else {})
-    with httpx2.stream("GET", artifact.url, headers=headers, timeout=60) as response:
+    with httpx2.stream("GET", linked.url, headers=headers, timeout=60) as response:
         if not response.is_success:  # httpx's own error would show the link, which gives access for one hour
             answer = f"the link answered with HTTP {response.status_code}"
-            raise BadDownload(f"{artifact.name}: {answer}; links expire after an hour: try again")
+            raise BadDownload(f"{linked.name}: {answer}; links expire after an hour: try again")
         with path.open("ab" if response.status_code == PARTIAL else "wb") as file:
             for block in response.iter_raw():
                 file.write(block)

@@ -67,8 +67,11 @@ class Refused(ClientError):
         problems: tuple[dict[str, Any], ...] = (),
         body: str = "",
     ):
-        listed = "".join(f"\n{field_of(problem)}: {problem['msg']}" for problem in problems)
-        super().__init__(f"{code}: {message}{listed}" + (f"\n{hint}" if hint else ""))
+        if problems:  # message and hint are those of the first one
+            lines = [f"{code}:", *map(_describe, problems)]
+        else:
+            lines = [f"{code}: {message}", *([hint] if hint else [])]
+        super().__init__("\n".join(lines))
         self.status, self.code, self.message, self.hint = status, code, message, hint
         self.problems, self.body = problems, body
 
@@ -100,6 +103,12 @@ class BadDownload(ClientError):
     """Raised if a download differs from the job's record or is rejected."""
 
 
-def field_of(problem: dict[str, Any]) -> str:
+def _describe(problem: Mapping[str, Any]) -> str:
+    """Return a problem of a request as a line, and its hint as another."""
+    line = f"{field_of(problem)}: {problem['msg']} ({problem['code']})"
+    return f"{line}\n  {problem['hint']}" if problem.get("hint") else line
+
+
+def field_of(problem: Mapping[str, Any]) -> str:
     """Return the name of the field that a problem of a request is about."""
     return ".".join(map(str, problem["loc"])) or "request"

@@ -163,6 +163,18 @@ def list_rows(dataset_id: str, *, split: str | None, limit: int) -> Operation[li
     return rows
 
 
+def list_files(dataset_id: str) -> Operation[list[answers.DatasetFileLink]]:
+    """Return the files of a dataset, with links."""
+    files: list[answers.DatasetFileLink] = []
+    after: int | None = 0
+    while after is not None:
+        path = f"/datasets/{dataset_id}/files"
+        page: answers.DatasetFiles = yield get(path, answers.DatasetFiles, limit=200, after=after)
+        files += page.files
+        after = page.next_after
+    return files
+
+
 def read_logs(job_id: str, step: str | None, tail: int | None) -> Operation[list[answers.JobLogLine]]:
     """Return the output of a job's steps, or its last `tail` lines.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, Unpack
 
@@ -36,6 +36,9 @@ class Client:
     def __init__(self, url: str | None = None, *, token: str | None = None, profile: str | None = None):
         self._transport = Transport(find_address(url, token, profile))
         self.datasets = Datasets(self._transport)
+
+    def __repr__(self) -> str:
+        return f"Client({self._transport.address.url!r})"
 
     def __enter__(self) -> Client:
         return self
@@ -93,7 +96,7 @@ class Client:
 class Job:
     """A job of a service."""
 
-    _transport: Transport
+    _transport: Transport = field(repr=False)
     job_id: str
 
     def status(self) -> answers.JobStatus:
@@ -125,6 +128,10 @@ class Job:
         tail: only so many lines of its end; None: all of it.
         """
         return self._run(operations.read_logs(self.job_id, step, tail))
+
+    def checkpoints(self) -> Sequence[answers.Checkpoint]:
+        """Return the checkpoints of a training that is not finished."""
+        return self._get("checkpoints", answers.JobCheckpoints).checkpoints
 
     def artifacts(self) -> Sequence[answers.ArtifactLink]:
         """Return the files of the result."""
@@ -195,7 +202,7 @@ class Job:
 class Datasets:
     """Datasets of a service."""
 
-    _transport: Transport
+    _transport: Transport = field(repr=False)
 
     def upload(
         self,
@@ -224,6 +231,17 @@ class Datasets:
     def rows(self, dataset_id: str, *, split: str | None = None, limit: int = 20) -> Sequence[CheckedRow]:
         """Return the first rows of a split: `train`, or `held_out`."""
         return self._transport.run(operations.list_rows(dataset_id, split=split, limit=limit))
+
+    def files(self, dataset_id: str) -> Sequence[answers.DatasetFileLink]:
+        """Return the files of a dataset, with links."""
+        return self._transport.run(operations.list_files(dataset_id))
+
+    def download(self, dataset_id: str, folder: str | Path) -> Sequence[Path]:
+        """Download the files of a dataset as they were uploaded; return them.
+
+        Each is checked against its hash. Files that the folder has already are not downloaded again.
+        """
+        return [download(file, Path(folder).expanduser()) for file in self.files(dataset_id)]
 
     def check(
         self, dataset_id: str, *, model: str, training_config: Mapping[str, Any] | None = None, samples: int = 3

@@ -18,6 +18,7 @@ from gemtune.jobs.parts.plan import Plan
 from gemtune.jobs.record import (
     Artifact,
     Attempt,
+    EvaluationMetrics,
     Failure,
     Job,
     JobSummary,
@@ -37,6 +38,7 @@ from gemtune.services.datasets.catalogue import DatasetDescription
 from gemtune.services.datasets.check import CheckState
 from gemtune.services.logs.read import LogPage
 from gemtune.services.planning.base_models import KnownModel, MethodNeed, ModelAtHand
+from gemtune.training_files.checkpoints import Checkpoint as StoredCheckpoint
 
 
 class Accepted(BaseModel):
@@ -286,16 +288,50 @@ class JobLogs(BaseModel):
         return cls(lines=lines, next_after=page.next_after, more=page.more)
 
 
-class ArtifactLink(BaseModel):
+class Checkpoint(BaseModel):
+    """Complete checkpoint of a training."""
+
+    train_step: int = Field(description="train_step after which it was saved")
+    attempt: int = Field(description="attempt of the train step that saved it")
+    saved_at: datetime = Field(description="when it was complete")
+    bytes: int = Field(description="size of its files")
+    metrics: EvaluationMetrics | None = Field(
+        description="metrics of held-out rows at this train_step; null if there was no evaluation"
+    )
+    is_best: bool = Field(
+        description="whether its evaluation is the best of the listed ones: the lowest eval_loss, or the highest reward"
+    )
+
+    @classmethod
+    def of(cls, checkpoint: StoredCheckpoint) -> Checkpoint:
+        """Return a checkpoint as the API answers it."""
+        return cls(**{name: getattr(checkpoint, name) for name in cls.model_fields})
+
+
+class JobCheckpoints(BaseModel):
+    """Checkpoints of a training."""
+
+    checkpoints: Sequence[Checkpoint] = Field(
+        description="complete checkpoints, newest first: the two newest, and the best one where the training keeps it; "
+        "none once the training is finished"
+    )
+
+
+class FileLink(BaseModel):
+    """Place of a file."""
+
+    url: str | None = Field(
+        description="link that reads the file without credentials, valid for an hour; null on a workstation"
+    )
+    path: str | None = Field(description="path of the file on a workstation; null on Google Cloud")
+
+
+class ArtifactLink(FileLink):
     """File of a job's result, and where to read it."""
 
     name: str = Field(description="path of the file inside the result")
     bytes: int = Field(description="size of the file")
     sha256: str = Field(description="SHA-256 of the file's content, in hexadecimal")
-    url: str | None = Field(
-        description="link that reads the file without credentials, valid for an hour; null on a workstation"
-    )
-    path: str | None = Field(description="path of the file on a workstation; null on Google Cloud")
 
 
 class JobArtifacts(BaseModel):
@@ -347,20 +383,28 @@ class DatasetList(BaseModel):
     next_after: str | None = Field(description="`after` for the next page; null on the last one")
 
 
+class DatasetFileLink(FileLink):
+    """File of a dataset, and where to read it."""
+
+    name: str = Field(description="path of the file inside the dataset")
+    bytes: int = Field(description="size of the file")
+    sha256: str | None = Field(
+        description="SHA-256 of the file's content, in hexadecimal; null for a folder that was not uploaded"
+    )
+
+
+class DatasetFiles(BaseModel):
+    """One page of the files of a dataset."""
+
+    files: Sequence[DatasetFileLink] = Field(description="files in the order of their names")
+    next_after: int | None = Field(description="`after` for the next page; null on the last one")
+
+
 class PartStored(BaseModel):
     """Answer to a part of an upload."""
 
     file: int = Field(description="number of the file")
     part: int = Field(description="number of the part that is stored")
-
-
-class FileLink(BaseModel):
-    """Place of a file."""
-
-    url: str | None = Field(
-        description="link that reads the file without credentials, valid for an hour; null on a workstation"
-    )
-    path: str | None = Field(description="path of the file on a workstation; null on Google Cloud")
 
 
 class DatasetCheck(BaseModel):

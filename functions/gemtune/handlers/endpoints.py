@@ -114,8 +114,10 @@ AFTER_DATASET = Text(
     code="bad_page_token",
     hint="start again without after",
 )
-
-
+FILES_LIMIT = WholeNumber(name="limit", description="files per page", least=1, most=200, default=50)
+AFTER_FILE = WholeNumber(
+    name="after", description="`next_after` of the previous page", least=0, most=MAX_NUMBER, default=0
+)
 SPLIT = OneOf(name="split", description="split of the dataset; absent: train", values=get_args(SplitName))
 ROWS_LIMIT = WholeNumber(name="limit", description="rows per page", least=1, most=200, default=20)
 AFTER_ROW = Text(
@@ -228,6 +230,17 @@ ENDPOINTS: Sequence[Endpoint] = (
         answer=answers.LossHistory,
         body=None,
         parameters=(AFTER_STEP,),
+        errors=(JobNotFound, RecordUnreadable),
+    ),
+    Endpoint(
+        method="GET",
+        path="/jobs/{job_id}/checkpoints",
+        summary="List the checkpoints of a job that trains",
+        route=routes.checkpoints,
+        success=200,
+        answer=answers.JobCheckpoints,
+        body=None,
+        parameters=(),
         errors=(JobNotFound, RecordUnreadable),
     ),
     Endpoint(
@@ -381,6 +394,17 @@ ENDPOINTS: Sequence[Endpoint] = (
         body=None,
         parameters=(),
         errors=(DatasetNotFound, DatasetUnreadable),
+    ),
+    Endpoint(
+        method="GET",
+        path="/datasets/{dataset_id}/files",
+        summary="List the files of a dataset, to download them",
+        route=routes.dataset_files,
+        success=200,
+        answer=answers.DatasetFiles,
+        body=None,
+        parameters=(FILES_LIMIT, AFTER_FILE),
+        errors=(DatasetNotFound, DatasetIncomplete, DatasetUnreadable, NoSignedLinks),
     ),
     Endpoint(
         method="DELETE",

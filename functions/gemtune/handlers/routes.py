@@ -7,8 +7,7 @@ from gemtune.checks import request as check_request
 from gemtune.checks.row import SplitName
 from gemtune.errors import PlanNotMade
 from gemtune.handlers import answers
-from gemtune.handlers.artifact_links import artifact_links
-from gemtune.handlers.loss_history import loss_history
+from gemtune.handlers.file_links import artifact_links, dataset_file_links
 from gemtune.jobs.sources import Source
 from gemtune.jobs.status import Status, Step
 from gemtune.machines import cap_policy
@@ -16,6 +15,8 @@ from gemtune.request import parsing as requests
 from gemtune.request.uploads import dataset
 from gemtune.services.acceptance.create_job import Submission
 from gemtune.services.acceptance.stored_request import stored_request
+from gemtune.training_files.checkpoints import list_checkpoints
+from gemtune.training_files.loss_history import loss_history
 
 
 def train(
@@ -82,6 +83,13 @@ def metrics(services: Services, *, job_id: str, after: int | None) -> answers.Lo
     return answers.LossHistory(metrics=loss_history(services.buckets.export, job.job_id, after=after))
 
 
+def checkpoints(services: Services, *, job_id: str) -> answers.JobCheckpoints:
+    """List the checkpoints of a job's training."""
+    job = services.store.get(job_id)
+    listed = list_checkpoints(services.buckets.export, job.trained_by)
+    return answers.JobCheckpoints(checkpoints=[answers.Checkpoint.of(each) for each in listed])
+
+
 def logs(services: Services, *, job_id: str, step: str | None, after: str | None, limit: int) -> answers.JobLogs:
     """Show the output of a job's steps."""
     page = services.read_logs(job_id, step=None if step is None else Step(step), after=after, limit=limit)
@@ -146,6 +154,13 @@ def list_datasets(services: Services, *, limit: int, after: str | None) -> answe
 def show_dataset(services: Services, *, dataset_id: str) -> answers.Dataset:
     """Show a dataset."""
     return _dataset(services, dataset_id)
+
+
+def dataset_files(services: Services, *, dataset_id: str, after: int, limit: int) -> answers.DatasetFiles:
+    """List the files of a dataset, with links."""
+    files, next_after = services.datasets.files(dataset_id, after=after, limit=limit)
+    links = dataset_file_links(services.buckets.data, dataset_id, files)
+    return answers.DatasetFiles(files=links, next_after=next_after)
 
 
 def delete_dataset(services: Services, *, dataset_id: str) -> answers.DatasetDeleted:

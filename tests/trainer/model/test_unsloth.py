@@ -22,8 +22,8 @@ from packaging.utils import canonicalize_name
 from safetensors.torch import load_file
 
 from gemtune.errors import RequestRefused
-from gemtune.handlers.loss_history import loss_history
 from gemtune.jobs.status import Step
+from gemtune.training_files.loss_history import loss_history
 from tests import preference_rows, rows
 from tests.fakes import World
 from tests.forking_python import ForkingPython

@@ -20,10 +20,10 @@ import torch
 from gemtune.admission.platform import PlatformError
 from gemtune.clock import SystemClock
 from gemtune.embedded.folder_objects import FolderObjects
-from gemtune.handlers.loss_history import loss_history
 from gemtune.jobs.record import Claim
 from gemtune.jobs.status import Step
 from gemtune.request.parsing import read_resume
+from gemtune.training_files.loss_history import loss_history
 from tests.trainer.conftest import Bench
 from tests.trainer.steps.test_train import adapter, after_steps
 from tests.trainer.test_entry import run_trainer

@@ -275,7 +275,7 @@ def test_an_error_after_the_first_train_step_can_be_retried(bench: Bench, monkey
 
 def test_evaluations_run_at_the_requested_train_steps(bench_of: Callable[..., Bench]) -> None:
     def evaluated(**training: Any) -> list[int]:
-        from gemtune.handlers.loss_history import loss_history
+        from gemtune.training_files.loss_history import loss_history
 
         bench = bench_of(**training).to(Step.TRAIN)
         history = loss_history(bench.services.buckets.export, bench.job_id, after=0)

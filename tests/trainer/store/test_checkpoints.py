@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from gemtune.embedded.folder_objects import FolderObjects
+from gemtune.training_files.checkpoints import list_checkpoints
 from trainer.store import checkpoints
 
 
@@ -50,6 +51,21 @@ def test_pruning_keeps_the_newest_two_and_the_best(tmp_path: Path) -> None:
     assert best is not None
     assert (best / "of-4").read_text() == "4"
     assert checkpoints.at_train_step(bucket, "jobs/j", 6, tmp_path / "gone") is None
+
+
+def test_the_service_lists_what_the_trainer_has_saved(tmp_path: Path) -> None:
+    bucket = Bucket(tmp_path / "bucket", "export")
+    for train_step in (2, 4, 6):
+        save(bucket, tmp_path, train_step)
+    checkpoints.prune(bucket, "jobs/j")
+    (tmp_path / "unfinished").mkdir()
+    (tmp_path / "unfinished" / "optimizer.pt").touch()
+    checkpoints.Saving.begin(bucket, job_prefix="jobs/j", attempt=1, train_step=8).upload(tmp_path / "unfinished")
+    listed = list_checkpoints(bucket, "j")
+    assert [each.train_step for each in listed] == [6, 4]
+    assert [each.train_step for each in listed] == [
+        place.train_step for place in checkpoints.list_complete(bucket, "jobs/j")
+    ]
 
 
 def test_what_is_uploaded_of_a_checkpoint_leaves_the_disk_before_the_rest_is_saved(tmp_path: Path) -> None:

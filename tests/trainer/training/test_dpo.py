@@ -67,7 +67,7 @@ def held_out_pairs(bench: Bench) -> list[dict[str, Any]]:
 
 
 def logged_entries(bench: Bench) -> list[dict[str, Any]]:
-    from gemtune.handlers.loss_history import loss_history
+    from gemtune.training_files.loss_history import loss_history
 
     return loss_history(bench.services.buckets.export, bench.job_id, after=0)
 

@@ -33,7 +33,7 @@ def grpo_bench(bench_of: Callable[..., Bench], base: Path, *rewards: dict[str, A
 
 
 def logged_entries(bench: Bench) -> list[dict[str, Any]]:
-    from gemtune.handlers.loss_history import loss_history
+    from gemtune.training_files.loss_history import loss_history
 
     return loss_history(bench.services.buckets.export, bench.job_id, after=0)
 

@@ -256,7 +256,7 @@ def test_a_request_that_would_be_rejected_is_not_published(tmp_path: Path, monke
 
 def test_groups_have_all_their_commands() -> None:
     groups = {
-        "data": ["check", "delete", "list", "rows", "show", "upload"],
+        "data": ["check", "delete", "download", "list", "rows", "show", "upload"],
         "config": ["delete", "list", "set", "use"],
         "secret": ["delete", "list", "set"],
         "completion": ["install", "show"],

@@ -120,6 +120,16 @@ def test_datasets_are_uploaded_once_listed_and_deleted(url: str, rows: Path) -> 
         client.datasets.show(dataset.dataset_id)
 
 
+def test_a_dataset_is_downloaded_as_it_was_uploaded(url: str, rows: Path, tmp_path: Path) -> None:
+    client = Client(url)
+    dataset_id = client.datasets.upload(rows, eval=rows).dataset_id
+    files = client.datasets.download(dataset_id, tmp_path / "copy")
+    assert {file.relative_to(tmp_path): file.read_text() for file in files} == {
+        Path("copy/eval.jsonl"): ROWS,
+        Path("copy/train.jsonl"): ROWS,
+    }
+
+
 def test_rows_are_shown_and_the_account_of_the_month(url: str, rows: Path) -> None:
     client = Client(url)
     dataset_id = client.datasets.upload(rows).dataset_id
@@ -195,7 +205,13 @@ def test_all_problems_of_a_request_are_in_the_error(url: str) -> None:
         ("processed_dataset_id",),
         ("training_config", "epochs"),
     }
-    assert "training_config.epochs: " in str(caught.value)
+    text = str(caught.value)
+    assert text.startswith("request_refused:\nprocessed_dataset_id: ")
+    for problem in caught.value.problems:
+        assert text.count(f"{problem['loc'][-1]}: {problem['msg']}") == 1
+        assert problem["hint"] is None or problem["hint"] in text
+    assert repr(Client(url)) == f"Client({url!r})"
+    assert repr(Client(url).job(JOB)) == f"Job(job_id={JOB!r})"
 
 
 def test_arguments_that_cannot_be_used_are_refused_before_a_call(tmp_path: Path) -> None:
@@ -227,6 +243,8 @@ async def drive(url: str, rows: Path) -> list[Any]:
         await job.cancel()
         over = await job.wait(check=False)
         dataset = await client.datasets.upload(rows)
+        (copy,) = await client.datasets.download(dataset.dataset_id, rows.parent / "copy")
+        assert copy.read_text() == ROWS
         return [{status.job_id for status in statuses}, over.status, dataset.status, await job.download(rows.parent)]
 
 

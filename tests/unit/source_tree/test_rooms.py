@@ -48,6 +48,7 @@ SERVICE: Mapping[str, str] = {
     "ports": "jobs",
     "settings": "errors llama_cpp machines untrusted",
     "webhooks": "errors ports",
+    "training_files": "errors jobs ports untrusted",
     "request.rules": "datasets.formats datasets.rl errors families jobs llama_cpp machines redaction request "
     "secret_name webhooks",
     # Use cases use the ports and not their implementations.
@@ -67,7 +68,7 @@ SERVICE: Mapping[str, str] = {
     "services.acceptance services.budgets services.datasets services.logs services.planning settings webhooks",
     "handlers": "admission bootstrap checks datasets.uploads errors jobs jobs.parts machines methods ports redaction "
     "request request.uploads services services.acceptance services.budgets services.datasets services.logs "
-    "services.planning untrusted",
+    "services.planning training_files untrusted",
     "local_server.workflow_engine": "",
     "local_server": "bootstrap embedded errors handlers jobs local_server.workflow_engine machines ports process "
     "redaction services settings",
@@ -88,7 +89,7 @@ SERVICE: Mapping[str, str] = {
 SERVICE_FOR_TRAINER = (
     "checks datasets datasets.files datasets.formats datasets.reading datasets.rl errors families jobs jobs.parts "
     "llama_cpp machines methods "
-    "object_name ports process redaction request request.matching settings untrusted"
+    "object_name ports process redaction request request.matching settings training_files untrusted"
 )
 # The trainer's rooms from the ground up: each may import those on lower floors.
 FLOORS = (

@@ -19,7 +19,7 @@ FUNCTIONS = Path(__file__).parent.parent.parent.parent / "functions"
 # Rooms whose models hold what comes from clients and from servers, which no store keeps.
 NOT_STORED = ("cli", "client", "handlers", "local_server")
 # Models that are shown and never written again: there, unknown fields may be ignored.
-SHOWN = {"JobSummary", "CheckSummary", "CheckReport", "CheckedRow"}
+SHOWN = {"JobSummary", "CheckSummary", "CheckReport", "CheckedRow", "EvaluationMetrics"}
 # A newer configuration is refused as a whole, since a job must not run with a part of it.
 STRICT = {"Spec", "TrainRequest"}
 

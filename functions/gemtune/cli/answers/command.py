@@ -14,7 +14,7 @@ from gemtune.cli.answers.display import Display
 from gemtune.cli.answers.location import Choice, located
 from gemtune.cli.answers.session import Session
 from gemtune.cli.connection import INTERRUPTED, REFUSED, Connection
-from gemtune.cli.connection.completing import job_argument
+from gemtune.cli.connection.completing import complete_checkpoints, job_argument
 from gemtune.cli.request.paths import LocalPath
 from gemtune.datasets.files.kinds import KINDS, kind_of
 from gemtune.datasets.files.text_encoding import mark_of
@@ -33,7 +33,13 @@ FILE = LocalPath(exists=True, dir_okay=False)
 @click.option("--image", "images", type=FILE, multiple=True, help="Show a picture with the prompt; may be repeated.")
 @click.option("--audio", "clips", type=FILE, multiple=True, help="Send audio with the prompt; may be repeated.")
 @click.option("--base", "with_base", is_flag=True, help="Let the base model answer, too, without the training.")
-@click.option("--checkpoint", type=click.IntRange(1), metavar="TRAIN_STEP", help="Ask a checkpoint of the training.")
+@click.option(
+    "--checkpoint",
+    type=click.IntRange(1),
+    metavar="TRAIN_STEP",
+    shell_complete=complete_checkpoints,
+    help="Ask a checkpoint of the training (`gemtune checkpoints` lists them).",
+)
 @click.option("--base-model", metavar="MODEL", help="Base model of an adapter that is downloaded (folder or Hub id).")
 @click.option("--format", "format_", type=click.Choice(tuple(EXPORTS)), help="Ask the exported files.")
 @click.option("--system", metavar="TEXT", help="System message in front of each conversation.")

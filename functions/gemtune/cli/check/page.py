@@ -10,9 +10,12 @@ import click
 
 from gemtune.checks.report import CheckReport, Lengths, RowLeftOut, SamplePiece, SplitCheck
 from gemtune.cli.connection import as_commands
+from gemtune.cli.connection.text import counted
 
 WIDTH, NAME_WIDTH, BAR_WIDTH = 60, 18, 24
 ROWS_SHOWN, COLUMNS_SHOWN, SAMPLE_CHARACTERS = 10, 20, 600
+# Codes of errors whose message goes on with the first rows and their reasons.
+NAME_ROWS = ("bad_rows", "rows_too_long")
 # Marks around trained text where there are no colours.
 BEGIN, END = "[+", "+]"
 
@@ -43,7 +46,10 @@ def format_report(report: CheckReport, *, colours: bool) -> Iterator[str]:
     if report.error is None:
         yield "This dataset can be trained on."
         return
-    yield f"{report.error.code}: {_printable(as_commands(report.error.message))}"
+    message = report.error.message
+    if report.error.code in NAME_ROWS and report.train is not None:  # the lines about the split have the reasons
+        message = message.partition(": ")[0]
+    yield f"{report.error.code}: {_printable(as_commands(message))}"
     if report.error.hint:
         yield f"  {_printable(as_commands(report.error.hint))}"
     yield "The rows were not checked." if report.train is None else "This dataset cannot be trained on as it is."
@@ -92,7 +98,7 @@ def _format_columns(split: SplitCheck) -> Iterator[str]:
     for column in split.columns[:COLUMNS_SHOWN]:
         name = _printable(column.name)[:40]
         read_as = "not read" if column.read_as is None else f"read as {_printable(column.read_as)}"
-        rows = "" if column.rows == everywhere else f", in {column.rows:,} rows"
+        rows = "" if column.rows == everywhere else f", in {counted(column.rows, 'row')}"
         yield _line("  field", f"{name}: {read_as}{rows}")
     if len(split.columns) > COLUMNS_SHOWN:
         yield _line("  field", f"and {len(split.columns) - COLUMNS_SHOWN} more")
@@ -174,7 +180,7 @@ def _wrapped(text: str) -> list[str]:
 
 
 def _counts(counts: Mapping[str, int], total: int) -> str:
-    return ", ".join(name if rows == total else f"{name} ({rows:,} rows)" for name, rows in counts.items())
+    return ", ".join(name if rows == total else f"{name} ({counted(rows, 'row')})" for name, rows in counts.items())
 
 
 def _line(name: str, value: str) -> str:

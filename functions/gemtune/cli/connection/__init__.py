@@ -41,7 +41,7 @@ COMMANDS_OF_REQUESTS = (
     (re.compile(r"`?POST /jobs/([^/\s`]+)/resume`? with max_hours above"), r"`gemtune resume \1 --max-hours` above"),
     (re.compile(r"`?POST /jobs/([^/\s`]+)/(cancel|pause|resume)`?"), r"`gemtune \2 \1`"),
     (re.compile(r"`?POST /jobs/([^/\s`]+)/exports`?"), r"`gemtune export \1`"),
-    (re.compile(r"`?GET /jobs/([^/\s`]+)/(status|events|artifacts|metrics)`?"), r"`gemtune \2 \1`"),
+    (re.compile(r"`?GET /jobs/([^/\s`]+)/(status|events|artifacts|metrics|checkpoints)`?"), r"`gemtune \2 \1`"),
     (re.compile(r"`?DELETE /jobs/([^/\s`]+)`?"), r"`gemtune delete \1`"),
     (re.compile(r"`?GET /jobs\b`?"), "`gemtune jobs`"),
     (re.compile(r"`?GET /models\b`?"), "`gemtune models`"),

@@ -11,6 +11,7 @@ from click.shell_completion import CompletionItem
 from gemtune.client.calls import Call
 from gemtune.client.errors import ClientError
 from gemtune.client.profiles import file_path, find_address, load
+from gemtune.client.references import find_job
 from gemtune.client.transport import Transport
 
 Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
@@ -41,6 +42,23 @@ def complete_jobs(ctx: click.Context, parameter: click.Parameter, incomplete: st
             if value.startswith(incomplete) and " " not in value
         ]
     return items
+
+
+def complete_checkpoints(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Complete train_steps of the checkpoints of the command's job."""
+    # Where the last option still lacks its value, click leaves the arguments unread.
+    reference = ctx.params.get("job") or next(iter(ctx.args), "")
+    try:
+        transport = _transport(ctx)
+        job_id = transport.run(find_job(reference))
+        listed = transport.send(Call("GET", f"/jobs/{job_id}/checkpoints"))["checkpoints"]
+    except ClientError:
+        return []
+    return [
+        CompletionItem(str(each["train_step"]), help="best" if each["is_best"] else "")
+        for each in listed
+        if str(each["train_step"]).startswith(incomplete)
+    ]
 
 
 def complete_datasets(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -74,15 +92,19 @@ def complete_profiles(ctx: click.Context, parameter: click.Parameter, incomplete
 
 def _listed(ctx: click.Context, path: str, name: str, **params: int) -> list[dict[str, Any]]:
     """Return a list of the service that the options name; empty on any error."""
-    before = ctx.find_root().params
-    url, profile = ctx.meta.get(URL_MEANT) or before.get("url"), ctx.meta.get(PROFILE_MEANT) or before.get("profile")
     try:
-        address = find_address(url, profile=profile)
-        answer = Transport(address, timeout=TIMEOUT_SECONDS).send(Call("GET", path, params=params))
+        answer = _transport(ctx).send(Call("GET", path, params=params))
     except ClientError:
         return []
     listed: list[dict[str, Any]] = answer[name]
     return listed
+
+
+def _transport(ctx: click.Context) -> Transport:
+    """Return what calls the service that the options name. Raises ClientError."""
+    before = ctx.find_root().params
+    url, profile = ctx.meta.get(URL_MEANT) or before.get("url"), ctx.meta.get(PROFILE_MEANT) or before.get("profile")
+    return Transport(find_address(url, profile=profile), timeout=TIMEOUT_SECONDS)
 
 
 job_argument = click.argument("job", shell_complete=complete_jobs)

@@ -44,6 +44,15 @@ def format_rows(rows: dict[str, Any]) -> str:
     return ", ".join(parts)
 
 
+def format_metrics(metrics: dict[str, Any]) -> str:
+    """Format the metrics of an evaluation as `eval_loss 1.2345, …`."""
+    from gemtune.jobs.record import EvaluationMetrics
+
+    own = {name: metrics.get(name) for name in EvaluationMetrics.model_fields}  # a newer service sends more
+    values = EvaluationMetrics.model_validate(own).by_name()
+    return ", ".join(f"{name} {value:.4f}" for name, value in values.items())
+
+
 def format_waiting(waiting: dict[str, Any]) -> str:
     """Format what a job waits for as `waiting for l4, position 2`.
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from gemtune.cli.connection import text
+
 # Machine of jobs on a workstation.
 LOCAL = "local"
 
@@ -24,7 +26,8 @@ def format_plan(plan: dict[str, Any]) -> Iterator[str]:
         yield _line("minutes", format_span(plan["minutes"], "{:.1f}"))
         yield _line("cost", _cost(plan))
     for name, step in plan["steps"].items():
-        basis = f"measured by {step['jobs']} jobs" if step["basis"] == "measured" else "estimated from the hardware"
+        jobs = text.counted(step["jobs"], "job")
+        basis = f"measured by {jobs}" if step["basis"] == "measured" else "estimated from the hardware"
         yield _line(name, f"{step['seconds']:.0f} s ({basis})")
     for other in plan["alternatives"]:
         yield _line("or", format_alternative(other))

@@ -35,7 +35,8 @@ class DatasetIncomplete(Conflict):
 
     def __init__(self, dataset_id: str, missing: int):
         hint = f"GET /datasets/{dataset_id} names them: send them, and complete it again"
-        super().__init__(f"{missing} parts of {dataset_id!r} are missing", hint=hint)
+        parts = "1 part" if missing == 1 else f"{missing} parts"
+        super().__init__(f"{parts} of {dataset_id!r} {'is' if missing == 1 else 'are'} missing", hint=hint)
 
 
 class ChecksumMismatch(Conflict):

@@ -9,7 +9,7 @@ from datetime import datetime
 from itertools import islice
 
 from gemtune.datasets.files.splits import FOLDER, folder_of
-from gemtune.datasets.uploads.errors import DatasetInUse, DatasetNotFound, DatasetUnreadable
+from gemtune.datasets.uploads.errors import DatasetIncomplete, DatasetInUse, DatasetNotFound, DatasetUnreadable
 from gemtune.datasets.uploads.record import RECORDS, DatasetFile, DatasetRecord, record_name, upload_folder
 from gemtune.errors import UnsafeName
 from gemtune.ports import JobStore, Objects
@@ -62,15 +62,34 @@ class DatasetCatalogue:
         try:
             return _describe_record(self.uploads.read(dataset_id))
         except DatasetNotFound:
-            folder = f"{folder_of(dataset_id)}/"
-            try:
-                stats = list(islice(self.data.list(folder), SHOWN_FILES))
-            except UnsafeName:
-                stats = []
-            if not stats:
+            files = self._files_of_folder(dataset_id, 0, SHOWN_FILES)
+            if not files:
                 raise
-        files = tuple(DatasetFile(path=stat.name.removeprefix(folder), bytes=stat.bytes, sha256="") for stat in stats)
-        return DatasetDescription(dataset_id, None, (), files, None, is_ready=True, uploaded=False)
+        return DatasetDescription(dataset_id, None, (), tuple(files), None, is_ready=True, uploaded=False)
+
+    def describe_ready(self, dataset_id: str) -> DatasetDescription:
+        """Describe one dataset that jobs can use.
+
+        Raises DatasetNotFound, DatasetUnreadable, DatasetIncomplete.
+        """
+        description = self.describe(dataset_id)
+        if not description.is_ready:
+            missing = self.uploads.missing_parts(self.uploads.read(dataset_id))
+            raise DatasetIncomplete(dataset_id, sum(map(len, missing.values())))
+        return description
+
+    def files(self, dataset_id: str, *, after: int, limit: int) -> tuple[list[DatasetFile], int | None]:
+        """Return a page of a dataset's files, in the order of their paths.
+
+        after: number of files on the pages before. Also returns that of the next page if there are more files. Raises
+        DatasetNotFound, DatasetUnreadable, DatasetIncomplete.
+        """
+        description = self.describe_ready(dataset_id)
+        if description.uploaded:
+            files = sorted(description.files, key=lambda file: file.path)[after : after + limit + 1]
+        else:
+            files = self._files_of_folder(dataset_id, after, limit + 1)
+        return files[:limit], after + limit if len(files) > limit else None
 
     def delete(self, dataset_id: str) -> None:
         """Delete a dataset and its files.
@@ -85,6 +104,18 @@ class DatasetCatalogue:
         self.data.delete_prefix(f"{folder_of(dataset_id)}/")
         self.data.delete_prefix(upload_folder(dataset_id))
         self.data.delete(record_name(dataset_id))
+
+    def _files_of_folder(self, dataset_id: str, start: int, limit: int) -> list[DatasetFile]:
+        """Return files of a folder, whose hashes are not known.
+
+        There are none if the id cannot be a folder's name.
+        """
+        folder = f"{folder_of(dataset_id)}/"
+        try:
+            stats = list(islice(self.data.list(folder), start, start + limit))
+        except UnsafeName:
+            return []
+        return [DatasetFile(path=stat.name.removeprefix(folder), bytes=stat.bytes, sha256="") for stat in stats]
 
     def _listed(self, dataset_id: str) -> DatasetDescription:
         """Describe one dataset of a list.
@@ -104,6 +135,11 @@ class DatasetCatalogue:
 
     def _folders(self) -> Iterator[str]:
         yield from self.data.folders(f"{FOLDER}/")
+
+
+def object_name(dataset_id: str, file: DatasetFile) -> str:
+    """Return the name of the object that is a file of a complete dataset."""
+    return f"{folder_of(dataset_id)}/{file.path}"
 
 
 def _describe_record(record: DatasetRecord) -> DatasetDescription:

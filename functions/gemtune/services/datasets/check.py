@@ -16,7 +16,6 @@ from gemtune.checks.record import RECORDS, CheckRecord, CheckSummary, record_nam
 from gemtune.checks.report import CheckError, CheckReport
 from gemtune.checks.request import CheckRequest
 from gemtune.checks.task import REPORT, ROWS_LEFT_OUT, CheckTask
-from gemtune.datasets.uploads.errors import DatasetIncomplete
 from gemtune.errors import ObjectNotFound, Problem, UnsafeName
 from gemtune.jobs.secret_names import REFERENCE
 from gemtune.ports import Buckets, CheckRunner, Clock, Link
@@ -68,10 +67,7 @@ class CheckDataset:
 
         Raises DatasetNotFound, DatasetIncomplete, RequestRefused, TooManyChecks.
         """
-        description = self.catalogue.describe(dataset_id)
-        if not description.is_ready:
-            missing = self.catalogue.uploads.missing_parts(self.catalogue.uploads.read(dataset_id))
-            raise DatasetIncomplete(dataset_id, sum(map(len, missing.values())))
+        self.catalogue.describe_ready(dataset_id)
         request = self._checked(dataset_id, reading)
         token = request.hf_token
         record = CheckRecord(

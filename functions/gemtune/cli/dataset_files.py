@@ -1,0 +1,90 @@
+"""Download of the files of a dataset."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from gemtune.cli.connection import REFUSED, Connection
+from gemtune.cli.connection.downloading import download_all
+from gemtune.client import operations
+from gemtune.client.downloads import LinkedFile, is_there, path_in
+from gemtune.datasets.files.kinds import kind_of
+from gemtune.object_name import is_safe
+
+STANDARD_OUTPUT = "-"
+
+
+def download(connection: Connection, dataset_id: str, output: str | None, *, force: bool) -> None:
+    """Download a dataset, and print the paths of its files.
+
+    output: as the user gave it. force: replace files that have another content. Exits with 1 if there are some and they
+    may not be replaced. Raises click.UsageError.
+    """
+    files = connection.run(operations.list_files(dataset_id))
+    if output == STANDARD_OUTPUT:
+        _write_out(connection, files)
+        return
+    name = _own_name(connection.call("GET", f"/datasets/{dataset_id}")["name"])
+    paths = _paths(files, None if output is None else Path(output).expanduser(), name or dataset_id)
+    missing = [(file, path) for file, path in paths if not is_there(file, path)]
+    _check_replaced([path for _, path in missing], force=force)
+    download_all(connection, missing)
+    written = [{"name": file.name, "bytes": file.bytes, "path": str(path)} for file, path in paths]
+    if not connection.print_if_json({"dataset_id": dataset_id, "files": written}):
+        for _, path in paths:
+            click.echo(path)
+
+
+def _paths(files: Sequence[LinkedFile], output: Path | None, name: str) -> list[tuple[LinkedFile, Path]]:
+    """Return where to write each file.
+
+    name: of the dataset, for what has no other name. Raises click.UsageError, and BadUse for a name that leads out of
+    its folder.
+    """
+    if len(files) == 1:
+        kind = kind_of(files[0].name)
+        ending = Path(files[0].name).suffix if kind is None else kind.suffix
+        own = name if name.endswith(ending) else f"{name}{ending}"
+        path = Path(own) if output is None else output / own if output.is_dir() else output
+        return [(files[0], path)]
+    folder = Path(name) if output is None else output
+    if folder.exists() and not folder.is_dir():
+        raise click.UsageError(f"the dataset has {len(files)} files, and {folder} is not a folder")
+    return [(file, path_in(folder, file)) for file in files]
+
+
+def _own_name(name: str | None) -> str | None:
+    """Return the name of a dataset if it can be that of a file."""
+    return name if name is not None and "/" not in name and is_safe(name) else None
+
+
+def _check_replaced(paths: Sequence[Path], *, force: bool) -> None:
+    """Exit with REFUSED if files are there that may not be replaced."""
+    existing = [path for path in paths if path.exists()]
+    if not existing or force:
+        return
+    for path in existing[:10]:
+        click.echo(f"file_exists: {path} has another content", err=True)
+    click.echo("  --force replaces it; --output writes somewhere else", err=True)
+    raise click.exceptions.Exit(REFUSED)
+
+
+def _write_out(connection: Connection, files: Sequence[LinkedFile]) -> None:
+    """Write the only file of a dataset to standard output, once it is checked.
+
+    Raises click.UsageError for several files.
+    """
+    if len(files) != 1:
+        raise click.UsageError(f"the dataset has {len(files)} files, and standard output takes one: name a folder")
+    with tempfile.TemporaryDirectory(prefix="gemtune-") as folder:
+        path = Path(folder) / "file"
+        download_all(connection, [(files[0], path)])
+        with path.open("rb") as source:
+            shutil.copyfileobj(source, sys.stdout.buffer)
+    sys.stdout.buffer.flush()

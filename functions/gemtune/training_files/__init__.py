@@ -1,0 +1,1 @@
+"""Checkpoints and loss histories, as the trainer leaves them in a bucket."""
