@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from gemtune.datasets.files.json_array import BLANKS, ArraySplitter
+from gemtune.datasets.files.wrapped_rows import NoRows, begin_of_array, check_end, cut_cells, unwrapped
+from gemtune.datasets.reading.fields import shown
 from gemtune.datasets.refusal import Refused
 from gemtune.untrusted import Unreadable, read_json_object
 from trainer.dataset.row import MAX_ROW_BYTES, Row, bad_dataset, too_long
@@ -16,13 +18,17 @@ from trainer.dataset.text_stream import CHUNK
 def json_rows(stream: io.BufferedReader, longest: int, *, named: str) -> Iterator[Row]:
     """Yield the rows of a JSON file.
 
-    Its first character tells an array from lines. longest: limit of a row in bytes; a longer one is never in memory as
+    Its first characters tell an array from lines. longest: limit of a row in bytes; a longer one is never in memory as
     a whole. Raises StepError `bad_dataset`.
     """
     lines = 0  # empty ones at the beginning
-    while (start := stream.peek(1)[:1]) and start in BLANKS:
+    while (start := stream.peek(1)) and start[:1] in BLANKS:
         lines += stream.read(1) == b"\n"
-    return _of_array(stream, longest, named) if start == b"[" else _of_lines(stream, longest, named, lines)
+    begin = begin_of_array(start)
+    if begin is None:
+        return _of_lines(stream, longest, named, lines)
+    stream.read(begin)
+    return _of_array(stream, longest, named, wrapped=start[:1] != b"[")
 
 
 def _of_lines(stream: io.BufferedReader, longest: int, named: str, number: int) -> Iterator[Row]:
@@ -60,18 +66,21 @@ def _goes_on(text: bytes, stream: io.BufferedReader) -> bool:
 
 def _parsed(row: bytes) -> dict[str, Any] | Refused:
     try:
-        return read_json_object(row, max_bytes=len(row), not_finite=True)
+        read = read_json_object(row, max_bytes=len(row), not_finite=True)
     except Unreadable as error:
         return Refused(error.message.removeprefix("this ").removeprefix("is "))
+    if cells := cut_cells(read):
+        return Refused(f"the viewer of the Hub has cut off its {shown(cells[0])}: download the file itself")
+    return dict(unwrapped(read))
 
 
-def _of_array(stream: io.BufferedReader, longest: int, named: str) -> Iterator[Row]:
-    """Yield the elements of an array, which begins at the stream's position.
+def _of_array(stream: io.BufferedReader, longest: int, named: str, *, wrapped: bool) -> Iterator[Row]:
+    """Yield the elements of an array, whose bracket was read.
 
     Elements are told apart by their brackets and strings, and then read one by one, so that a broken one is refused by
-    its number. Raises StepError `bad_dataset` if the array does not end, or something follows it.
+    its number. wrapped: whether the array is in an object. Raises StepError `bad_dataset` if the array does not end, or
+    something follows it.
     """
-    stream.read(1)
     splitter, number = ArraySplitter(longest), 0
     while not splitter.ended:
         chunk = stream.read1(CHUNK)
@@ -81,8 +90,12 @@ def _of_array(stream: io.BufferedReader, longest: int, named: str) -> Iterator[R
             number += 1
             yield number, too_long(longest) if element is None else _parsed(element)
     rest = splitter.rest
-    while not rest.strip(BLANKS):
-        rest = stream.read1(CHUNK)
-        if not rest:
-            return
-    raise bad_dataset(f"{named} goes on after the end of its array, behind row {number}", hint="upload one array")
+    while len(rest) <= MAX_ROW_BYTES and (more := stream.read1(CHUNK)):
+        rest = rest.strip(BLANKS) + more
+    try:
+        check_end(rest, wrapped=wrapped)
+    except NoRows as problem:
+        hint = (
+            "upload one array" if not wrapped else "write its rows into a file of their own, as one array or as lines"
+        )
+        raise bad_dataset(f"{named} {problem}, behind row {number}", hint=hint) from None

@@ -17,13 +17,14 @@ FormatName = Literal[
     "question_answer",
     "alpaca",
     "xlam",
+    "glaive",
     "text",
 ]
-RlFormatName = Literal["preference", "openai_preference", "vertex_preference", "labelled", "prompt"]
+RlFormatName = Literal["preference", "openai_preference", "vertex_preference", "choice", "labelled", "prompt"]
 StatedFormat = Literal[FormatName, RlFormatName]
 # Formats of the rows of each algorithm of RL.
 RL_FORMATS: Mapping[str, tuple[RlFormatName, ...]] = {
-    "dpo": ("preference", "openai_preference", "vertex_preference"),
+    "dpo": ("preference", "openai_preference", "vertex_preference", "choice"),
     "kto": ("labelled",),
     "grpo": ("prompt",),
 }

@@ -10,6 +10,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 
+from gemtune.datasets.choices import CHOICES
 from gemtune.datasets.row_options import RL_FORMATS, FormatName, RlFormatName, StatedFormat
 from gemtune.methods import Method
 from gemtune.request.contract import Contract
@@ -89,6 +90,7 @@ _PAIRS = (
     frozenset({"chosen", "rejected"}),
     frozenset({"preferred_output", "non_preferred_output"}),
     frozenset({"contents", "completions"}),
+    *(frozenset(choice.columns) for choice in CHOICES),
 )
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import gzip
 import json
 import tempfile
+import time
 import tracemalloc
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from hypothesis import strategies as st
 
 from gemtune.datasets.files import text_columns
 from gemtune.datasets.files.kinds import KINDS, FileKind, kind_of
+from gemtune.datasets.files.wrapped_rows import begin_of_array
 from gemtune.datasets.refusal import Refused
 from gemtune.errors import StepError
 from tests.trainer.dataset.files import as_parquet, written
@@ -80,9 +83,96 @@ def test_a_byte_order_mark_tells_the_encoding(encoding: str, ending: str, compre
     assert text_columns.of_text(kind, content) == {"prompt", "completion"}
 
 
+VIEWED = [{"row_idx": number, "row": row, "truncated_cells": []} for number, row in enumerate(PAIRS)]
+ABOUT = {"version": 1.5, "features": [{"name": "prompt", "type": {"_type": "Value", "]": '["'}}], "info": None}
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+@pytest.mark.parametrize(
+    "file",
+    [
+        {"data": PAIRS},
+        ABOUT | {"rows": VIEWED, "num_rows_total": 7, "partial": False},
+        {"examples": PAIRS, "description": "}]", **ABOUT},
+    ],
+    ids=["bare", "viewer", "details"],
+)
+def test_rows_in_a_field_of_the_only_object_are_those_of_an_array(file: dict[str, Any], indent: int | None) -> None:
+    content = json.dumps(file, indent=indent)
+    for name, written_file in (
+        ("train.json", content.encode()),
+        ("train.jsonl", f" \n{content}\n".encode()),
+        ("train.json.gz", gzip.compress(content.encode())),
+        ("train.json", content.encode("utf-16")),
+    ):
+        assert read(written_file, name) == list(enumerate(PAIRS, 1))
+        kind = kind_of(name)
+        assert kind is not None
+        assert text_columns.of_text(kind, written_file) == {"prompt", "completion"}
+
+
+def test_lines_of_the_hubs_viewer_are_the_rows_in_them() -> None:
+    cut = [*VIEWED[:2], VIEWED[2] | {"truncated_cells": ["prompt"]}]
+    content = "".join(json.dumps(row) + "\n" for row in cut).encode()
+    assert read(content, "train.jsonl")[:2] == list(enumerate(PAIRS[:2], 1))
+    assert refused(content, "train.jsonl") == {
+        3: "the viewer of the Hub has cut off its prompt: download the file itself"
+    }
+    assert text_columns.of_text(FileKind("jsonl"), content) == {"prompt", "completion"}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"data": []},
+        {"data": ["a"]},
+        {"items": [{"role": "user", "content": "Hi"}]},
+        {"data": [{"from": "human", "value": "Hi"}]},
+        {"prompt": "Hi", "examples": [{"a": "b"}]},
+        {"text": "Hi", "row_idx": 1, "row": {"a": "b"}},
+        {"row": {"a": "b"}},
+    ],
+)
+def test_rows_with_lists_of_their_own_are_rows(row: dict[str, Any]) -> None:
+    content = (json.dumps(row) + "\n").encode() * 2
+    assert read(content, "train.jsonl") == [(1, row), (2, row)]
+
+
+@given(
+    st.binary(max_size=40), st.sampled_from([json.dumps(ABOUT | {"rows": VIEWED}).encode(), b'{"data": [{"a": 1}]}'])
+)
+def test_damaged_objects_with_rows_raise_no_unexpected_error(noise: bytes, content: bytes) -> None:
+    for place in (1, 20, len(content) // 2, len(content) - 2):
+        for damaged in (content[:place], content[:place] + noise + content[place:], noise + content):
+            text_columns.of_text(FileKind("json"), damaged)
+            with suppress(StepError):
+                read(damaged, "train.json")
+
+
+@pytest.mark.parametrize(
+    "text", [b"[" * 100_000, b'"a":' * 50_000, b'{"a": ' + b" " * 100_000, b'{"a": "' + b"\\" * 99_999]
+)
+def test_the_beginning_of_a_file_is_searched_in_linear_time(text: bytes) -> None:
+    started = time.process_time()
+    assert begin_of_array(b'{"info": ' + text) is None
+    assert time.process_time() - started < 5
+
+
 @pytest.mark.parametrize(
     ("content", "name", "message"),
     [
+        (
+            b'{"data": [{"a": "b"}], "test": [{"a": "c"}]}',
+            "train.json",
+            "has a field 'test' beside its rows, behind row 1",
+        ),
+        (
+            b'{"data": [{"a": "b"}]}\n{"data": [{"a": "c"}]}',
+            "train.json",
+            "goes on after its rows, and not with the end",
+        ),
+        (b'{"data": [{"a": "b"}]', "train.json", "goes on after its rows, and not with the end of the object"),
+        (b'{"data": [{"a": "b"}', "train.json", "ends within its array, after row 0"),
         ("Hi".encode("utf-16-le"), "train.jsonl", "may be UTF-16, whose byte order mark is missing"),
         (b'\xff\xfe{\0"\0\0\xd8\0\0', "train.jsonl", "not valid UTF-16"),
         (b'[{"a": "b"}', "train.json", "ends within its array, after row 0"),

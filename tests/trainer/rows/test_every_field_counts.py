@@ -91,9 +91,10 @@ OF_ANSWERS: dict[str, Any] = {
     "reasoning_content": "Hm",
     "reasoning": "Hm",
     "thinking": "Hm",
-    "name": "Ada",
     "train_detail": [{"begin_offset": 0, "end_offset": 1, "train": False}],
-    **{name: "a value" for name in UNSUPPORTED if name != "role"},  # a set would give each worker another order
+    **{
+        name: "a value" for name in UNSUPPORTED if name not in ("role", "name")
+    },  # a set would give each worker another order
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any, get_args
 
@@ -41,6 +42,20 @@ OPENAI_TOOLS: dict[str, Any] = {
     ],
     "tools": [{"type": "function", "function": WEATHER | {"strict": True}}],
 }
+
+
+def glaive(
+    *,
+    functions: str = json.dumps(WEATHER, indent=2),
+    call: str = f"""{{"name": "weather", "arguments": '{json.dumps(ARGUMENTS)}'}}""",
+) -> dict[str, Any]:
+    """Return a row of Glaive's, whose text is about WITH_TOOLS."""
+    return {
+        "system": f"SYSTEM: Be brief with access to the following functions. Use them if required -\n{functions}\n",
+        "chat": f"USER: Hi\n\n\nASSISTANT: <functioncall> {call} <|endoftext|>\n\n\nFUNCTION RESPONSE: sunny\n\n\n"
+        "ASSISTANT: Sunny. <|endoftext|>\n\n\n",
+    }
+
 
 # Rows by the format that reads them, and what they say.
 ROWS: list[tuple[FormatName, dict[str, Any], Conversation]] = [
@@ -158,6 +173,32 @@ ROWS: list[tuple[FormatName, dict[str, Any], Conversation]] = [
         WITH_TOOLS.first(2),
     ),
     (
+        "glaive",
+        glaive(),
+        WITH_TOOLS.with_turns(
+            [
+                WITH_SYSTEM.turns[0],
+                WITH_TOOLS.turns[0],
+                Turn("assistant", calls=(ToolCall("weather", ARGUMENTS),)),
+                Turn("tool", "sunny", tool_name="weather"),
+                Turn("assistant", "Sunny."),
+            ]
+        ),
+    ),
+    ("glaive", {"system": "SYSTEM: Be brief.", "chat": "USER: Hi\n\n\nASSISTANT: Yes? <|endoftext|>\n"}, WITH_SYSTEM),
+    ("glaive", {"chat": "USER: Hi\nASSISTANT: Yes?"}, CHAT),
+    ("question_answer", {"question": "Hi", "answers": {"text": ["Yes?"], "answer_start": [0]}, "context": ""}, CHAT),
+    (
+        "question_answer",
+        {"context": "He is Otto.", "question": "Who?", "answers": json.dumps({"text": ["Otto"], "answer_start": [6]})},
+        CHAT.with_turns([Turn("user", "He is Otto.\n\nWho?"), Turn("assistant", "Otto")]),
+    ),
+    (
+        "question_answer",
+        {"context": "He is Otto.", "question": "Who?", "answer": "Otto"},
+        CHAT.with_turns([Turn("user", "He is Otto.\n\nWho?"), Turn("assistant", "Otto")]),
+    ),
+    (
         "alpaca",
         {"instruction": "Translate", "input": "yes", "output": "oui", "history": [["Hi", "Yes?"]]},
         CHAT.with_turns([*CHAT.turns, Turn("user", "Translate\n\nyes"), Turn("assistant", "oui")]),
@@ -213,10 +254,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"query": "a", "question": "b", "answer": "c"}, "both question and query are given: keep one, or ignore the"),
     ({"messages": [USER, ASSISTANT], "problem": "Ho"}, "the field problem is unknown"),
     ({"messages": [USER]}, "no message of the assistant, which is what is learned; prompts without answers are for"),
-    (
-        {"chat": "USER: Hi\n\n\nASSISTANT: Yes? <|endoftext|>", "system": "SYSTEM: Be brief."},
-        "its chat is a transcript of USER: and ASSISTANT:",
-    ),
+    ({"sample": "USER: Hi\nASSISTANT: Yes?"}, "its sample is a transcript of USER: and ASSISTANT:"),
     ({"row_idx": 0, "row": {"prompt": "Hi"}}, "the row is inside of its field row"),
     (
         {"data": [{"prompt": "Hi", "completion": "Yes?"}]},
@@ -225,13 +263,37 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"features": [], "rows": [{"row_idx": 0, "row": {}}]}, "as `jq -c '.rows[].row'` does"),
     ({"prompt": {"text": "Hi", "replies": []}, "message_tree_id": "1"}, "a tree of messages: write a row of messages"),
     ({"message_id": "1", "parent_id": "0", "role": "prompter", "text": "Hi"}, "such a row is one message: write all"),
-    ({"question": "Hi", "context": "He", "answers": {"text": ["Yes"], "answer_start": [0]}}, "write one of them into"),
+    (
+        {"question": "Hi", "context": "He", "answers": {"text": [], "answer_start": []}},
+        "answers: the question has no answer in its context: write what to say into answer, or leave the row out",
+    ),
+    (
+        {"question": [USER, ASSISTANT, USER], "answer": "Yes?", "context": "He is Otto."},
+        "context stands beside messages in question",
+    ),
+    ({"question": "Hi", "answers": {"text": ["Yes?"], "wieght": [0]}}, "the field wieght is unknown"),
     ({"prompt": "Hi", "response_0": "a", "response_1": "b"}, "several answers to one prompt: write a better one into"),
+    (
+        {"prompt": "Hi", "response_0": "a", "response_1": "b", "better_response_id": 1},
+        "it says which of two answers is better: use method RL with DPO",
+    ),
+    (glaive(call="{'name': 'weather'}"), "a call behind <functioncall> is not {name, arguments}"),
+    (
+        glaive(call='{"name": "weather", "arguments": \'{"city"\'}'),
+        "a call behind <functioncall> cannot be read: this is",
+    ),
+    (
+        glaive(functions='{"name": "weather"'),
+        "the functions in the system message cannot be read: this is not JSON (line 1, column 20); correct them, or "
+        "add {tools: null} to dataset_columns to train them and their calls as text",
+    ),
+    (glaive() | {"tools": [WEATHER]}, "the system message and a column tools both have functions: keep one"),
+    ({"chat": "Hm.\nUSER: Hi\nASSISTANT: Yes?"}, "chat does not begin with USER:"),
     (
         {"prompt": "Hi", "answers": [{"answer": "a", "rank": 1}]},
         "several answers to one prompt: write a better one into",
     ),
-    ({"instruction": "Hi", "output_1": "a", "output_2": "b", "preference": 1}, "write a better one into chosen"),
+    ({"instruction": "Hi", "output_1": "a", "output_2": "b"}, "write a better one into chosen"),
     ({"question": "Hi", "Answer A": "a", "Answer B": "b"}, "write a better one into chosen"),
     ({"translation": {"de": "Ja", "en": "Yes"}}, "write the text to translate into prompt"),
     ({"problem": "Hi", "solution": "Yes?"}, "such as {prompt: problem, completion: solution}, with null for each"),
@@ -282,10 +344,15 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         "is not JSON",
     ),
     (
-        messages(USER | {"name": "Ada"}, ASSISTANT),
-        "turn 1: the field name is not read: no chat template of Gemma shows names: write it into the text; to ignore "
-        "it, add {messages.name: null} to dataset_columns",
+        messages(USER | {"name": "Ada"}, ASSISTANT, USER | {"name": "Eve"}, ASSISTANT),
+        "several names of the user (Ada, Eve): no chat template of Gemma shows names: write them into the texts; to "
+        "ignore them, add {messages.name: null} to dataset_columns",
     ),
+    (
+        messages(USER | {"name": "Ada"}, {"role": "assistant", "content": "Yes, Ada?"}),
+        "the assistant says the user's name Ada: no chat template of Gemma shows names",
+    ),
+    (messages(USER | {"name": 7}, ASSISTANT), "turn 1: name is not a text"),
     (
         {"messages": [USER, ASSISTANT], "Team": "a", "Reply": "b"},
         "the fields Team, Reply are unknown: say in dataset_columns what they are; to ignore them, add {Team: null, "
@@ -306,7 +373,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"instruction": "Hi", "reply": "Yes?", "id": "7"}, "set dataset_columns, such as {output: …}"),
     ({"conversation_id": 1, "conversatons": [USER, ASSISTANT]}, "such as {conversations: conversatons}"),
     ({"prompt": {}, "completion": "x"}, "prompt is neither a text nor a list of messages"),
-    (messages({"role": "prompter", "content": "Hi"}), "turn 1: unknown role 'prompter'; known ones are system"),
+    (messages({"role": "asker", "content": "Hi"}), "turn 1: unknown role 'asker'; known ones are system"),
     ({}, "an empty row"),
     ({"text": "abc", "images": ["a.png"]}, "the field images is not read"),
 ]
@@ -315,6 +382,70 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 @pytest.mark.parametrize(("row", "expected"), REFUSED, ids=[expected[:40] for _, expected in REFUSED])
 def test_what_cannot_be_honoured_refuses_its_row_by_name(row: dict[str, Any], expected: str) -> None:
     assert expected in reason(row)
+
+
+def test_two_functions_of_glaives_are_two_tools() -> None:
+    other = WEATHER | {"name": "clock", "description": "Says {hour} {minute}."}
+    read = table.read(glaive(functions=f"{json.dumps(WEATHER)}\n\n{json.dumps(other, indent=2)}"))
+    assert not isinstance(read, Refused), read.reason
+    assert isinstance(read.content, Conversation)
+    assert [tool["function"] for tool in read.content.tools] == [WEATHER, other]
+    assert read.unread_fields == ("functions of the system message",)
+
+
+def test_apostrophes_in_a_call_of_glaives_are_read() -> None:
+    for written in ("What's up", "What\\'s up"):
+        read = table.read(glaive(call=f"""{{"name": "weather", "arguments": '{{"city": "{written}"}}'}}"""))
+        assert not isinstance(read, Refused), read.reason
+        assert isinstance(read.content, Conversation)
+        assert read.content.turns[2].calls[0].arguments == {"city": "What's up"}
+
+
+def test_functions_and_calls_of_glaives_stay_text_on_request() -> None:
+    row = glaive()
+    read = table.read(row, ReadOptions(columns={"tools": None}))
+    assert not isinstance(read, Refused), read.reason
+    assert isinstance(read.content, Conversation)
+    assert read.content.tools == ()
+    system, _, call, response, answer = (turn.content for turn in read.content.turns)
+    assert system == row["system"].removeprefix("SYSTEM: ").strip()
+    assert call in row["chat"]
+    assert call.startswith("<functioncall> {")
+    assert (response, answer) == ("FUNCTION RESPONSE: sunny", "Sunny.")
+    assert read.unread_fields == ("<functioncall>",)
+
+
+@pytest.mark.parametrize("text", [" " * 200_000, "\n" * 200_000, "}\n" * 100_000, "USER: Hi\n" * 20_000])
+def test_long_transcripts_are_read_in_linear_time(text: str) -> None:
+    for row in (
+        {"chat": f"USER: Hi\nASSISTANT: <functioncall> {text}"},
+        {"chat": f"USER: Hi\nASSISTANT: {text} Yes?", "system": f"{text} access to the following functions {text}"},
+        glaive(functions=text),
+        glaive(call='{"name": "weather"' + text),
+    ):
+        started = time.process_time()
+        table.read(row)
+        assert time.process_time() - started < 5
+
+
+def test_further_answers_of_squad_are_counted() -> None:
+    read = table.read({"question": "Who?", "answers": {"text": ["Otto", "Otto", "he"], "answer_start": [6, 6, 0]}})
+    assert not isinstance(read, Refused), read.reason
+    assert read.content == CHAT.with_turns([Turn("user", "Who?"), Turn("assistant", "Otto")])
+    assert read.unread_fields == ("answers.answer_start", "answers.text after the first")
+
+
+def test_names_that_tell_nothing_are_counted() -> None:
+    named = [USER | {"name": "Ada"}, ASSISTANT | {"name": "Marvin"}] * 2
+    read = table.read({"messages": [{"role": "system", "content": "Be brief.", "name": "rules"}, *named]})
+    assert not isinstance(read, Refused), read.reason
+    assert read.content == WITH_SYSTEM.with_turns([*WITH_SYSTEM.turns, *CHAT.turns])
+    assert read.unread_fields == ("messages.name",)
+    assert not isinstance(table.read({"messages": [USER | {"name": "Ye"}, ASSISTANT]}), Refused)  # no whole word
+    spoken = [{"from": "human", "value": "Hi", "name": "Ada"}, {"from": "gpt", "value": "Yes?"}]
+    read = table.read({"conversations": spoken})
+    assert not isinstance(read, Refused), read.reason
+    assert read.unread_fields == ("conversations.name",)
 
 
 def test_a_cell_without_text_is_named_as_its_column_is() -> None:

@@ -84,6 +84,28 @@ def question(row: dict[str, Any], *answers: str) -> RlRow[Question]:
         {"instruction": "", "input": "Hi", "chosen": "Hello!", "rejected": "What?"},
         {"conversations": spoken(HI), "chosen": spoken(GOOD)[0], "rejected": spoken(BAD)[0]},
         {"conversations": messages(HI), "chosen": spoken(HI, GOOD), "rejected": messages(BAD)},
+        # Two answers and which is better.
+        {
+            **{"prompt": "Hi", "response_0": "What?", "response_1": "Hello!", "better_response_id": 1},
+            **{"safer_response_id": 0, "is_response_0_safe": True, "response_1_source": "x", "prompt_source": "y"},
+        },
+        {"prompt": "Hi", "response_0": "Hello!", "response_1": "What?", "better_response_id": 0},
+        {"instruction": "Hi", "input": "", "output_1": "What?", "output_2": "Hello!", "preference": 2.0},
+        {"prompt": "Hi", "response_1": "Hello!", "response_2": "What?", "preference_strength": -3},
+        {"prompt": "Hi", "response1": "What?", "response2": "Hello!", "overall_preference": "1"},
+        {"prompt": "Hi", "response_a": "What?", "response_b": "Hello!", "winner": "model_b", "model_a": "x"},
+        {
+            **{"conversation_a": messages(HI, GOOD), "conversation_b": messages(HI, BAD), "winner": "model_a"},
+            **{
+                "question_id": "1",
+                "model_a": "x",
+                "model_b": "y",
+                "judge": "z",
+                "turn": 1,
+                "anony": True,
+                "tstamp": 1.5,
+            },
+        },
         # Lists in files without lists, such as CSV.
         {name: json.dumps(messages(turn)) for name, turn in (("prompt", HI), ("chosen", GOOD), ("rejected", BAD))},
         {"conversations": json.dumps(spoken(HI)), "chosen": "Hello!", "rejected": json.dumps(spoken(BAD))},
@@ -201,6 +223,23 @@ def test_tools_are_part_of_the_prompt_and_calls_of_the_answer() -> None:
         ({"prompt": "Hi", "completion": "a", "label": True}, "this is a row for KTO; DPO needs"),
         ({"prompt": "Hi", "chosen": "a", "rejected": "b", "preferred_output": "c"}, "fits the formats"),
         ({"contents": [], "completions": [{"score": 1}]}, "completions is not a list of two"),
+        (
+            {"prompt": "Hi", "response_a": "a", "response_b": "b", "winner": "tie (bothbad)"},
+            "winner is 'tie (bothbad)', so that neither answer is preferred: leave the row out",
+        ),
+        (
+            {"prompt": "Hi", "response_1": "a", "response_2": "b", "preference_strength": 0},
+            "neither answer is preferred",
+        ),
+        ({"prompt": "Hi", "response_0": "a", "response_1": "b"}, "several answers to one prompt"),
+        (
+            {"prompt": "Hi", "response_0": "a", "response_1": "b", "better_response_id": 1, "rejected": "c"},
+            "fits the formats preference and choice",
+        ),
+        (
+            {"prompt": "Hi", "response_0": "a", "response_1": "b", "better_response_id": 1, "better": 0},
+            "better is unknown",
+        ),
         (
             {
                 "contents": [],

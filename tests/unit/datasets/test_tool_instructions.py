@@ -11,12 +11,12 @@ import pytest
 from gemtune.datasets.conversation import Conversation, Text, ToolCall
 from gemtune.datasets.formats import table
 from gemtune.datasets.formats.table import ReadRow
-from gemtune.datasets.reading import python_literal
-from gemtune.datasets.reading.python_literal import NotALiteral
-from gemtune.datasets.reading.tool_instructions import LEFT_OUT
 from gemtune.datasets.refusal import Refused
 from gemtune.datasets.rl.read import RlRow, read_labelled, read_pair, read_question
 from gemtune.datasets.row_options import ReadOptions
+from gemtune.datasets.tagged import python_literal
+from gemtune.datasets.tagged.instructions import LEFT_OUT
+from gemtune.datasets.tagged.python_literal import NotALiteral
 
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 WEATHER = {"type": "function", "function": {"name": "weather", "description": "Says. It.", "parameters": CITY}}

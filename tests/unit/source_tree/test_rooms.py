@@ -32,8 +32,9 @@ SERVICE: Mapping[str, str] = {
     "datasets": "untrusted",
     "datasets.files": "untrusted",
     "datasets.reading": "datasets untrusted",
-    "datasets.formats": "datasets datasets.reading",
-    "datasets.rl": "datasets datasets.formats datasets.reading",
+    "datasets.tagged": "datasets datasets.reading untrusted",
+    "datasets.formats": "datasets datasets.reading datasets.tagged untrusted",
+    "datasets.rl": "datasets datasets.formats datasets.reading datasets.tagged",
     "datasets.uploads": "errors",
     # The domain: no service, no handler, no port.
     "jobs": "errors jobs.parts object_name secret_name untrusted",

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from gemtune.datasets.files.wrapped_rows import unwrapped
 from gemtune.untrusted import Unreadable, read_json
 
 # Bytes after the footer, and the largest footer that is read.
@@ -34,6 +35,7 @@ def of_jsonl(start: bytes) -> frozenset[str] | None:
         except Unreadable:  # an empty line, a damaged one, or an incomplete one at the end
             continue
         if isinstance(row, dict):
+            row = unwrapped(row)
             return frozenset(name for name, value in row.items() if value is not None and value == value)  # not NaN
     return None
 

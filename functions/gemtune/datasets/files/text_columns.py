@@ -10,6 +10,7 @@ from gemtune.datasets.files.json_array import BLANKS, ArraySplitter
 from gemtune.datasets.files.kinds import FileKind
 from gemtune.datasets.files.table_header import BadHeader, read_header
 from gemtune.datasets.files.text_encoding import mark_of
+from gemtune.datasets.files.wrapped_rows import begin_of_array
 from gemtune.untrusted import MAX_BYTES
 
 
@@ -32,8 +33,8 @@ def of_text(kind: FileKind, start: bytes) -> frozenset[str] | None:
             return frozenset(read_header(line, tabs=kind.ending == "tsv")[0]) if ended else None
         except BadHeader:
             return None
-    text = text.lstrip(BLANKS)
-    return _of_array(text[1:]) if text.startswith(b"[") else columns.of_jsonl(text)
+    begin = begin_of_array(text)
+    return columns.of_jsonl(text.lstrip(BLANKS)) if begin is None else _of_array(text[begin:])
 
 
 def _of_array(content: bytes) -> frozenset[str] | None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from gemtune.datasets.conversation import Conversation, Turn
-from gemtune.datasets.formats.shape import Format, Row
 from gemtune.datasets.reading.fields import Fields, cell_text
+from gemtune.datasets.reading.shape import Format, Row
 from gemtune.datasets.reading.tools import from_json, read_tools, template_options
 from gemtune.datasets.reading.turns import column_turns, system_turns
 

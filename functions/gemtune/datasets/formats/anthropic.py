@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from gemtune.datasets.conversation import Conversation, Image, Part, Role, Text, ToolCall, Turn
-from gemtune.datasets.formats.shape import Format, Row
 from gemtune.datasets.reading.content import image_of, joined, read_content, read_part
 from gemtune.datasets.reading.fields import Fields
 from gemtune.datasets.reading.flags import read_flag
+from gemtune.datasets.reading.shape import Format, Row
 from gemtune.datasets.reading.tools import arguments_of, name_of, read_tools, structured, template_options
 from gemtune.datasets.reading.turns import ROLES, by_message, message_list, read_turn, role_of
 

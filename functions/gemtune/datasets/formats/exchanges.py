@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from gemtune.datasets.conversation import Conversation, Turn
-from gemtune.datasets.formats.shape import Format, Row, first_turn
 from gemtune.datasets.reading.content import read_content
 from gemtune.datasets.reading.fields import Fields, unicode_text
 from gemtune.datasets.reading.flags import read_flag
+from gemtune.datasets.reading.shape import Format, Row, first_turn
 from gemtune.datasets.reading.tools import read_tools, structured, template_options
 from gemtune.datasets.reading.turns import is_text, message_list, system_turns
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from gemtune.datasets.conversation import Conversation
 from gemtune.datasets.formats.anthropic import is_anthropic
-from gemtune.datasets.formats.shape import Format, Row, first_turn
 from gemtune.datasets.reading.fields import Fields
+from gemtune.datasets.reading.shape import Format, Row, first_turn
 from gemtune.datasets.reading.tools import read_tools, template_options
 from gemtune.datasets.reading.turns import read_turns
 

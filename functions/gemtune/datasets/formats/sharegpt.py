@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from gemtune.datasets.conversation import Conversation, Role, Turn
-from gemtune.datasets.formats.shape import Format, Row, first_turn
 from gemtune.datasets.reading.content import read_content
 from gemtune.datasets.reading.fields import HARMLESS, Fields
 from gemtune.datasets.reading.flags import read_flag
+from gemtune.datasets.reading.names import leave_name
+from gemtune.datasets.reading.shape import Format, Row, first_turn
 from gemtune.datasets.reading.tools import read_calls, read_tools, template_options
 from gemtune.datasets.reading.turns import message_list, role_of, system_turns, thinking_of
 
@@ -61,6 +62,7 @@ def read_sharegpt_turn(fields: Fields) -> Turn:
             raise fields.bad("it has no value")
         thinking = thinking_of(fields) if role == "assistant" else ""
         turn = Turn(role, read_content(value, role, fields, "value"), thinking, trained=trained)
+    leave_name(fields, role)
     fields.close(harmless=HARMLESS | {"markdown"})
     return turn
 

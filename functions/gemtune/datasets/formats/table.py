@@ -11,19 +11,21 @@ from gemtune.datasets.conversation import Conversation
 from gemtune.datasets.formats.alpaca import ALPACA
 from gemtune.datasets.formats.anthropic import ANTHROPIC
 from gemtune.datasets.formats.exchanges import EXCHANGES
+from gemtune.datasets.formats.glaive import GLAIVE
 from gemtune.datasets.formats.openai import OPENAI
 from gemtune.datasets.formats.prompt_completion import PROMPT_COMPLETION
 from gemtune.datasets.formats.question_answer import QUESTION_ANSWER
-from gemtune.datasets.formats.shape import Content, Format, Row
 from gemtune.datasets.formats.sharegpt import SHAREGPT
 from gemtune.datasets.formats.text import TEXT
 from gemtune.datasets.formats.vertex import VERTEX
 from gemtune.datasets.formats.xlam import XLAM
 from gemtune.datasets.reading import advice, media
 from gemtune.datasets.reading.fields import Fields, Reading, is_missing, names_in, shown
-from gemtune.datasets.reading.tagged_calls import read_tagged_calls
+from gemtune.datasets.reading.names import check_names
+from gemtune.datasets.reading.shape import Content, Format, Row
 from gemtune.datasets.refusal import BadRow, Refused
 from gemtune.datasets.row_options import ReadOptions, StatedFormat
+from gemtune.datasets.tagged.calls import read_tagged_calls
 
 FORMATS: tuple[Format, ...] = (
     OPENAI,
@@ -35,6 +37,7 @@ FORMATS: tuple[Format, ...] = (
     QUESTION_ANSWER,
     ALPACA,
     XLAM,
+    GLAIVE,
     TEXT,
 )
 BY_NAME: Mapping[StatedFormat, Format] = {each.name: each for each in FORMATS}
@@ -80,6 +83,7 @@ def read(row: Mapping[str, Any], options: ReadOptions | None = None) -> ReadRow 
                     "no message of the assistant, which is what is learned; prompts without answers are for method RL "
                     "with GRPO"
                 )
+            check_names(reading, content.turns)
             fields.leave_repeated({turn.content for turn in content.turns if isinstance(turn.content, str)})
         fields.close()
     except BadRow as bad:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from gemtune.datasets.conversation import PlainText
-from gemtune.datasets.formats.shape import Format, Row
 from gemtune.datasets.reading.fields import Fields
+from gemtune.datasets.reading.shape import Format, Row
 
 
 def _fits(row: Row) -> bool:

@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from gemtune.datasets.conversation import Conversation, Medium, Part, Role, Text, ToolCall, Turn
-from gemtune.datasets.formats.shape import Format, Row
 from gemtune.datasets.reading.content import audio_of, image_of, joined
 from gemtune.datasets.reading.fields import Fields, shown
 from gemtune.datasets.reading.flags import read_flag
+from gemtune.datasets.reading.shape import Format, Row
 from gemtune.datasets.reading.tools import arguments_of, from_json, name_of, read_tools, structured
 from gemtune.datasets.reading.turns import message_list, result_turn, role_of
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from gemtune.datasets.conversation import Conversation, Turn
-from gemtune.datasets.formats.shape import Format, Row, first_turn
 from gemtune.datasets.reading.fields import Fields
+from gemtune.datasets.reading.shape import Format, Row, first_turn
 from gemtune.datasets.reading.tools import read_calls, read_tools, template_options
 from gemtune.datasets.reading.turns import column_turns, system_turns
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from gemtune.datasets.choices import choice_of
 from gemtune.datasets.reading.fields import HARMLESS, names_in, shown
 from gemtune.datasets.reading.tools import structured
 
@@ -36,8 +37,8 @@ def of_shape(row: Row) -> str | None:
     for name, value in row.items():
         if isinstance(value, str) and "USER:" in value and "ASSISTANT:" in value:
             return (
-                f"its {shown(name)} is a transcript of USER: and ASSISTANT:, as in Glaive's datasets: write it as "
-                "messages, and each <functioncall> in it into tool_calls"
+                f"its {shown(name)} is a transcript of USER: and ASSISTANT:, as in Glaive's datasets: set "
+                f"dataset_columns to {{chat: {shown(name)}}}, with the system message in a column system"
             )
     if isinstance(structured(row.get("row")), Mapping):
         return "the row is inside of its field row: write each of them on a line of its own, as `jq -c .row` does"
@@ -48,13 +49,10 @@ def of_shape(row: Row) -> str | None:
     if any(isinstance(value, Mapping) and "replies" in value for value in row.values()):
         return "a tree of messages: write a row of messages for each path from the first message to an answer"
     answers = structured(row.get("answers"))
-    if isinstance(answers, Mapping) and "text" in answers:
-        return (
-            "its answers are a list inside of an object, as in SQuAD's datasets: write one of them into answer, and "
-            "the context into question"
-        )
     if isinstance(answers, list) and answers and all(isinstance(answer, str) for answer in answers):
         return "its answers are a list of texts: write one of them into answer"
+    if choice_of(row) is not None:
+        return "it says which of two answers is better: use method RL with DPO"
     if _has_numbered_answers(row) or _are_objects(answers) or _are_objects(row.get("completions")):
         return (
             "it has several answers to one prompt: write a better one into chosen and a worse one into rejected for "

@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
+from gemtune.datasets.conversation import Role
 from gemtune.datasets.refusal import BadRow
 from gemtune.datasets.row_options import ReadOptions
 
@@ -67,12 +68,13 @@ class Reading:
     """One row being read.
 
     ignored: fields to ignore, by their names for `dataset_columns`. unread: names of the fields that were not read, in
-    order and without repetition.
+    order and without repetition. names: by role, the names of who says its messages, and the fields that have them.
     """
 
     def __init__(self, options: ReadOptions):
         self.options, self.ignored = options, options.ignored
         self.unread: dict[str, None] = {}
+        self.names: dict[Role, dict[str, str]] = {}
 
 
 class Fields:

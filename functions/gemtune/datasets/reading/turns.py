@@ -12,16 +12,18 @@ from gemtune.datasets.conversation import Content, Role, Turn
 from gemtune.datasets.reading.content import read_content
 from gemtune.datasets.reading.fields import Fields, cell_text, kind_of, unicode_text
 from gemtune.datasets.reading.flags import read_flag
+from gemtune.datasets.reading.names import leave_name
 from gemtune.datasets.reading.tools import from_json, name_of, read_calls, structured, without_nulls
 from gemtune.datasets.reading.transcript import prompt_of
 
 # Names of roles in OpenAI's shape, in lower case. `model` is the assistant's name in Gemma's turn format, `chatbot` in
-# Cohere's rows; ShareGPT's names are common in this shape, too.
+# Cohere's rows, `prompter` the user's in OpenAssistant's; ShareGPT's names are common in this shape, too.
 ROLES: Mapping[str, Role] = {
     "system": "system",
     "developer": "system",
     "user": "user",
     "human": "user",
+    "prompter": "user",
     "assistant": "assistant",
     "model": "assistant",
     "chatbot": "assistant",
@@ -185,6 +187,7 @@ def read_turn(fields: Fields) -> Turn:
         if tool_name is not None and not isinstance(tool_name, str):
             raise fields.bad("name is not a text")
     trained = read_flag(fields, role)
+    leave_name(fields, role)
     fields.close()
     return Turn(role, content, thinking, calls, call_id, tool_name, trained)
 

@@ -8,15 +8,16 @@ from typing import Any
 from gemtune.datasets import turn_order
 from gemtune.datasets.conversation import Conversation, Turn
 from gemtune.datasets.formats.alpaca import instruction_turns
-from gemtune.datasets.formats.shape import first_turn
+from gemtune.datasets.formats.question_answer import question_turns
 from gemtune.datasets.formats.sharegpt import read_sharegpt_turn
 from gemtune.datasets.reading.fields import Fields
 from gemtune.datasets.reading.media import place_media
-from gemtune.datasets.reading.tagged_calls import read_tagged_calls
+from gemtune.datasets.reading.shape import first_turn
 from gemtune.datasets.reading.tools import read_tools, template_options
 from gemtune.datasets.reading.turns import column_turns, is_text, message_list, read_turn, system_turns
 from gemtune.datasets.refusal import BadRow
 from gemtune.datasets.row_options import SameRole
+from gemtune.datasets.tagged.calls import read_tagged_calls
 
 # Columns that a prompt can be in. An instruction is Alpaca's, with the input beside it.
 PROMPTS = ("prompt", "messages", "question", "conversations", "instruction")
@@ -49,7 +50,9 @@ def _prompt_turns(row: Fields, column: str) -> list[Turn]:
     """Return the turns in a column for prompts. Raises BadRow."""
     if column == "instruction":
         return instruction_turns(row)
-    if column in ("prompt", "question") and is_text(row.peek(column)):
+    if column == "question" and is_text(row.peek(column)):
+        return question_turns(row, column)
+    if column == "prompt" and is_text(row.peek(column)):
         return column_turns(row, column, "user")
     return read_any_turns(row.take(column), row, column)
 

@@ -18,6 +18,11 @@ class Pair:
     chosen: tuple[Turn, ...]
     rejected: tuple[Turn, ...]
 
+    @property
+    def turns(self) -> tuple[Turn, ...]:
+        """All turns of the row."""
+        return (*self.prompt.turns, *self.chosen, *self.rejected)
+
 
 @dataclass(frozen=True, slots=True)
 class Labelled:
@@ -26,6 +31,11 @@ class Labelled:
     prompt: Conversation
     completion: tuple[Turn, ...]
     label: bool
+
+    @property
+    def turns(self) -> tuple[Turn, ...]:
+        """All turns of the row."""
+        return (*self.prompt.turns, *self.completion)
 
 
 @dataclass(frozen=True, slots=True)

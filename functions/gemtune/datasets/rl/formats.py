@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Generic, TypeVar
 
+from gemtune.datasets.choices import CHOICES, choice_of
+from gemtune.datasets.choices import COLUMNS as CHOICE_COLUMNS
 from gemtune.datasets.conversation import Conversation, Turn
 from gemtune.datasets.formats.vertex import content_turns, read_contents
 from gemtune.datasets.reading import transcript
@@ -27,7 +29,7 @@ from gemtune.datasets.rl.answers import (
 from gemtune.datasets.rl.contents import Labelled, Pair
 from gemtune.datasets.row_options import RlFormatName
 
-Content = TypeVar("Content")
+Content = TypeVar("Content", Pair, Labelled)
 Row = Mapping[str, Any]
 # Fields that can stand beside a prompt, in every format but OpenAI's.
 BESIDE_PROMPT = (
@@ -126,6 +128,28 @@ def _read_vertex_pair(row: Fields) -> Pair:
     return Pair(whole, chosen, rejected)
 
 
+def _read_choice(row: Fields) -> Pair:
+    choice = choice_of(dict.fromkeys(row.names()))
+    if choice is None:
+        raise row.bad(f"the row has none of {'; '.join(', '.join(each.columns) for each in CHOICES)}")
+    verdict = cell_text(row.take(choice.verdict))
+    better = choice.better.get(str(verdict).strip().casefold().removesuffix(".0"))
+    if better is None:
+        raise row.bad(
+            f"{choice.verdict} is {str(verdict)[:40]!r}, so that neither answer is preferred: leave the row out"
+        )
+    prompt = read_prompt(row)
+    answers = {column: _answer(row, column, row.take(column)) for column in choice.answers}
+    first, second = choice.answers
+    whole, (chosen, rejected) = split_answers(
+        prompt, {column: answers[column] for column in ((second, first) if better else (first, second))}, row
+    )
+    for name in row.names():  # measurements of both answers, such as is_response_0_safe
+        if any(column in name for column in choice.answers) or name in _OF_CHOICES:
+            row.leave(name)
+    return Pair(whole, chosen, rejected)
+
+
 def _read_labelled(row: Fields) -> Labelled:
     label = _label(row)
     prompt = read_prompt(row)
@@ -140,6 +164,14 @@ def _read_labelled(row: Fields) -> Labelled:
     return Labelled(whole, completion, label)
 
 
+# Columns that judge the answers in further ways, or say who wrote or judged them.
+_OF_CHOICES = frozenset(
+    (
+        *("safer_response_id", "prompt_source", "preference_statement", "preference_elaboration"),
+        *("three_most_similar_preferences", "all_preferences_unprocessed", "individual_preference"),
+        *("model_a", "model_b", "judge", "anony", "tstamp", "toxic_chat_tag"),
+    )
+)
 # Texts that stand for a label in files without booleans, such as CSV.
 _LABELS = {"true": True, "false": False, "1": True, "0": False, "1.0": True, "0.0": False}
 
@@ -178,6 +210,15 @@ VERTEX_PAIR = RlFormat(
     lambda row: "contents" in row and "completions" in row,
     _read_vertex_pair,
 )
+CHOICE = RlFormat(
+    "choice",
+    "a prompt with two answers, and a column that says which is better: "
+    + "; ".join(f"`{'`, `'.join(each.columns)}` ({each.whose})" for each in CHOICES)
+    + "; conversations need no prompt. The other columns about the answers are not read",
+    (*BESIDE_PROMPT, *CHOICE_COLUMNS),
+    lambda row: choice_of(row) is not None,
+    _read_choice,
+)
 LABELLED = RlFormat(
     "labelled",
     "a prompt with `completion`, or `messages` or `conversations` that end with the answer, and `label`: true for a "
@@ -188,7 +229,7 @@ LABELLED = RlFormat(
 )
 # The rows of GRPO, for the docs; `read.read_question` reads them.
 QUESTION_TITLE = "a prompt that ends with a message of the user, and the columns that rewards compare with, as `answer`"
-PAIRS: tuple[RlFormat[Pair], ...] = (PAIR, OPENAI_PAIR, VERTEX_PAIR)
+PAIRS: tuple[RlFormat[Pair], ...] = (PAIR, OPENAI_PAIR, VERTEX_PAIR, CHOICE)
 LABELLED_ROWS: tuple[RlFormat[Labelled], ...] = (LABELLED,)
 # Fields to which `dataset_columns` can give other names.
 _COLUMNS = (*(each.fields for each in PAIRS), *(each.fields for each in LABELLED_ROWS))

@@ -6,9 +6,12 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from gemtune.datasets import choices
+from gemtune.datasets.choices import choice_of
 from gemtune.datasets.formats import table
 from gemtune.datasets.reading import advice, media
 from gemtune.datasets.reading.fields import UNSUPPORTED, Fields, Reading, cell_text, names_in, shown, unicode_text
+from gemtune.datasets.reading.names import check_names
 from gemtune.datasets.reading.tools import structured
 from gemtune.datasets.refusal import BadRow, Refused
 from gemtune.datasets.rl.answers import PROMPTS, checked_prompt, read_prompt
@@ -16,7 +19,8 @@ from gemtune.datasets.rl.contents import Labelled, Pair, Question
 from gemtune.datasets.rl.formats import FIELDS, LABELLED_ROWS, PAIRS, RlFormat
 from gemtune.datasets.row_options import RL_FORMATS, ReadOptions
 
-Content = TypeVar("Content")
+Content = TypeVar("Content", Pair, Labelled)
+AnyContent = TypeVar("AnyContent", Pair, Labelled, Question)
 # Fields of rows of other methods, which no reward can be about.
 OF_OTHERS = (
     "completion",
@@ -31,13 +35,13 @@ OF_OTHERS = (
 
 
 @dataclass(frozen=True, slots=True)
-class RlRow(Generic[Content]):
+class RlRow(Generic[AnyContent]):
     """A row that was read.
 
     format: the name of its format. unread_fields: names of its fields that cannot change what is learned.
     """
 
-    content: Content
+    content: AnyContent
     format: str
     unread_fields: tuple[str, ...] = ()
 
@@ -61,6 +65,7 @@ def _read(
         chosen = _format_of(named, options, formats, needs)
         fields = Fields(named, reading)
         content = chosen.read(fields)
+        check_names(reading, content.turns)
         fields.close(harmless=chosen.harmless)
     except BadRow as bad:
         return Refused(str(bad))
@@ -102,7 +107,8 @@ def _method_of(row: Mapping[str, Any]) -> str:
 
 def method_of(row: Mapping[str, Any]) -> str:
     """Return the name of the method that a row is for, or nothing."""
-    if {"chosen", "rejected", "preferred_output", "non_preferred_output", "completions"} & set(row):
+    columns = {"chosen", "rejected", "preferred_output", "non_preferred_output", "completions"}
+    if columns & set(row) or choice_of(row) is not None:
         return "DPO"
     if "label" in row:
         return "KTO"
@@ -131,6 +137,7 @@ def read_question(row: Mapping[str, Any], options: ReadOptions, answers: Collect
             raise BadRow(f"{_method_of(row)}GRPO needs a prompt that ends with a message of the user")
         prompt = checked_prompt(prompt, options.same_role)
         content = Question(prompt, {name: _answer(fields, name, row) for name in sorted(answers)})
+        check_names(reading, prompt.turns)
         _count_beside(fields, answers)
         fields.close(harmless=frozenset(row) - _with_a_meaning())
     except BadRow as bad:
@@ -157,7 +164,8 @@ def _with_a_meaning() -> frozenset[str]:
 
     Only rewards could use further columns, so those of other names are not read.
     """
-    return (frozenset(UNSUPPORTED) | table.FIELDS | FIELDS | frozenset(media.COLUMNS)) - _OF_ROWS_FOR_GRPO
+    of_pairs = FIELDS - frozenset(choices.COLUMNS)  # a column preference says nothing without both answers
+    return (frozenset(UNSUPPORTED) | table.FIELDS | of_pairs | frozenset(media.COLUMNS)) - _OF_ROWS_FOR_GRPO
 
 
 def _answer(fields: Fields, column: str, row: Mapping[str, Any]) -> str:

@@ -18,6 +18,7 @@ from gemtune.datasets.files.row_pages import CHUNK, LONGEST_ROW, Place, RawRow, 
 from gemtune.datasets.files.splits import BadSplits
 from gemtune.datasets.files.table_header import NOT_UTF8, BadHeader, read_header
 from gemtune.datasets.files.text_encoding import mark_of
+from gemtune.datasets.files.wrapped_rows import begin_of_array
 from gemtune.errors import BadPageToken, UnsafeName
 from gemtune.ports import Buckets
 from gemtune.services.datasets.catalogue import DatasetCatalogue
@@ -135,7 +136,7 @@ class _TextFile:
             except BadHeader:
                 raise _no_text(dataset_id, path) from None
             self._first += len(header) + 1
-        elif start[self._first :].lstrip()[:1] == b"[":
+        elif begin_of_array(start[self._first :]) is not None:
             raise _no_text(dataset_id, path)
 
     def rows(self, place: Place) -> Any:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gemtune.datasets.files.kinds import kind_of
+from gemtune.datasets.files.wrapped_rows import begin_of_array
 from gemtune.errors import ObjectNotFound
 from gemtune.jobs.parts.plan import Span
 from gemtune.ports import Objects
@@ -43,7 +44,7 @@ def measure(data: Objects, files: Sequence[tuple[str, int]], config: TrainingCon
     except ObjectNotFound:  # deleted in the meantime
         return None
     lines = sample.count(b"\n") + (len(sample) == size and not sample.endswith(b"\n"))
-    if sample.lstrip()[:1] == b"[" or lines == 0:
+    if lines == 0 or begin_of_array(sample) is not None:
         return None
     per_row, total = len(sample) / lines, float(sum(each for _, each in files))
     rows = total / per_row

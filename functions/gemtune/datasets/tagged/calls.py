@@ -13,8 +13,9 @@ from typing import Any
 
 from gemtune.datasets.conversation import Text, Turn, content_texts
 from gemtune.datasets.reading.fields import Fields
-from gemtune.datasets.reading.python_literal import NotALiteral
-from gemtune.datasets.reading.tool_instructions import (
+from gemtune.datasets.reading.tools import read_calls
+from gemtune.datasets.refusal import BadRow
+from gemtune.datasets.tagged.instructions import (
     CALL,
     RESULT,
     Tools,
@@ -22,8 +23,7 @@ from gemtune.datasets.reading.tool_instructions import (
     values_in,
     without_instructions,
 )
-from gemtune.datasets.reading.tools import read_calls
-from gemtune.datasets.refusal import BadRow
+from gemtune.datasets.tagged.python_literal import NotALiteral
 
 
 def _tagged(text: str, tag: str) -> tuple[str, list[str]] | None:

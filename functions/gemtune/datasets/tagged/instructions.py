@@ -14,9 +14,9 @@ from typing import Any
 
 from gemtune.datasets.conversation import Content, Text, Turn, content_texts
 from gemtune.datasets.reading.fields import Fields, Reading
-from gemtune.datasets.reading.python_literal import NotALiteral, read_literal
 from gemtune.datasets.reading.tools import read_tools
 from gemtune.datasets.refusal import BadRow
+from gemtune.datasets.tagged.python_literal import NotALiteral, read_literal
 from gemtune.untrusted import Unreadable, read_json
 
 CALL, RESULT, TOOLS = "<tool_call>", "<tool_response>", "<tools>"

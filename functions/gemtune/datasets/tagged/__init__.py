@@ -1,0 +1,1 @@
+"""Calls of tools in texts: in tags, as Hermes and Qwen write them."""
