@@ -5,7 +5,6 @@ Templates differ: those of Gemma 1 and 2 refuse system turns and expect texts, t
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -29,8 +28,9 @@ from trainer.conversation.chat_template import ChatTemplate, TemplateRefusal
 _SAID, _MORE = "quixotic", "zephyr"
 # Codes of languages that every template for translations knows.
 _ENGLISH, _GERMAN = "en", "de"
-# Thoughts as DeepSeek's and Qwen's models write them in front of an answer.
-_THOUGHT = re.compile(r"\s*<think>\s*(?P<thought>\S.*?)\s*</think>\s*", re.DOTALL)
+# Tags around the thoughts that DeepSeek's and Qwen's models write in front of an answer.
+_THINK, _THOUGHT_ENDS = "<think>", "</think>"
+_ASKS = "enable_thinking"  # variable of templates of models that think if they are asked to
 
 
 class Abilities:
@@ -61,7 +61,23 @@ class Abilities:
             turns = [_with_system(turns[1], turns[0]), *turns[2:]]
         if turns[0].role == "system" and self.names_developer:
             turns = [replace(turns[0], as_developer=True), *turns[1:]]
-        return conversation.with_turns(turns)
+        users = [index for index, turn in enumerate(turns) if turn.role == "user"]
+        return self.asked_to_think(conversation.with_turns(turns), turns[users[-1] + 1 :] if users else ())
+
+    def asked_to_think(self, conversation: Conversation, answer: Sequence[Turn]) -> Conversation:
+        """Return a conversation that asks for a thought if its answer has one.
+
+        Templates of Gemma's large models end a prompt with an empty thought if they do not ask for one, so that no
+        thought can follow. Raises BadRow if the row says not to ask.
+        """
+        thinks = any(self._with_thinking(turn).thinking for turn in answer)
+        if not thinks or conversation.template_options.get(_ASKS) or not self.closes_thoughts:
+            return conversation
+        if _ASKS in conversation.template_options:
+            raise BadRow(
+                f"{_ASKS} is false, and its answer has thinking, which this chat template then does not expect"
+            )
+        return replace(conversation, template_options={**conversation.template_options, _ASKS: True})
 
     def _with_readable_content(self, turn: Turn) -> Turn:
         """Return a turn whose content the template shows as a whole."""
@@ -75,14 +91,15 @@ class Abilities:
     def _with_thinking(self, turn: Turn) -> Turn:
         """Return a turn with its tagged thoughts apart.
 
-        It stays as it is if the template has no place for them.
+        It stays as it is if the template has no place for them. Raises BadRow for a tag that is not closed.
         """
-        if turn.role != "assistant" or turn.thinking or not isinstance(turn.content, str):
+        first, others = (turn.content, ()) if isinstance(turn.content, str) else (turn.content[:1], turn.content[1:])
+        text = "".join(content_texts(first))
+        if turn.role != "assistant" or turn.thinking or not _begins_with_thought(text) or not self.shows_thinking:
             return turn
-        tagged = _THOUGHT.match(turn.content)
-        if tagged is None or not self.shows_thinking:
-            return turn
-        return replace(turn, thinking=tagged["thought"], content=turn.content[tagged.end() :])
+        thought, answer = _split(text)
+        content = answer if isinstance(first, str) else (*([Text(answer)] if answer else ()), *others)
+        return replace(turn, thinking=thought, content=content)
 
     def _with_readable_response(self, turn: Turn) -> Turn:
         """Return a tool's result as a text where the template shows no object."""
@@ -153,6 +170,22 @@ class Abilities:
         return any(text is not None and _SAID in text for text in rendered)
 
     @cached_property
+    def closes_thoughts(self) -> bool:
+        """Return whether a prompt has room for a thought only if it asks for it."""
+        turns, options = self._template.turns, ({}, {_ASKS: True})
+        if turns is None or not turns.empty_thought or _ASKS not in self._template.variables:
+            return False
+        prompts = (Conversation((Turn("user", _SAID),), template_options=each) for each in options)
+        closes = [self._prompt(each).endswith(turns.empty_thought) for each in prompts]
+        return closes == [True, False]
+
+    def _prompt(self, conversation: Conversation) -> str:
+        try:
+            return self._template.render_conversation(conversation, add_generation_prompt=True)
+        except (TemplateRefusal, StepError):
+            return ""
+
+    @cached_property
     def shows_lists(self) -> bool:
         """Return whether lists of texts are rendered like texts."""
         as_list = self._rendered(Turn("user", (Text(_SAID),)))
@@ -197,6 +230,29 @@ class Abilities:
             return self._template.render_conversation(Conversation(turns, tools))
         except (TemplateRefusal, StepError):
             return None
+
+
+def _begins_with_thought(text: str) -> bool:
+    """Return whether a text has a thought in tags in front of an answer.
+
+    The first tag may be missing, since DeepSeek's prompts end with it. Tags elsewhere are what the answer is about.
+    """
+    return text.lstrip().startswith(_THINK) or (f"{_THOUGHT_ENDS}\n" in text and _THINK not in text)
+
+
+def _split(text: str) -> tuple[str, str]:
+    """Return the thought in front of an answer, and the answer.
+
+    An empty thought is none. Raises BadRow.
+    """
+    before, closing, answer = text.partition(_THOUGHT_ENDS)
+    thought = before.lstrip().removeprefix(_THINK)
+    if not closing or any(tag in part for tag in (_THINK, _THOUGHT_ENDS) for part in (thought, answer)):
+        raise BadRow(
+            f"its text begins with {_THINK} tags that are not around one thought: correct them, or write the thought "
+            "into reasoning_content"
+        )
+    return thought.strip(), answer.lstrip()
 
 
 def _with_system(user: Turn, system: Turn) -> Turn:

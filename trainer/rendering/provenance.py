@@ -94,6 +94,7 @@ def check_shown(provenance: Provenance, conversation: Conversation, trained: Col
 
 
 _OTHER_MODEL = "use a base model whose template has tools"
+_NEWER = "use a base model, or a newer revision of its chat_template.jinja, whose template does"
 
 
 def _not_shown(conversation: Conversation, index: int, name: Field) -> str:
@@ -102,9 +103,10 @@ def _not_shown(conversation: Conversation, index: int, name: Field) -> str:
     if name == "thinking":
         is_last = index == len(conversation.turns) - 1
         return (
-            f"the chat template does not show the thinking of {turn}: use a base model whose template does"
-            f"{'' if is_last else ', end the row with this turn'}, take thoughts in <think> tags out of the text, or "
-            "ignore a field with thoughts in dataset_columns, such as {messages.reasoning_content: null}"
+            f"the chat template does not show the thinking of {turn}: "
+            f"{_NEWER if is_last else 'set train_on to last_turn, end the row with this turn'}, take thoughts in "
+            "<think> tags out of the text, or ignore a field with thoughts in dataset_columns, such as "
+            "{messages.reasoning_content: null}"
         )
     if name in ("tool_calls", "arguments"):
         return f"the chat template does not show the {name} of {turn}: {_OTHER_MODEL}"

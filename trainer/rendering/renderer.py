@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,13 @@ class Renderer:
         """
         self.control_tokens.check(texts_as_rendered(conversation))
         return self._abilities.adapted(conversation)
+
+    def asked_to_think(self, prompt: Conversation, answer: Sequence[Turn]) -> Conversation:
+        """Return a prompt that leaves room for the thoughts of an answer.
+
+        Raises BadRow.
+        """
+        return self._abilities.asked_to_think(prompt, answer)
 
     def whole(self, conversation: Conversation) -> str:
         """Render a whole conversation, its last answer as training needs it.

@@ -163,6 +163,13 @@ class Encoder:
     def template(self) -> ChatTemplate:
         return self._renderer.template
 
+    def asked_to_think(self, prompt: Conversation, *answers: Sequence[Turn]) -> Conversation:
+        """Return a prompt that leaves room for the thoughts of its answers.
+
+        See `Abilities.asked_to_think`. Raises BadRow.
+        """
+        return self._renderer.asked_to_think(prompt, [turn for answer in answers for turn in answer])
+
     def prompt(self, conversation: Conversation) -> list[int] | Refused:
         """Return the tokens of a conversation and the generation prompt.
 

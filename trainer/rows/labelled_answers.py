@@ -101,7 +101,8 @@ class LabelledAnswers:
         if isinstance(read, Refused):
             return read
         try:
-            prompt = open_media(self._media_file, read.content.prompt)
+            asking = self._encoder.asked_to_think(read.content.prompt, read.content.completion)
+            prompt = open_media(self._media_file, asking)
         except BadRow as bad:
             return Refused(str(bad))
         prompt_ids = encode_prompt(self._encoder, prompt)

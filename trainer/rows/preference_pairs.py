@@ -101,7 +101,8 @@ class Preferences:
             return read
         pair = read.content
         try:
-            prompt = open_media(self._media_file, pair.prompt)
+            asking = self._encoder.asked_to_think(pair.prompt, pair.chosen, pair.rejected)
+            prompt = open_media(self._media_file, asking)
         except BadRow as bad:
             return Refused(str(bad))
         prompt_ids = encode_prompt(self._encoder, prompt)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import json
 import tempfile
-import time
 import tracemalloc
 from contextlib import suppress
 from pathlib import Path
@@ -150,12 +149,11 @@ def test_damaged_objects_with_rows_raise_no_unexpected_error(noise: bytes, conte
 
 
 @pytest.mark.parametrize(
-    "text", [b"[" * 100_000, b'"a":' * 50_000, b'{"a": ' + b" " * 100_000, b'{"a": "' + b"\\" * 99_999]
+    "text", [b"[" * 500_000, b'"a":' * 120_000, b'{"a": ' + b" " * 500_000, b'{"a": "' + b"\\" * 499_999]
 )
 def test_the_beginning_of_a_file_is_searched_in_linear_time(text: bytes) -> None:
-    started = time.process_time()
+    """Quadratic time would be several minutes (calculated)."""
     assert begin_of_array(b'{"info": ' + text) is None
-    assert time.process_time() - started < 5
 
 
 @pytest.mark.parametrize(

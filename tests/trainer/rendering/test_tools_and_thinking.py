@@ -16,12 +16,14 @@ import trl
 from tokenizers import Tokenizer
 
 from gemtune.datasets.refusal import Refused
+from gemtune.datasets.row_options import ReadOptions
 from gemtune.datasets.trained_turns import TrainOn
 from tests import tiny_gemma
 from tests.conversations import conversation_of
 from trainer.conversation.chat_template import OWN_TEMPLATES
 from trainer.rows.encoded import UNTRAINED, Encoded
 from trainer.rows.encoder import Encoder
+from trainer.rows.preference_pairs import Preference, Preferences
 
 LIBRARY = Path(trl.__file__).parent / "chat_templates"
 # Published templates of Gemma 4. They write a tool's result into the model's turn, or as a turn of its own.
@@ -228,6 +230,100 @@ def test_thinking_is_trained_or_its_row_refused(key: str, folder: Path) -> None:
     assert learned == "<|channel>thought\ntwo and two\n<channel|>4<turn|>"
     tagged = encoded(folder, {"messages": [user("2 + 2?"), assistant("<think>\ntwo and two\n</think>\n\n4")]})
     assert (tagged.input_ids, tagged.labels) == (ours.input_ids, ours.labels)
+
+
+EMPTY_THOUGHT = "<|channel>thought\n<channel|>"
+# Ways to write a thought in front of an answer, and whether it is one.
+TAGGED = {
+    "<think>\ntwo and two\n</think>\n\n4": "two and two",
+    "two and two\n</think>\n4": "two and two",
+    " <think>two and two</think>4": "two and two",
+    "<think>\n\n</think>\n\n4": "",
+    "<think></think>4": "",
+}
+
+
+@pytest.fixture(scope="module", params=["small", "large"])
+def thinking(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a model with Google's newest template of Gemma 4.
+
+    That of the large models ends a prompt with an empty thought, unless the row asks for one.
+    """
+    folder = tiny_gemma.build(tmp_path_factory.mktemp("models") / request.param, "gemma4-e-text")
+    template = (LIBRARY / "gemma4_v5.jinja").read_text()
+    if request.param == "large":
+        begin, end = template.rsplit("{{- '<|turn>model\\n' -}}", 1)
+        closed = "{%- if not enable_thinking -%}{{- '<|channel>thought\\n<channel|>' -}}{%- endif -%}"
+        template = f"{begin}{{{{- '<|turn>model\\n' -}}}}{closed}{end}"
+    (folder / "chat_template.jinja").write_text(template)
+    return folder
+
+
+@pytest.mark.parametrize("content", TAGGED)
+@pytest.mark.parametrize("as_list", [False, True])
+def test_a_thought_in_tags_becomes_the_models_own(content: str, as_list: bool, thinking: Path) -> None:
+    before = [SYSTEM, user("1 + 1?"), assistant("2"), user("2 + 2?")]
+    answer = assistant([{"type": "text", "text": content}] if as_list else content)  # type: ignore[arg-type]
+    ours = encoded(thinking, {"messages": [*before, answer]})
+    thought = {"reasoning_content": TAGGED[content]} if TAGGED[content] else {}
+    asks = bool(thought) and thinking.name == "large"
+    row = {"messages": [*before, assistant("4", **thought)], "chat_template_kwargs": {"enable_thinking": True}}
+    expected = ids_of_transformers(thinking, row if asks else {"messages": row["messages"]})
+    pieces = pieces_of_model(thinking, expected)
+    tokenizer = Tokenizer.from_file(str(thinking / "tokenizer.json"))
+    closed = (
+        [] if thought or thinking.name == "small" else tokenizer.encode(EMPTY_THOUGHT, add_special_tokens=False).ids
+    )
+    last = pieces[1][0]
+    assert ours.input_ids == expected[:last] + closed + expected[last:]
+    assert trained_ranges(ours) == [pieces[0], (last + len(closed), pieces[1][1] + len(closed))]
+
+
+@pytest.mark.parametrize("content", ["<think>two", "<think>a</think>b<think>c</think>4", "a</think>\nb</think>4"])
+def test_tags_that_are_not_around_one_thought_refuse_their_row(content: str, thinking: Path) -> None:
+    refused = encode(thinking, {"messages": [user("2 + 2?"), assistant(content)]})
+    assert isinstance(refused, Refused)
+    assert "begins with <think> tags that are not around one thought" in refused.reason
+
+
+@pytest.mark.parametrize("content", ["Write <think>a</think>\nand go on.", "</think> ends a thought.", "</think>"])
+def test_tags_that_an_answer_is_about_are_text(content: str, thinking: Path) -> None:
+    ours = encoded(thinking, {"messages": [user("Tags?"), assistant(content)]})
+    tokenizer = Tokenizer.from_file(str(thinking / "tokenizer.json"))
+    learned = tokenizer.decode([label for label in ours.labels if label != UNTRAINED], skip_special_tokens=False)
+    assert learned == f"{content}<turn|>"
+
+
+def test_a_row_that_says_not_to_think_has_no_thought(thinking: Path) -> None:
+    row = {"messages": [user("2 + 2?"), assistant("4", thinking="two")], "enable_thinking": False}
+    ours = encode(thinking, row)
+    if thinking.name == "small":  # whose prompt is the same for both
+        assert isinstance(ours, Encoded)
+    else:
+        assert isinstance(ours, Refused)
+        assert "enable_thinking is false, and its answer has thinking" in ours.reason
+
+
+def test_answers_of_a_pair_may_think(thinking: Path) -> None:
+    kind = Preferences(encoder_of(thinking, ""), None, ReadOptions(), max_length=2048, cuts=False)
+    pair = kind.encode({"prompt": "2 + 2?", "chosen": "<think>two</think>4", "rejected": "5"})
+    assert isinstance(pair, Preference), pair
+    asks = {"enable_thinking": True} if thinking.name == "large" else {}
+    row = {"messages": [user("2 + 2?"), assistant("4", reasoning_content="two")], "chat_template_kwargs": asks}
+    begin, end = pieces_of_model(thinking, ids := ids_of_transformers(thinking, row))[0]
+    assert (pair.prompt_ids, pair.chosen.ids) == (ids[:begin], ids[begin:end])
+    other = ids_of_transformers(thinking, row | {"messages": [user("2 + 2?"), assistant("5")]})
+    assert pair.rejected.ids == other[begin : pieces_of_model(thinking, other)[0][1]]
+
+
+def test_several_turns_think_if_the_last_one_is_learned(thinking: Path) -> None:
+    messages = [user("a"), assistant("<think>b</think>c"), user("d"), assistant("<think>e</think>f")]
+    refused = encode(thinking, {"messages": messages})
+    assert isinstance(refused, Refused)
+    assert "set train_on to last_turn" in refused.reason
+    ours = encoded(thinking, {"messages": messages}, "last_turn")
+    assert ours.unread_fields == ("thinking",)
+    assert trained_ranges(ours) == [pieces_of_model(thinking, ours.input_ids)[1]]
 
 
 def test_some_template_shows_thinking_and_some_do_not(tiny4: Path) -> None:
