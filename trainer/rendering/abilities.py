@@ -171,11 +171,11 @@ class Abilities:
 
     @cached_property
     def closes_thoughts(self) -> bool:
-        """Return whether a prompt has room for a thought only if it asks for it."""
-        turns, options = self._template.turns, ({}, {_ASKS: True})
+        """Return whether only a prompt that asks for a thought has room for it."""
+        turns = self._template.turns
         if turns is None or not turns.empty_thought or _ASKS not in self._template.variables:
             return False
-        prompts = (Conversation((Turn("user", _SAID),), template_options=each) for each in options)
+        prompts = (Conversation((Turn("user", _SAID),), template_options=each) for each in ({}, {_ASKS: True}))
         closes = [self._prompt(each).endswith(turns.empty_thought) for each in prompts]
         return closes == [True, False]
 
