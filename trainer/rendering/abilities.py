@@ -171,7 +171,7 @@ class Abilities:
 
     @cached_property
     def closes_thoughts(self) -> bool:
-        """Return whether only a prompt that asks for a thought has room for it."""
+        """Return whether prompts have room for a thought on request only."""
         turns = self._template.turns
         if turns is None or not turns.empty_thought or _ASKS not in self._template.variables:
             return False
