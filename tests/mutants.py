@@ -57,6 +57,8 @@ NEAREST: Mapping[str, str] = {
     "services/test_budgets",
     "gemtune.services.budgets": "services/test_amounts services/test_budgets services/test_caps "
     "services/test_caps_under_kills services/test_stored_names services/test_newer_documents",
+    "gemtune.services.cleanup": "services/test_amounts services/test_sweep services/test_lifetimes "
+    "services/test_messages contract/test_other_versions",
     "gemtune.services.control": "services/test_amounts services/test_control services/test_running "
     "services/test_pausing services/test_lifetimes services/test_clocks services/test_dispatch services/test_planning "
     "services/test_waiting services/test_caps services/test_budgets",

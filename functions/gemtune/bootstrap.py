@@ -394,11 +394,13 @@ class Services:
     @cached_property
     def sweep(self) -> Sweep:
         """Return the use case that repairs and cleans up periodically."""
+        from gemtune.services.cleanup.leftovers import Leftovers
+        from gemtune.services.cleanup.positions import Positions
         from gemtune.services.sweep import Sweep
 
+        positions = Positions(self.shared)
         return Sweep(
             self.store,
-            self.buckets,
             self.secrets,
             self.launcher,
             self.submit,
@@ -409,6 +411,8 @@ class Services:
             self.clock,
             self._timeouts,
             self.budgets,
+            Leftovers(self.store, self.buckets, self.secrets, positions, self.clock),
+            positions,
         )
 
     @cached_property

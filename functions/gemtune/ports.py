@@ -58,6 +58,17 @@ class Page:
     next_page_token: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Tombstone:
+    """Trace of a deleted job, which expires at `until`.
+
+    They are sorted by `until` and `job_id`.
+    """
+
+    until: datetime
+    job_id: str
+
+
 # A pure function from the current job to the new job and the events to store with it. Returning the same object means
 # that nothing is written. The store may call it several times, and it may raise to reject the change.
 Change = Callable[[Job], tuple[Job, Sequence[Event]]]
@@ -140,14 +151,6 @@ class JobStore(Protocol):
         """
         ...
 
-    def sweep_position(self) -> PagePosition | None:
-        """Return the last job that `sweep` had time for; None to begin anew."""
-        ...
-
-    def set_sweep_position(self, position: PagePosition | None) -> None:
-        """Set what `sweep_position` returns next, if this backend keeps it."""
-        ...
-
     def children_in_need(self, job_id: str) -> Sequence[Job]:
         """Return this job's children with `needs_parent`, ordered by id."""
         ...
@@ -167,8 +170,11 @@ class JobStore(Protocol):
         """Return whether there is a tombstone with this id."""
         ...
 
-    def tombstones(self, *, until_after: datetime) -> Iterator[str]:
-        """Yield the ids of tombstones that expire after this time."""
+    def tombstones(self, *, until_after: datetime, after: Tombstone | None = None) -> Iterator[Tombstone]:
+        """Yield the tombstones that expire after this time, in that order.
+
+        after: yield only those behind this one. Reads no more than a page beyond what the caller takes.
+        """
         ...
 
     def drop_tombstones(self, now: datetime, *, limit: int) -> int:

@@ -22,7 +22,7 @@ from gemtune.jobs import changes, launches, steps
 from gemtune.jobs.page_tokens import PagePosition
 from gemtune.jobs.record import Claim, FencingToken, Job, Progress
 from gemtune.jobs.status import Status, Step
-from gemtune.ports import JobStore
+from gemtune.ports import JobStore, Tombstone
 from tests.fakes import FakeClock
 from tests.unit.jobs.test_job import NOW, new
 
@@ -261,15 +261,6 @@ def test_unfinished_can_begin_after_a_job(store: JobStore) -> None:
         assert [each.job_id for each in store.unfinished(after=after)] == [each.job_id for each in jobs[index + 1 :]]
 
 
-def test_a_sweeps_position_is_kept_or_always_the_beginning(store: JobStore) -> None:
-    assert store.sweep_position() is None
-    position = PagePosition(NOW, "training_x")
-    store.set_sweep_position(position)
-    assert store.sweep_position() in (position, None)
-    store.set_sweep_position(None)
-    assert store.sweep_position() is None
-
-
 def test_creating_a_child_changes_the_version_of_its_parent(store: JobStore) -> None:
     """Refuse a delete by a caller that looked for children too early."""
     parent = create(store)
@@ -329,12 +320,28 @@ def test_a_tombstone_keeps_the_key_of_a_deleted_job_until_it_expires(store: JobS
     with pytest.raises(JobWasDeleted):
         store.find_by_key(job.key_hash or "")
     assert store.was_deleted("training_x")
-    assert list(store.tombstones(until_after=clock.now())) == ["training_x"]
+    assert list(store.tombstones(until_after=clock.now())) == [Tombstone(until, "training_x")]
+    assert list(store.tombstones(until_after=until)) == []
     assert store.drop_tombstones(until - timedelta(seconds=1), limit=10) == 0
     assert store.was_deleted("training_x")
     assert store.drop_tombstones(until, limit=10) == 1
     assert not store.was_deleted("training_x")
     assert create(store, idempotency_key="k").job_id == "training_x"
+
+
+def test_tombstones_come_in_order_and_are_yielded_from_a_position_on(store: JobStore) -> None:
+    expected = []
+    for number in (2, 0, 3, 1):
+        job = create(store, f"training_{number}")
+        until = NOW + timedelta(seconds=number // 2)
+        store.delete(job.job_id, version=job.version, tombstone_until=until)
+        expected.append(Tombstone(until, job.job_id))
+    expected.sort(key=lambda tombstone: (tombstone.until, tombstone.job_id))
+    before = NOW - timedelta(seconds=1)
+    for index, tombstone in enumerate(expected):
+        assert list(store.tombstones(until_after=before, after=tombstone)) == expected[index + 1 :]
+    assert list(store.tombstones(until_after=NOW, after=expected[0])) == expected[2:]
+    assert list(store.tombstones(until_after=before)) == expected
 
 
 def test_no_more_tombstones_are_dropped_at_once_than_the_limit(store: JobStore) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx2
 
 from gemtune.local_server.stop_signals import stop_signals
-from gemtune.services.sweep import SWEEP_SECONDS
+from gemtune.services.cleanup.order import SWEEP_SECONDS
 from tests.emulators.cloud import Cloud
 from tests.emulators.sdk import NoEmulators
 

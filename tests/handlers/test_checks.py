@@ -15,7 +15,7 @@ from gemtune import bootstrap
 from gemtune.checks.errors import TooManyChecks
 from gemtune.checks.record import record_name, results_folder
 from gemtune.checks.task import REPORT
-from gemtune.services.datasets.check import remove_old_checks
+from gemtune.services.datasets.check import old_checks, remove_check
 from tests import rows, tiny_gemma
 from tests.handlers.conftest import embedded_only
 
@@ -158,9 +158,9 @@ def test_old_checks_are_removed_with_their_results(
     buckets.export.write(results_folder(dataset, check_id) + "report.json", b"{}")
     stat = buckets.data.stat(name)
     assert stat is not None
-    remove_old_checks(buckets, stat.updated_at)
-    assert buckets.data.stat(name) is not None
-    remove_old_checks(buckets, stat.updated_at + timedelta(seconds=1))
+    assert list(old_checks(buckets, stat.updated_at)) == []
+    assert list(old_checks(buckets, stat.updated_at + timedelta(seconds=1))) == [name]
+    remove_check(buckets, name)
     assert buckets.data.stat(name) is None
     assert not list(buckets.export.list("checks/"))
 

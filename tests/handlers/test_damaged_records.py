@@ -25,6 +25,7 @@ from gemtune.jobs.record import Metrics, Progress, StepResult
 from gemtune.jobs.status import Step
 from gemtune.machines.throughput import Observation, Speed
 from gemtune.request.uploads.dataset import DatasetUpload
+from gemtune.services.cleanup.positions import Position
 from tests.fakes import World, request
 from tests.handlers.conftest import embedded_only
 from tests.services.damage import damaged
@@ -47,7 +48,7 @@ KEPT: Mapping[str, str] = {
     "messages.attributes": "as above",
     "messages.body": "as above",
     "deliveries.ordering_key": "as above",
-    "tombstones.until": "only compared, as text",
+    "tombstones.until": "compared as text; one that is no time is left out",
 }
 # Files that are not damaged, by the beginning of their names.
 KEPT_FILES: Mapping[str, str] = {"gemtune.db": "the database itself"}
@@ -69,6 +70,7 @@ KINDS = [
     "secrets/gemtune-job-JOB-3-270m-ID-hf_token-ID",
     "shared.body accounts/ID/ID/ID",
     "shared.body slots/local",
+    "shared.body sweeps/jobs",
     "shared.body throughput/local",
 ]
 
@@ -169,6 +171,8 @@ def busy(backend: World, api: flask.testing.FlaskClient) -> tuple[list[Running],
     assert check.status_code == 202, check.json
     ids = Ids(first.job_id, dataset, check.json["check_id"])  # type: ignore[index]
     services.planner.speeds.record("local", "train", Observation(tokens=1, seconds=1))
+    position = Position(at=first.job.created_at, job_id=first.job_id)
+    services.shared.update("sweeps/jobs", lambda _: position.model_dump_json())
     export = services.buckets.export
     losses = ({"train_step": step, "loss": 2.5} for step in (1, 2))
     export.write(f"jobs/{ids.job_id}/metrics/1.jsonl", "\n".join(map(json.dumps, losses)).encode())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -187,13 +187,18 @@ def test_a_dataset_that_a_job_needs_is_not_deleted(api: flask.testing.FlaskClien
     assert api.delete("/datasets/chats").status_code == 404
 
 
+def remove_abandoned(uploads: UploadDataset, before: datetime) -> None:
+    for dataset_id in list(uploads.in_progress()):
+        uploads.remove_abandoned(dataset_id, before)
+
+
 def test_uploads_that_are_never_completed_are_removed(api: flask.testing.FlaskClient, backend: World) -> None:
     dataset_id = begin(api, ("train.jsonl", ROWS))["dataset_id"]
     api.put(f"/datasets/{dataset_id}/parts", data=ROWS[:100])
     newest = max(stat.updated_at for stat in backend.services.buckets.data.list(record.UPLOADING))
-    backend.services.upload_dataset.remove_abandoned(newest)
+    remove_abandoned(backend.services.upload_dataset, newest)
     assert api.get(f"/datasets/{dataset_id}").status_code == 200
-    backend.services.upload_dataset.remove_abandoned(newest + timedelta(seconds=1))
+    remove_abandoned(backend.services.upload_dataset, newest + timedelta(seconds=1))
     assert api.get(f"/datasets/{dataset_id}").status_code == 404
     assert not list(backend.services.buckets.data.list("datasets/"))
 
@@ -205,7 +210,7 @@ def test_an_upload_that_is_removed_leaves_no_folder_with_some_of_its_files(
     dataset_id = begin(api, ("train.jsonl", ROWS), ("eval.jsonl", ROWS))["dataset_id"]
     send_missing(api, dataset_id, ROWS, b"x" * len(ROWS))
     assert api.post(f"/datasets/{dataset_id}/complete").status_code == 409
-    backend.services.upload_dataset.remove_abandoned(backend.clock.now() + timedelta(days=365))
+    remove_abandoned(backend.services.upload_dataset, backend.clock.now() + timedelta(days=365))
     assert api.get(f"/datasets/{dataset_id}").status_code == 404
     assert not list(backend.services.buckets.data.list(f"{FOLDER}/{dataset_id}/"))
 
@@ -227,7 +232,7 @@ def test_a_dataset_that_is_completed_while_it_is_announced_again_stays_ready(
     monkeypatch.setattr(UploadDataset, "read", read_and_complete)
     begin(api, ("train.jsonl", ROWS), name="tickets", tags=["v1"])
     assert api.get(f"/datasets/{dataset_id}").json["status"] == "ready"  # type: ignore[index]
-    services.upload_dataset.remove_abandoned(services.clock.now() + timedelta(days=365))
+    remove_abandoned(services.upload_dataset, services.clock.now() + timedelta(days=365))
     assert api.get(f"/datasets/{dataset_id}").json["status"] == "ready"  # type: ignore[index]
 
 
@@ -291,12 +296,12 @@ def test_finding_abandoned_uploads_reads_no_complete_dataset(
     later = backend.clock.now() + timedelta(days=365)
     read = UploadDataset.read
     monkeypatch.setattr(UploadDataset, "read", lambda service, dataset_id: pytest.fail(f"{dataset_id} was read"))
-    backend.services.upload_dataset.remove_abandoned(later)
+    remove_abandoned(backend.services.upload_dataset, later)
 
     # A process that ended while it deleted the parts leaves some; the dataset stays.
     monkeypatch.setattr(UploadDataset, "read", read)
     backend.services.buckets.data.write(record.part_name(complete, 0, 1), b"x")
-    backend.services.upload_dataset.remove_abandoned(later)
+    remove_abandoned(backend.services.upload_dataset, later)
     assert api.get(f"/datasets/{complete}").json["status"] == "ready"  # type: ignore[index]
     assert not list(backend.services.buckets.data.list(record.UPLOADING))
 

@@ -13,8 +13,9 @@ import pytest
 from pydantic import ValidationError
 
 from gemtune.machines import choice
-from gemtune.services import control, delete, dispatch, ingest, machine_slots, sweep
+from gemtune.services import control, dispatch, ingest, machine_slots, sweep
 from gemtune.services.budgets import account, ledger
+from gemtune.services.cleanup import leftovers, order
 from gemtune.services.control import Intervals
 from gemtune.services.datasets import catalogue, listing, rows
 from gemtune.services.planning import dataset_amounts, measured_speeds, planner
@@ -32,7 +33,14 @@ AMOUNTS: dict[Any, dict[str, Any]] = {
     catalogue: {"SHOWN_FILES": 200},
     listing: {"MAX_LISTED": 3000},
     rows: {"PAGE_BYTES": 1048576},
-    delete: {"TOMBSTONE": timedelta(days=30)},
+    leftovers: {
+        "TOMBSTONE": timedelta(days=30),
+        "LATE_WRITES": timedelta(days=2),
+        "ORPHAN_AGE": timedelta(hours=1),
+        "UPLOAD_AGE": timedelta(days=7),
+        "CHECK_AGE": timedelta(days=7),
+    },
+    order: {"SWEEP_SECONDS": 180, "CHECKED_PER_SWEEP": 200},
     dispatch: {"LEASE": timedelta(minutes=3)},
     ingest: {"WORDS_OF_REQUESTS": (b"training_config", b"processed_dataset_id")},
     machine_slots: {
@@ -54,15 +62,10 @@ AMOUNTS: dict[Any, dict[str, Any]] = {
     },
     sweep: {
         "PUBLISH_GRACE": timedelta(minutes=1),
-        "ORPHAN_AGE": timedelta(hours=1),
         "SECRET_RENEWAL": timedelta(days=1),
-        "UPLOAD_AGE": timedelta(days=7),
-        "CHECK_AGE": timedelta(days=7),
         "REPAIR_SECONDS": 240.0,
-        "SWEEP_SECONDS": 180,
-        "CHECKED_PER_SWEEP": 200,
-        "PART_SECONDS": 35.0,
-        "LATE_WRITES": timedelta(days=2),
+        "PART_SECONDS": 18.0,
+        "SWEEP_LIMIT": 430.0,
     },
 }
 

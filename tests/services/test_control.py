@@ -198,15 +198,20 @@ def test_a_job_that_is_over_keeps_no_hold(world: World) -> None:
             world.services.resume(running.job_id)
 
 
+def sweep_slots(world: World) -> None:
+    for repair in world.services.sweep.unused_slots(world.clock.now()):
+        repair.run()
+
+
 def test_the_sweep_leaves_a_new_slot_alone_for_a_minute(world: World) -> None:
     """Wait for its job's record, which is written after the slot is taken."""
     running, slots = prepared(world), world.services.slots
     slots.ask(running.job, "h100", launch=2)
     world.clock.advance(seconds=59)
-    slots.sweep()
+    sweep_slots(world)
     assert holders(world, "h100") == {running.job_id: 2}
     world.clock.advance(seconds=1)
-    slots.sweep()
+    sweep_slots(world)
     assert holders(world, "h100") == {}
 
 
@@ -244,10 +249,10 @@ def test_the_sweep_takes_back_slots_that_the_record_shows_no_use_for(world: Worl
         world.make_unreadable(running.job_id)
     slots.ask(job, machine_of(world), launch=1)
     world.clock.advance(minutes=2)
-    slots.sweep()
+    sweep_slots(world)
     assert holders(world, machine_of(world)) == ({running.job_id: 1} if stays else {})
     world.clock.advance(minutes=2)
-    slots.sweep()  # what a step may still use is free a little later
+    sweep_slots(world)  # what a step may still use is free a little later
     other = prepared(world)
     assert verdict(other) == ("wait" if stays else "run")
 
@@ -257,7 +262,7 @@ def test_a_job_that_has_not_asked_for_half_an_hour_loses_its_place(world: World,
     first, second = prepared(world), prepared(world)
     assert (verdict(first), verdict(second)) == ("run", "wait")
     world.clock.advance(minutes=minutes)
-    world.services.slots.sweep()
+    sweep_slots(world)
     assert [waiter.job_id for waiter in world.services.slots.table(machine_of(world)).waiting] == (
         [second.job_id] if stays else []
     )
@@ -285,7 +290,7 @@ def test_a_sweep_writes_a_queue_once_and_keeps_who_asks_meanwhile(
         update(slots, machine, change)
 
     monkeypatch.setattr(MachineSlots, "_update", counted)
-    world.services.slots.sweep()
+    sweep_slots(world)
     table = world.services.slots.table(machine_of(world))
     assert [waiter.job_id for waiter in table.waiting] == [asking.job_id]
     assert len(writes) == 2  # the second is the question of the job that asks

@@ -15,11 +15,11 @@ from gemtune.checks.record import RECORDS
 from gemtune.datasets.uploads.record import UPLOADING
 from gemtune.embedded.folder_objects import FolderObjects
 from gemtune.errors import JobWasDeleted, SecretNotFound
-from gemtune.jobs.page_tokens import PagePosition
 from gemtune.jobs.record import Claim
 from gemtune.jobs.status import Step
 from gemtune.ports import ExecutionState, ObjectStat
 from gemtune.services import sweep
+from gemtune.services.cleanup import order
 from tests.fakes import World
 
 SECOND = timedelta(seconds=1)
@@ -200,26 +200,21 @@ def test_a_sweep_lists_no_specs_of_jobs_that_it_has_checked(world: World, monkey
 
 
 def test_a_sweep_without_time_goes_on_where_it_stopped(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reach every job, if the store remembers the position."""
     jobs = [world.submit(job_name=f"job {number}") for number in range(7)]
     order = [job.job_id for job in world.services.store.unfinished()]
     assert sorted(order) == sorted(jobs)
     repaired: list[str] = []
-    position: list[PagePosition | None] = [None]
-    store = type(world.services.store)
-    monkeypatch.setattr(store, "sweep_position", lambda self: position[0])
-    monkeypatch.setattr(store, "set_sweep_position", lambda self, place: position.__setitem__(0, place))
     ticks = itertools.count(0, 80)  # the third job is repaired just when the time is up
     monkeypatch.setattr(type(world.clock), "monotonic", lambda self: float(next(ticks)))
     monkeypatch.setattr(sweep.Sweep, "_repair", lambda self, job, now: repaired.append(job.job_id))
     for _ in range(3):
         world.services.sweep()
     assert repaired == order  # three, three and one
-    assert position == [None]
+    assert world.services.shared.read("sweeps/jobs") is None
 
 
 def test_many_secrets_are_checked_in_parts(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sweep, "CHECKED_PER_SWEEP", 5)
+    monkeypatch.setattr(order, "CHECKED_PER_SWEEP", 5)
     for number in range(20):
         world.services.secrets.create(f"gemtune-job-training_gone-hf_token-{number}", "x", ttl=timedelta(days=8))
     pass_time(world, timedelta(hours=2))
@@ -227,7 +222,7 @@ def test_many_secrets_are_checked_in_parts(world: World, monkeypatch: pytest.Mon
     for _ in range(4):
         world.services.sweep()
         left.append(len(world.stored_secrets()))
-        pass_time(world, timedelta(seconds=sweep.SWEEP_SECONDS))
+        pass_time(world, timedelta(seconds=order.SWEEP_SECONDS))
     assert left[0] > 0
     assert left[-1] == 0
 

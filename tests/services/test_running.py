@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -368,5 +369,7 @@ def test_the_sweep_completes_a_delete_that_died(running: Running, monkeypatch: p
         with pytest.raises(ZeroDivisionError):
             services.delete(running.job_id)
     assert world.stored_specs() != []
+    (marker,) = services.buckets.config.list("new-specs/")
+    world.clock.time = marker.updated_at + timedelta(hours=1)
     services.sweep()
     assert world.stored_specs() == []

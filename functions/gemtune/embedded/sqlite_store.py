@@ -9,6 +9,7 @@ import json
 import logging
 import sqlite3
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
@@ -21,7 +22,7 @@ from gemtune.jobs.page_tokens import PagePosition, decode_page_token, encode_pag
 from gemtune.jobs.record import FencingToken, Job, JobSummary, Progress
 from gemtune.jobs.salvage import salvage_job
 from gemtune.jobs.status import UNFINISHED, Status
-from gemtune.ports import Change, Clock, CreateResult, Page
+from gemtune.ports import Change, Clock, CreateResult, Page, Tombstone
 
 log = logging.getLogger(__name__)
 
@@ -147,13 +148,6 @@ class SqliteStore:
             except RecordUnreadable as error:
                 log.warning("%s", error)
 
-    def sweep_position(self) -> PagePosition | None:
-        """Return None: a workstation's sweep has time for all of its jobs."""
-        return None
-
-    def set_sweep_position(self, position: PagePosition | None) -> None:
-        """Do nothing: the next sweep begins anew."""
-
     def children_in_need(self, job_id: str) -> Sequence[Job]:
         """Return a job's children that need it, by id."""
         # Jobs are rarely deleted, so an index on the parent is not worth it.
@@ -182,10 +176,15 @@ class SqliteStore:
         query = "SELECT 1 FROM tombstones WHERE job_id = ?"
         return self._database.read().execute(query, (job_id,)).fetchone() is not None
 
-    def tombstones(self, *, until_after: datetime) -> Iterator[str]:
-        """Yield the ids of tombstones that expire after this time."""
-        query = "SELECT job_id FROM tombstones WHERE until > ?"
-        yield from (row["job_id"] for row in self._database.read().execute(query, (_iso(until_after),)).fetchall())
+    def tombstones(self, *, until_after: datetime, after: Tombstone | None = None) -> Iterator[Tombstone]:
+        """Yield the tombstones that expire after this time, in that order."""
+        values: tuple[str, ...] = (_iso(until_after),)
+        query = "SELECT job_id, until FROM tombstones WHERE until > ?"
+        if after is not None:
+            query, values = f"{query} AND (until, job_id) > (?, ?)", (*values, _iso(after.until), after.job_id)
+        for row in self._database.read().execute(f"{query} ORDER BY until, job_id", values).fetchall():
+            with suppress(ValueError):  # a damaged one is left out, as it has no place in the order
+                yield Tombstone(datetime.fromisoformat(row["until"]), row["job_id"])
 
     def drop_tombstones(self, now: datetime, *, limit: int) -> int:
         """Delete some expired tombstones, with the keys that they reserve."""

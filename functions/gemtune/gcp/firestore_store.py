@@ -4,7 +4,6 @@
     training_jobs/{job_id}/events/{seq}   its events; `expire_at`: when Firestore may delete the event
     idempotency_keys/{key_hash}           {job_id}
     tombstones/{job_id}                   {until, key_hash}
-    sweeps/position                       {created_at, job_id} of the last job that a sweep had time for
 
 firestore_shared.py has the documents that several jobs share.
 
@@ -16,7 +15,7 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from functools import cached_property
@@ -43,13 +42,13 @@ from gemtune.jobs.page_tokens import PagePosition, decode_page_token
 from gemtune.jobs.record import FencingToken, Job, Progress
 from gemtune.jobs.status import UNFINISHED, Status
 from gemtune.jobs.stored import SHOWN_IN_LISTS
-from gemtune.ports import Change, Clock, CreateResult, Page
+from gemtune.ports import Change, Clock, CreateResult, Page, Tombstone
 
 log = logging.getLogger(__name__)
 
-JOBS, EVENTS, KEYS, TOMBSTONES, SWEEPS = "training_jobs", "events", "idempotency_keys", "tombstones", "sweeps"
-# Number of unfinished jobs that the sweep reads at once.
-SWEEP_PAGE = 200
+JOBS, EVENTS, KEYS, TOMBSTONES = "training_jobs", "events", "idempotency_keys", "tombstones"
+# Documents that one call reads of results without a bound. All calls have a time limit.
+PAGE_OF_RESULTS = 200
 
 # Number of write ids that a document keeps. Others may write between a call whose response was lost and its repetition.
 WRITE_IDS = 20
@@ -162,41 +161,25 @@ class FirestoreStore:
 
         Reads them in pages, so that a caller that stops early has not read all of them.
         """
-        unfinished = self._client.collection(JOBS).where(filter=FieldFilter("status", "in", sorted(UNFINISHED)))
-        query: Any = unfinished.order_by("created_at").order_by("__name__")
+        query: Any = self._client.collection(JOBS).where(filter=FieldFilter("status", "in", sorted(UNFINISHED)))
         start = None if after is None else {"created_at": after.created_at, "__name__": self._job(after.job_id)}
-        while True:
-            page = query.limit(SWEEP_PAGE) if start is None else query.start_after(start).limit(SWEEP_PAGE)
-            snapshots = list(page.stream(timeout=CALL_SECONDS))
-            for snapshot in snapshots:
-                try:
-                    yield job_of(snapshot)
-                except RecordUnreadable as error:
-                    log.warning("%s", error)
-            if len(snapshots) < SWEEP_PAGE:
-                return
-            start = {"created_at": snapshots[-1].get("created_at"), "__name__": snapshots[-1].reference}
-
-    def sweep_position(self) -> PagePosition | None:
-        """Return the position in the document `sweeps/position`."""
-        fields = self._sweep().get(timeout=CALL_SECONDS).to_dict() or {}
-        return PagePosition(fields["created_at"], fields["job_id"]) if "job_id" in fields else None
-
-    def set_sweep_position(self, position: PagePosition | None) -> None:
-        """Replace the document `sweeps/position`."""
-        self._sweep().set({} if position is None else asdict(position), timeout=CALL_SECONDS)
+        for snapshot in self._all(query, "created_at", start):
+            try:
+                yield job_of(snapshot)
+            except RecordUnreadable as error:
+                log.warning("%s", error)
 
     def children_in_need(self, job_id: str) -> Sequence[Job]:
         """Return a job's children that need it, by id."""
-        # A filter on one field needs no composite index, and a job has few children, so all of them are read.
+        # A filter on one field needs no composite index. All children are read, since few jobs have many.
         query = self._client.collection(JOBS).where(filter=FieldFilter("parent_job_id", "==", job_id))
-        children = [self._salvaged(snapshot) for snapshot in query.stream(timeout=CALL_SECONDS)]
+        children = [self._salvaged(snapshot) for snapshot in self._all(query)]
         return sorted((child for child in children if child.needs_parent), key=lambda child: child.job_id)
 
     def unpublished(self) -> Iterator[str]:
         """Yield the ids of jobs with unpublished events."""
         query = self._client.collection(JOBS).where(filter=FieldFilter("lagging", "==", True)).select(["lagging"])
-        yield from [snapshot.id for snapshot in query.stream(timeout=CALL_SECONDS)]
+        yield from (snapshot.id for snapshot in self._all(query))
 
     def delete(self, job_id: str, *, version: int, tombstone_until: datetime) -> None:
         """Delete a job's documents and leave a tombstone, in one batch."""
@@ -220,10 +203,12 @@ class FirestoreStore:
         """Return whether there is a tombstone with this id."""
         return bool(self._tombstone(job_id).get(timeout=CALL_SECONDS).exists)
 
-    def tombstones(self, *, until_after: datetime) -> Iterator[str]:
-        """Yield the ids of tombstones that expire after this time."""
-        query = self._client.collection(TOMBSTONES).where(filter=FieldFilter("until", ">", until_after))
-        yield from [snapshot.id for snapshot in query.stream(timeout=CALL_SECONDS)]
+    def tombstones(self, *, until_after: datetime, after: Tombstone | None = None) -> Iterator[Tombstone]:
+        """Yield the tombstones that expire after this time, page by page."""
+        query: Any = self._client.collection(TOMBSTONES).where(filter=FieldFilter("until", ">", until_after))
+        start = None if after is None else {"until": after.until, "__name__": self._tombstone(after.job_id)}
+        for snapshot in self._all(query.select(["until"]), "until", start):
+            yield Tombstone(snapshot.get("until"), snapshot.id)
 
     def drop_tombstones(self, now: datetime, *, limit: int) -> int:
         """Delete some expired tombstones and their keys, in one batch."""
@@ -269,6 +254,24 @@ class FirestoreStore:
 
         return retry_conflicts(attempt)
 
+    def _all(self, query: Any, order: str | None = None, after: Mapping[str, Any] | None = None) -> Iterator[Snapshot]:
+        """Yield all results of a query, in pages, of which a caller that stops early does not read the rest.
+
+        order: field that sorts the results; those with equal values are sorted by name, like all without it. after:
+        position behind which they begin.
+        """
+        fields = [name for name in (order, "__name__") if name is not None]
+        for name in fields:
+            query = query.order_by(name)
+        while True:
+            page = query if after is None else query.start_after(after)
+            snapshots = list(page.limit(PAGE_OF_RESULTS).stream(timeout=CALL_SECONDS))
+            yield from snapshots
+            if len(snapshots) < PAGE_OF_RESULTS:
+                return
+            last = snapshots[-1]
+            after = {name: last.reference if name == "__name__" else last.get(name) for name in fields}
+
     def _salvaged(self, snapshot: Snapshot) -> Job:
         """Return the job in a document, or its readable part."""
         try:
@@ -307,9 +310,6 @@ class FirestoreStore:
             return None
 
     # References to documents.
-
-    def _sweep(self) -> firestore.DocumentReference:
-        return self._client.collection(SWEEPS).document("position")
 
     def _job(self, job_id: str) -> firestore.DocumentReference:
         return self._client.collection(JOBS).document(_segment(job_id))

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 FUNCTIONS = Path(gemtune.__file__).parent.parent
 WORKFLOW = FUNCTIONS.parent / "workflows" / "fine_tune.yaml"
 # Cloud Scheduler calls `sweep` every few minutes; on one machine it is cheap enough to run more often.
-SWEEP_SECONDS, SWEEP_TIMEOUT_SECONDS = 20.0, 120.0
+SWEEP_SECONDS, SWEEP_TIMEOUT_SECONDS = 20.0, 540.0
 # A Pub/Sub message has at most 10 MB, to which base64 adds a third.
 MAX_EVENT_BYTES = 16 * 1024 * 1024
 

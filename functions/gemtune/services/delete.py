@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import timedelta
 
 from gemtune.errors import JobHasChildren, JobIsRunning, ObjectExists, VersionConflict
 from gemtune.jobs.secret_names import job_secrets
@@ -15,9 +14,7 @@ from gemtune.jobs.status import Status
 from gemtune.ports import Buckets, Clock, JobStore, Secrets
 from gemtune.services.acceptance.create_job import NEW_SPECS, SPECS
 from gemtune.services.budgets.ledger import OwnerBudgets
-
-# Lifetime of a tombstone.
-TOMBSTONE = timedelta(days=30)
+from gemtune.services.cleanup.leftovers import TOMBSTONE
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from gemtune.admission import slots
 from gemtune.admission.damaged_slots import rebuilt
-from gemtune.admission.slots import Applicant, SlotTable, Waiter
+from gemtune.admission.slots import Applicant, Holder, SlotTable, Waiter
 from gemtune.errors import JobNotFound, RecordUnreadable
 from gemtune.jobs.record import Job
 from gemtune.jobs.status import LAUNCHABLE
@@ -88,8 +88,7 @@ class MachineSlots:
 
     def held_by(self, job_id: str, launch: int) -> list[str]:
         """Return the kinds of machines of which a job's launch holds a slot."""
-        machines = [name.removeprefix(PREFIX) for name in self.documents.names(PREFIX)]
-        holders = {machine: self.table(machine).holder(job_id) for machine in machines}
+        holders = {machine: self.table(machine).holder(job_id) for machine in self.machines()}
         return [machine for machine, holder in holders.items() if holder is not None and holder.launch == launch]
 
     def leave_all(self, job: Job, *, lingers: bool) -> None:
@@ -98,24 +97,27 @@ class MachineSlots:
         for machine in named:
             self.leave(job.job_id, machine, lingers=lingers)
 
-    def sweep(self) -> None:
-        """Take back the slots and places of jobs that have no use for them."""
-        for name in list(self.documents.names(PREFIX)):
-            machine = name.removeprefix(PREFIX)
-            table = self.table(machine)
-            now = self.clock.now()
-            for holder in table.holders:
-                is_new = abs(now - holder.since) < GRACE
-                if not is_new and not self._is_entitled(holder.job_id, machine, holder.launch):
-                    self.leave(holder.job_id, machine, launch=holder.launch, lingers=True)
-            gone = [
-                waiter
-                for place, waiter in enumerate(table.waiting)
-                if abs(now - waiter.asked_at) > SILENCE
-                or (place < CHECKED and not self._is_entitled(waiter.job_id, machine, None))
-            ]
-            if gone:  # all in one write, since a document of Firestore takes about one per second
-                self._update(machine, partial(_without, gone=gone))
+    def machines(self) -> list[str]:
+        """Return the kinds of machines of which there is a table."""
+        return [name.removeprefix(PREFIX) for name in self.documents.names(PREFIX)]
+
+    def take_back_slot(self, machine: str, holder: Holder) -> None:
+        """Take back a slot if the job that holds it has no use for it."""
+        is_new = abs(self.clock.now() - holder.since) < GRACE
+        if not is_new and not self._is_entitled(holder.job_id, machine, holder.launch):
+            self.leave(holder.job_id, machine, launch=holder.launch, lingers=True)
+
+    def take_back_places(self, machine: str) -> None:
+        """Take back the places in a queue of jobs that have no use for them."""
+        now = self.clock.now()
+        gone = [
+            waiter
+            for place, waiter in enumerate(self.table(machine).waiting)
+            if abs(now - waiter.asked_at) > SILENCE
+            or (place < CHECKED and not self._is_entitled(waiter.job_id, machine, None))
+        ]
+        if gone:  # all in one write, since a document of Firestore takes about one per second
+            self._update(machine, partial(_without, gone=gone))
 
     def _is_entitled(self, job_id: str, machine: str, launch: int | None) -> bool:
         """Return whether the job's record shows that it needs this machine.

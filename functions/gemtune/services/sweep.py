@@ -6,57 +6,44 @@ It resends lost messages, replaces lost workflow executions, publishes remaining
 from __future__ import annotations
 
 import logging
-import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
-from typing import TypeVar
-from zlib import crc32
 
 from gemtune.admission import pauses
-from gemtune.errors import JobNotFound, JobWasDeleted, RecordUnreadable, SecretNotFound, Stale, VersionConflict
+from gemtune.errors import JobNotFound, JobWasDeleted, SecretNotFound, Stale, VersionConflict
 from gemtune.jobs import changes, launches
 from gemtune.jobs.launches import RELAUNCHES
 from gemtune.jobs.page_tokens import PagePosition
 from gemtune.jobs.record import Failure, Job
-from gemtune.jobs.secret_names import OWN_PREFIX, SECRET_TTL, job_of_secret, job_secrets
+from gemtune.jobs.secret_names import SECRET_TTL, job_secrets
 from gemtune.jobs.status import Status, Step
-from gemtune.ports import Buckets, Clock, ExecutionState, JobStore, Launcher, Secrets
-from gemtune.services.acceptance.create_job import NEW_SPECS, SPECS
+from gemtune.ports import Clock, ExecutionState, JobStore, Launcher, Secrets
 from gemtune.services.acceptance.submit import Submit
 from gemtune.services.budgets.ledger import OwnerBudgets
-from gemtune.services.datasets.check import remove_old_checks
-from gemtune.services.datasets.upload import UploadDataset
-from gemtune.services.delete import TOMBSTONE
+from gemtune.services.cleanup.leftovers import Leftovers, Repair, Repairs
+from gemtune.services.cleanup.order import rotated, shuffled
+from gemtune.services.cleanup.positions import Position, Positions
 from gemtune.services.dispatch import LEASE, Dispatch
 from gemtune.services.fan_out import FanOut
 from gemtune.services.machine_slots import MachineSlots
 from gemtune.services.stop_executions import StopExecutions
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 # If a job has no launch this long after its last change, the request for a launch is published again.
 PUBLISH_GRACE = timedelta(minutes=1)
-# Secrets, specs and incomplete objects younger than this may belong to a request that is being accepted.
-ORPHAN_AGE = timedelta(hours=1)
 # A job's secrets are renewed this long after the last time, many times before they expire.
 SECRET_RENEWAL = timedelta(days=1)
-# An upload of a dataset that was not completed for so long is removed.
-UPLOAD_AGE = timedelta(days=7)
-# A check of a dataset is removed after so long.
-CHECK_AGE = timedelta(days=7)
 # Seconds that one sweep spends on unfinished jobs, each of which takes a call to the platform.
 REPAIR_SECONDS = 240.0
-# Seconds that one sweep spends on each kind of things whose number has no bound: events to publish, secrets, specs,
-# deleted jobs and their tombstones. Together with the repairs they stay below the function's timeout.
-PART_SECONDS = 35.0
-# Seconds between two sweeps on Google Cloud, and secrets or deleted jobs that each of them looks at.
-SWEEP_SECONDS, CHECKED_PER_SWEEP = 180, 200
-# Time after a job's deletion in which its last execution may still write files; sweeps remove them.
-LATE_WRITES = timedelta(days=2)
+# Seconds that one sweep spends on each other part.
+PART_SECONDS = 18.0
+# Seconds after which a sweep begins no further part. The function's timeout is 540: a part may pass its limit by one
+# repair.
+SWEEP_LIMIT = 430.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +54,6 @@ class Sweep:
     """
 
     store: JobStore
-    buckets: Buckets
     secrets: Secrets
     launcher: Launcher
     submit: Submit
@@ -78,52 +64,80 @@ class Sweep:
     clock: Clock
     timeouts: Mapping[Step, int]
     budgets: OwnerBudgets
+    leftovers: Leftovers
+    positions: Positions
 
     def __call__(self) -> None:
         """Run one sweep.
 
-        A repair that fails does not prevent the others.
+        Every part has a time limit, and a repair that fails does not prevent the others. If there is no time for some
+        parts, the next sweep begins with another one.
         """
-        now = self.clock.now()
-        for job_id in self._for_some_time(_shuffled(self.store.unpublished(), now)):
-            self._guarded(job_id, partial(self.fan_out, job_id))
-        self._guarded("slots", self.slots.sweep)
-        self._guarded("accounts", self.budgets.remove_old)
-        self._guarded("secrets", partial(self._remove_orphaned_secrets, now))
-        self._guarded("specs", partial(self._remove_orphaned_specs, now))
-        self._guarded("deleted jobs", partial(self._remove_late_writes, now))
-        self._guarded("tombstones", partial(self._drop_tombstones, now))
-        uploads = UploadDataset(self.buckets.data, self.clock)
-        self._guarded("uploads", partial(uploads.remove_abandoned, now - UPLOAD_AGE))
-        self._guarded("checks", partial(remove_old_checks, self.buckets, now - CHECK_AGE))
-        for bucket in (self.buckets.config, self.buckets.data, self.buckets.uploads, self.buckets.export):
-            self._guarded(f"bucket {bucket.bucket}", partial(bucket.remove_unfinished, now - ORPHAN_AGE))
-        self._repair_jobs(now)
+        now, began = self.clock.now(), self.clock.monotonic()
+        self._run("events", self._publishing(now), PART_SECONDS)
+        self._run("jobs", self._repairs_of_jobs(now), REPAIR_SECONDS)
+        parts = {
+            "slots": self.unused_slots(now),
+            "accounts": self._old_accounts(),
+            "secrets": self.leftovers.orphaned_secrets(now),
+            "specs": self.leftovers.orphaned_specs(now),
+            "deleted jobs": self.leftovers.late_writes(now),
+            "tombstones": self.leftovers.expired_tombstones(now),
+            "uploads": self.leftovers.abandoned_uploads(now),
+            "checks": self.leftovers.old_checks(now),
+            "unfinished files": self.leftovers.unfinished_files(now),
+        }
+        for name, repairs in rotated([*parts.items()], now):
+            if self.clock.monotonic() - began >= SWEEP_LIMIT:
+                log.warning("the sweep has no time left for %s", name)
+                continue
+            self._run(name, repairs, PART_SECONDS)
 
-    def _repair_jobs(self, now: datetime) -> None:
-        """Repair unfinished jobs, as many as there is time for.
+    def _run(self, part: str, repairs: Repairs, seconds: float) -> None:
+        """Run repairs until they have taken so many seconds."""
+        deadline = self.clock.monotonic() + seconds
 
-        The next sweep goes on where this one stops, and begins again at the end.
+        def run() -> None:
+            with closing(repairs):
+                for repair in repairs:
+                    self._guarded(repair.subject, repair.run)
+                    if self.clock.monotonic() >= deadline:
+                        return
+
+        self._guarded(part, run)
+
+    def _publishing(self, now: datetime) -> Repairs:
+        """Publish events that are not published yet."""
+        for job_id in shuffled(self.store.unpublished(), now):
+            yield Repair(job_id, partial(self.fan_out, job_id))
+
+    def _repairs_of_jobs(self, now: datetime) -> Repairs:
+        """Repair unfinished jobs.
+
+        If there is no time for all of them, the next sweep goes on where this one stops.
         """
-        deadline = self.clock.monotonic() + REPAIR_SECONDS
-        start = self.store.sweep_position()
-        for job in self.store.unfinished(after=start):
-            self._guarded(job.job_id, partial(self._repair, job, now))
-            if self.clock.monotonic() >= deadline:
-                self.store.set_sweep_position(PagePosition(job.created_at, job.job_id))
-                return
-        if start is not None:
-            self.store.set_sweep_position(None)
 
-    def _for_some_time(self, names: Iterable[T]) -> Iterator[T]:
-        """Yield names until this sweep has spent PART_SECONDS on them."""
-        deadline = self.clock.monotonic() + PART_SECONDS
-        for name in names:
-            yield name
-            if self.clock.monotonic() >= deadline:
-                return
+        def unfinished(after: Position | None) -> Iterator[Job]:
+            return self.store.unfinished(after=None if after is None else PagePosition(after.at, after.job_id))
 
-    def _guarded(self, subject: str, repair: Callable[[], None]) -> None:
+        with closing(self.positions.resume("jobs", unfinished, _position_of)) as jobs:
+            for job in jobs:
+                yield Repair(job.job_id, partial(self._repair, job, now))
+
+    def unused_slots(self, now: datetime) -> Repairs:
+        """Take back the slots and places of jobs that have no use for them."""
+        for machine in shuffled(self.slots.machines(), now):
+            holders = {f"{each.job_id} {each.launch}": each for each in self.slots.table(machine).holders}
+            for name in shuffled(holders, now):
+                yield Repair(f"slot of {name}", partial(self.slots.take_back_slot, machine, holders[name]))
+            yield Repair(f"queue for {machine}", partial(self.slots.take_back_places, machine))
+
+    def _old_accounts(self) -> Repairs:
+        """Remove accounts of months that are long over."""
+        for name in self.budgets.old_accounts():
+            yield Repair(name, partial(self.budgets.remove, name))
+
+    def _guarded(self, subject: str, repair: Callable[[], object]) -> None:
         """Run one repair, and log the error if it fails.
 
         subject: the name of what is repaired, for the log.
@@ -220,88 +234,6 @@ class Sweep:
         self.stop(job)
         self.dispatch.start(job.job_id, relaunched.launch.number)
 
-    def _remove_orphaned_secrets(self, now: datetime) -> None:
-        """Remove secrets of jobs that are over or do not exist.
 
-        If there are many, each sweep checks another part of them.
-        """
-        old = [secret.name for secret in self.secrets.list(OWN_PREFIX) if now - secret.created_at >= ORPHAN_AGE]
-        for name in self._for_some_time(_shuffled(_part(old, now), now)):
-            if not self._is_needed(name):
-                self.secrets.delete(name)
-
-    def _is_needed(self, secret_name: str) -> bool:
-        """Return whether an unfinished job may still read the secret."""
-        try:
-            job = self.store.get(job_of_secret(secret_name))
-        except JobNotFound:
-            return False
-        except RecordUnreadable:  # perhaps a job of a newer version
-            return True
-        return not job.is_over and secret_name in job.secret_names.values()
-
-    def _remove_orphaned_specs(self, now: datetime) -> None:
-        """Remove specs that no job's record names, and those of deleted jobs.
-
-        Each spec is checked once after its creation and its deletion, by its marker, so that the work does not grow
-        with the number of finished jobs.
-        """
-        deleted = set(self._recently_deleted(now))  # their deletion may have been interrupted
-        for marker in self._for_some_time(self.buckets.config.list(NEW_SPECS)):
-            spec_name = f"{SPECS}{marker.name.removeprefix(NEW_SPECS)}"
-            job_id = spec_name.removeprefix(SPECS).rpartition("-")[0]
-            if job_id not in deleted and now - marker.updated_at < ORPHAN_AGE:
-                continue
-            if job_id in deleted or not self._is_spec_of(spec_name, job_id):
-                self.buckets.config.delete(spec_name)
-            self.buckets.config.delete(marker.name)
-
-    def _is_spec_of(self, spec_name: str, job_id: str) -> bool:
-        """Return whether the job's record names this spec.
-
-        True also if the record cannot be read.
-        """
-        try:
-            return self.store.get(job_id).spec_name == spec_name
-        except JobNotFound:
-            return False
-        except RecordUnreadable:
-            return True
-
-    def _remove_late_writes(self, now: datetime) -> None:
-        """Remove files that were written after their job was deleted.
-
-        If there are many deleted jobs, each sweep looks at another part of them.
-        """
-        for job_id in self._for_some_time(_shuffled(_part(list(self._recently_deleted(now)), now), now)):
-            self.buckets.export.delete_prefix(f"jobs/{job_id}/")
-
-    def _drop_tombstones(self, now: datetime) -> None:
-        """Remove expired tombstones, as many as there is time for."""
-        drop = partial(self.store.drop_tombstones, now, limit=CHECKED_PER_SWEEP)
-        for dropped in self._for_some_time(iter(drop, 0)):
-            log.info("%d tombstones of deleted jobs have expired", dropped)
-
-    def _recently_deleted(self, now: datetime) -> Iterator[str]:
-        """Return the ids of jobs that were deleted recently.
-
-        Their last executions may still write files.
-        """
-        return self.store.tombstones(until_after=now + TOMBSTONE - LATE_WRITES)
-
-
-def _part(names: Sequence[str], now: datetime) -> list[str]:
-    """Return about CHECKED_PER_SWEEP of the names, another part at each sweep."""
-    parts = -(-len(names) // CHECKED_PER_SWEEP) or 1
-    part = now.timestamp() // SWEEP_SECONDS % parts
-    return [name for name in names if crc32(name.encode()) % parts == part]
-
-
-def _shuffled(names: Iterable[str], now: datetime) -> list[str]:
-    """Return the names in another order at each sweep.
-
-    So what takes long, or fails, does not keep the same ones from their turn each time.
-    """
-    shuffled = sorted(names)
-    random.Random(now.timestamp() // SWEEP_SECONDS).shuffle(shuffled)
-    return shuffled
+def _position_of(job: Job) -> Position:
+    return Position(at=job.created_at, job_id=job.job_id)

@@ -49,6 +49,7 @@ ALLOWED: Mapping[tuple[str, str], str] = {
     ("functions/gemtune/services/machine_slots.py", "model_validate_json"): OURS,
     ("functions/gemtune/services/notify.py", "json.loads"): OURS,
     ("functions/gemtune/services/budgets/ledger.py", "model_validate_json"): OURS,
+    ("functions/gemtune/services/cleanup/positions.py", "model_validate_json"): OURS,
     ("functions/gemtune/services/acceptance/stored_request.py", "model_validate_json"): OURS,
     ("functions/gemtune/services/planning/measured_speeds.py", "model_validate_json"): OURS,
     ("functions/gemtune/webhooks/destinations.py", "int"): "a number already",

@@ -54,7 +54,8 @@ SERVICE: Mapping[str, str] = {
     "secret_name webhooks",
     # Use cases use the ports and not their implementations.
     "services": "admission errors jobs jobs.parts machines object_name ports redaction request services.acceptance "
-    "services.budgets services.datasets services.planning untrusted webhooks",
+    "services.budgets services.cleanup services.datasets services.planning untrusted webhooks",
+    "services.cleanup": "errors jobs ports services.acceptance services.datasets",
     "services.datasets": "checks datasets datasets.files datasets.uploads errors jobs ports request request.rules "
     "request.uploads untrusted",
     "services.logs": "errors jobs ports",
@@ -66,7 +67,8 @@ SERVICE: Mapping[str, str] = {
     "gcp": "errors jobs object_name ports redaction secret_name settings untrusted",
     # Only the wiring imports both backends.
     "bootstrap": "clock embedded errors families gcp jobs llama_cpp log_lines machines ports request services "
-    "services.acceptance services.budgets services.datasets services.logs services.planning settings webhooks",
+    "services.acceptance services.budgets services.cleanup services.datasets services.logs services.planning settings "
+    "webhooks",
     "handlers": "admission bootstrap checks datasets.uploads errors jobs jobs.parts machines methods ports redaction "
     "request request.uploads services services.acceptance services.budgets services.datasets services.logs "
     "services.planning training_files untrusted",

@@ -89,15 +89,17 @@ class OwnerBudgets:
             return None
         return self.budget.seconds_left(self.spent(job.owner), self.prices.of_step(job, step))
 
-    def remove_old(self) -> None:
-        """Remove accounts of months that are long over.
+    def old_accounts(self) -> Iterator[str]:
+        """Yield the names of pages of accounts of months that are long over."""
+        last = self.clock.now() - timedelta(days=31 * MONTHS_KEPT)
+        yield from self.documents.names(PREFIX, before=f"{PREFIX}{last.astimezone(UTC):%Y-%m}")
+
+    def remove(self, name: str) -> None:
+        """Remove a page of an account.
 
         A job that is older than that counts anew with all that it took.
         """
-        now = self.clock.now()
-        last = now - timedelta(days=31 * MONTHS_KEPT)
-        for name in list(self.documents.names(PREFIX, before=f"{PREFIX}{last.astimezone(UTC):%Y-%m}")):
-            self.documents.update(name, lambda body: None)
+        self.documents.update(name, lambda body: None)
 
     def _problem(self, owner: str, amount: Amount) -> Problem:
         """Return the problem of a request whose owner's budget is spent."""

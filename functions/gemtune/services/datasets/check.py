@@ -140,13 +140,21 @@ def _reading(dataset_id: str, check_id: str) -> Iterator[None]:
         raise CheckNotFound(dataset_id, check_id) from None
 
 
-def remove_old_checks(buckets: Buckets, before: datetime) -> None:
-    """Remove checks that began before a time."""
+def old_checks(buckets: Buckets, before: datetime) -> Iterator[str]:
+    """Yield the names of the records of checks that began before a time."""
     for stat in buckets.data.list(RECORDS):
-        dataset_id, _, check = stat.name.removeprefix(RECORDS).partition("/")
-        if check.endswith(".json") and stat.updated_at < before:
-            buckets.export.delete_prefix(results_folder(dataset_id, check.removesuffix(".json")))
-            buckets.data.delete(stat.name)
+        if stat.name.endswith(".json") and "/" in stat.name.removeprefix(RECORDS) and stat.updated_at < before:
+            yield stat.name
+
+
+def remove_check(buckets: Buckets, name: str) -> None:
+    """Remove a check with its results.
+
+    name: of its record.
+    """
+    dataset_id, _, check = name.removeprefix(RECORDS).partition("/")
+    buckets.export.delete_prefix(results_folder(dataset_id, check.removesuffix(".json")))
+    buckets.data.delete(name)
 
 
 def _as_sent(problem: Problem) -> Problem:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -127,21 +127,25 @@ class UploadDataset:
             for number, file in enumerate(record.files)
         }
 
-    def remove_abandoned(self, before: datetime) -> None:
-        """Remove uploads to which nothing was added since a time.
+    def in_progress(self) -> Iterator[str]:
+        """Yield the ids of datasets of which there are parts."""
+        yield from self.data.folders(UPLOADING)
+
+    def remove_abandoned(self, dataset_id: str, before: datetime) -> None:
+        """Remove an upload to which nothing was added since a time.
 
         Also removes files that were put together before the upload failed, since their folder would be a dataset; and
-        the parts of a complete dataset, which remain if the process ended while it deleted them.
+        the parts of a complete dataset, which remain if the process ended while it deleted them. Raises
+        DatasetUnreadable.
         """
-        for dataset_id in list(self.data.folders(UPLOADING)):
-            folder = upload_folder(dataset_id)
-            if any(stat.updated_at >= before for stat in self.data.list(folder)):
-                continue
-            with suppress(DatasetNotFound):
-                if self.read(dataset_id).ready_at is None:
-                    self.data.delete_prefix(f"{folder_of(dataset_id)}/")
-                    self.data.delete(record_name(dataset_id))
-            self.data.delete_prefix(folder)
+        folder = upload_folder(dataset_id)
+        if any(stat.updated_at >= before for stat in self.data.list(folder)):
+            return
+        with suppress(DatasetNotFound):
+            if self.read(dataset_id).ready_at is None:
+                self.data.delete_prefix(f"{folder_of(dataset_id)}/")
+                self.data.delete(record_name(dataset_id))
+        self.data.delete_prefix(folder)
 
     def _check(self, record: DatasetRecord, number: int, names: list[str]) -> None:
         """Compare the content of a file's parts with its hash.

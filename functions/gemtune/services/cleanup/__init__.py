@@ -1,0 +1,1 @@
+"""Cleanup: removal of what ended jobs and interrupted requests leave behind."""
