@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 from zlib import crc32
 
@@ -38,4 +38,4 @@ def part_of(names: Sequence[str], now: datetime) -> list[str]:
 
 
 def _sweep_number(now: datetime) -> int:
-    return int(now.timestamp() // SWEEP_SECONDS)
+    return (now - datetime.fromtimestamp(0, UTC)) // timedelta(seconds=SWEEP_SECONDS)
