@@ -1,4 +1,4 @@
-"""Benchmark of the documents of Firestore that each call reads, beside the number of finished jobs.
+"""Benchmark of reads of Firestore beside the number of finished jobs.
 
 `python -m bench.scale.documents [FINISHED …]` fills Firestore's emulator with so many finished jobs and as many traces
 of deleted ones, and leads one job through its life. It prints the documents that each call read, which on Google Cloud
@@ -10,40 +10,18 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Callable
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from google.cloud import firestore
-
-from gemtune.gcp.firestore_documents import document_of
-from gemtune.gcp.firestore_store import JOBS, TOMBSTONES
 from gemtune.jobs.record import Claim
 from gemtune.jobs.sources import Source
 from gemtune.jobs.status import Status, Step
 from gemtune.services.acceptance.create_job import Submission
-from tests.emulators.firestore_reads import counted
+from tests.emulators.firestore_scale import add_finished, counted
 from tests.emulators.world import GcpWorld
 from tests.fakes import reading
 
 FINISHED = (2_000, 8_000)
-
-
-def add_finished(world: GcpWorld, first: int, end: int) -> None:
-    """Store finished jobs and traces of deleted ones, from number `first` on."""
-    client, now = firestore.Client(project=world.project), world.clock.now()
-    like = world.services.store.get(world.submit())
-    world.services.cancel(like.job_id)
-    world.services.fan_out(like.job_id)
-    writer = client.bulk_writer()
-    for number in range(first, end):
-        status = Status.FAILED if number % 3 == 0 else Status.COMPLETED
-        described = {"status": status, "created_at": now - timedelta(seconds=number), "published_seq": like.last_seq}
-        job = like.model_copy(update={"job_id": f"training_finished-{number}", **described})
-        writer.create(client.collection(JOBS).document(job.job_id), document_of(job))
-        trace = {"until": now + timedelta(days=29, seconds=number), "key_hash": None}
-        writer.create(client.collection(TOMBSTONES).document(f"training_deleted-{number}"), trace)
-    writer.close()  # type: ignore[no-untyped-call]
 
 
 def reads_of_calls(world: GcpWorld) -> dict[str, int]:

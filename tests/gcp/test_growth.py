@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from bench.scale.documents import add_finished, reads_of_calls
+from bench.scale.documents import reads_of_calls
 from gemtune.services.cleanup.order import CHECKED_PER_SWEEP
+from tests.emulators.firestore_scale import add_finished
 from tests.emulators.google import Emulators
 from tests.emulators.world import GcpWorld
 

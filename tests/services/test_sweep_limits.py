@@ -1,4 +1,7 @@
-"""Time limits of the sweep's parts, and things that fail: none keeps others from their turn."""
+"""Time limits of the sweep's parts, and things that fail.
+
+None keeps others from their turn.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,10 @@ from tests.services.test_sweep import fail
 
 
 class Backlog:
-    """Six things for a part of the sweep to do. Each of them takes long, by a method that the part calls."""
+    """Six things for a part of the sweep to do.
+
+    of, method: method that the part calls for each of them.
+    """
 
     def __init__(self, world: World, part: str):
         self.world, services, self.subjects = world, world.services, list[Any]()

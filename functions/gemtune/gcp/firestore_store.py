@@ -255,8 +255,9 @@ class FirestoreStore:
         return retry_conflicts(attempt)
 
     def _all(self, query: Any, order: str | None = None, after: Mapping[str, Any] | None = None) -> Iterator[Snapshot]:
-        """Yield all results of a query, in pages, of which a caller that stops early does not read the rest.
+        """Yield all results of a query.
 
+        Reads them in pages, so that a caller that stops early has not read all of them.
         order: field that sorts the results; those with equal values are sorted by name, like all without it. after:
         position behind which they begin.
         """

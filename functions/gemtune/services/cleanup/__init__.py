@@ -1,1 +1,1 @@
-"""Cleanup: removal of what ended jobs and interrupted requests leave behind."""
+"""Cleanup: removal of what ended jobs and abandoned requests leave behind."""

@@ -37,7 +37,10 @@ CHECK_AGE = timedelta(days=7)
 
 @dataclass(frozen=True, slots=True)
 class Repair:
-    """One repair of a sweep. subject: the name of what is repaired, for the log."""
+    """One repair of a sweep.
+
+    subject: the name of what is repaired, for the log.
+    """
 
     subject: str
     run: Callable[[], object]

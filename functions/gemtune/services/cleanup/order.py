@@ -25,7 +25,7 @@ def shuffled(names: Iterable[str], now: datetime) -> list[str]:
 
 
 def rotated(things: Sequence[T], now: datetime) -> Sequence[T]:
-    """Return the things in their order, beginning with another one at each sweep."""
+    """Return things in their order, from another one on at each sweep."""
     first = _sweep_number(now) % len(things)
     return [*things[first:], *things[:first]]
 
