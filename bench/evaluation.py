@@ -78,7 +78,8 @@ def _largest_first(held_out: Rows) -> Rows:
 
 
 def _trainer(folder: Path, held_out: Rows, settings: dict[str, Any]) -> Trainer:
-    from gemtune.request.spec import Spec, TrainingConfig
+    from gemtune.request.spec import Spec
+    from gemtune.request.training_config import TrainingConfig
 
     config = TrainingConfig(
         base_model_id=str(folder), batch_size=SHAPE.rows_per_step, eval_strategy="epoch", max_steps=1, **settings

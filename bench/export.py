@@ -70,13 +70,13 @@ def _phase(job_id: str, export_format: str, quantization: str, phase: str, work:
     """
     from trainer.certificate import parity_check
     from trainer.export import trained_weights
-    from trainer.steps import export
+    from trainer.steps import export, export_files
 
     context = _context(job_id, export_format, quantization, Path(work))
     trained, folder = trained_weights.locate(context), Path(work) / "exported"
     began = time.perf_counter()
     if phase == "write":
-        note = export.write(context, trained, folder)
+        note = export_files.write(context, trained, folder)
         result: dict[str, Any] = {"bytes": sum(path.stat().st_size for path in folder.iterdir()), "note": note}
     else:
         result = parity_check.issue(export.certificate_of(context, trained, folder, note)).model_dump()

@@ -28,7 +28,9 @@ import psutil
 
 from gemtune.bootstrap import Services
 from gemtune.jobs import changes
-from gemtune.jobs.record import Artifact, Attempt, EvaluationMetrics, Job, Metrics, StepRecord
+from gemtune.jobs.parts.metrics import EvaluationMetrics, Metrics
+from gemtune.jobs.parts.results import Artifact
+from gemtune.jobs.record import Attempt, Job, StepRecord
 from gemtune.jobs.status import STEPS, Status
 from gemtune.local_server import server
 from gemtune.local_server.http_server import HOST

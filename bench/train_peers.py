@@ -91,7 +91,8 @@ def _in_turns(answers: TextIO) -> TrainerCallback:
 
 def gemtune(folder: Path, shape: Shape, steps: int, rows: Rows, **more: Any) -> Trainer:
     """Return this project's trainer, as the train step creates it."""
-    from gemtune.request.spec import Spec, TrainingConfig
+    from gemtune.request.spec import Spec
+    from gemtune.request.training_config import TrainingConfig
     from trainer.process.thread_waiting import limit_spinning
 
     limit_spinning()

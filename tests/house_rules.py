@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from tests.import_graph import Tree, circle
 
 MOST_FILES = 12
+MOST_LINES = 300
 # Importing one of these imports torch.
 TORCH = frozenset({"torch", "transformers", "peft", "trl", "accelerate", "bitsandbytes", "unsloth", "liger_kernel"})
 
@@ -79,6 +80,18 @@ def crowded_folders(tree: Tree, exempt: Mapping[str, int]) -> list[str]:
     ]
 
 
+def long_files(tree: Tree, exempt: Mapping[str, str]) -> list[str]:
+    """Find modules of more than 300 lines, and exemptions of shorter ones.
+
+    exempt: reasons why a module is not split, by its name.
+    """
+    lines = {module: len(path.read_text().splitlines()) for module, path in tree.modules.items()}
+    long = {module for module, count in lines.items() if count > MOST_LINES}
+    problems = [f"{module} has {lines[module]} lines: split it where it changes its subject" for module in long]
+    needless = [f"{module} is not long any more: delete the exemption" for module in exempt if module not in long]
+    return sorted(problem for problem in problems if problem.partition(" ")[0] not in exempt) + needless
+
+
 def rooms_without_a_line(tree: Tree) -> list[str]:
     """Find packages whose docstring does not begin with a short sentence.
 
@@ -133,12 +146,13 @@ def foreign_packages(tree: Tree, room: str) -> list[str]:
     ]
 
 
-def protocols(tree: Tree, module: str) -> dict[str, set[str]]:
-    """Return the methods of each Protocol that a module defines."""
-    classes = _classes(tree, module)
+def protocols(tree: Tree, room: str) -> dict[str, set[str]]:
+    """Return the methods of each Protocol that the modules of a room define."""
     return {
         node.name: _methods(node)
-        for node in classes
+        for module in tree.modules
+        if tree.room_of(module) == room
+        for node in _classes(tree, module)
         if any(isinstance(base, ast.Name) and base.id == "Protocol" for base in node.bases)
     }
 

@@ -28,7 +28,7 @@ from tests.trainer.conftest import Bench, enlarge_embeddings
 from tests.trainer.training import plain_trl as peers
 from trainer.export import trained_weights
 from trainer.gguf.llama_library import LlamaModel
-from trainer.steps import export
+from trainer.steps import export_files
 
 # Largest difference of losses, and of adapters as a share of what the stage changed.
 LOSS, SHARE = 1e-4, 0.1
@@ -113,7 +113,7 @@ class Chains:
             config = ExportConfig.model_validate({"format": export_format, "quantization": quantization})
             work = Path(tempfile.mkdtemp(dir=self._work))
             spec = context.spec.model_copy(update={"export_config": config})
-            export.write(replace(context, spec=spec, work=work), trained, work / "exported")
+            export_files.write(replace(context, spec=spec, work=work), trained, work / "exported")
             stored = torch.log_softmax(self._logits(export_format, work / "exported", tokens), dim=-1)
             divergence = float((plain.exp() * (plain - stored[:, : plain.shape[1]])).sum(-1).mean())
             agreement = float((plain.argmax(-1) == stored.argmax(-1)).float().mean())

@@ -21,7 +21,7 @@ from trainer.certificate.parity_check import LosesTooMuch
 from trainer.context import Context
 from trainer.export import trained_weights
 from trainer.export.trained_weights import TrainedWeights
-from trainer.steps import export
+from trainer.steps import export, export_files
 
 Rows = Sequence[dict[str, Any]]
 # The rows that the certificate compares on, and those that it does not see. The latter are trained on, so that a tiny
@@ -77,7 +77,7 @@ class TinyJob:
         """Write an export; return its folder, and a note for the certificate."""
         context = self.of(export_format, quantization)
         folder = context.work / "exported"
-        return folder, export.write(context, self.trained, folder)
+        return folder, export_files.write(context, self.trained, folder)
 
     def exact(self, export_format: Format, quantization: Quantization) -> Path:
         """Return the folder of an export, which is written once.

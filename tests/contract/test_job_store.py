@@ -20,7 +20,8 @@ from gemtune.errors import (
 )
 from gemtune.jobs import changes, launches, steps
 from gemtune.jobs.page_tokens import PagePosition
-from gemtune.jobs.record import Claim, FencingToken, Job, Progress
+from gemtune.jobs.parts.metrics import Progress
+from gemtune.jobs.record import Claim, FencingToken, Job
 from gemtune.jobs.status import Status, Step
 from gemtune.ports import JobStore, Tombstone
 from tests.fakes import FakeClock

@@ -18,7 +18,7 @@ from google.auth.credentials import AnonymousCredentials
 from gemtune.embedded import file_logs
 from gemtune.errors import BadPageToken, LogsBusy, NoLogs
 from gemtune.gcp import cloud_logs
-from gemtune.handlers.endpoint import status_of
+from gemtune.handlers.description.endpoint import status_of
 from gemtune.ports import Logs
 from tests.fakes import World
 

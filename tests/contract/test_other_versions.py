@@ -15,7 +15,9 @@ import pytest
 
 from gemtune.errors import IllegalMove, JobIsOver, JobIsRunning, JobNotFound, RecordUnreadable, StaleClaim
 from gemtune.jobs import changes, launches
-from gemtune.jobs.record import Claim, FencingToken, Job, JobSummary, Metrics, Progress, StepRecord, StepResult
+from gemtune.jobs.parts.metrics import Metrics, Progress
+from gemtune.jobs.parts.results import StepResult
+from gemtune.jobs.record import Claim, FencingToken, Job, JobSummary, StepRecord
 from gemtune.jobs.salvage import STAND_INS
 from gemtune.jobs.status import Status, Step
 from gemtune.ports import JobStore

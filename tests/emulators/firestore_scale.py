@@ -12,8 +12,7 @@ from unittest import mock
 from google.cloud import firestore
 from google.cloud.firestore_v1.services.firestore import FirestoreClient
 
-from gemtune.gcp.firestore_documents import document_of
-from gemtune.gcp.firestore_store import JOBS, TOMBSTONES
+from gemtune.gcp.firestore_documents import JOBS, TOMBSTONES, document_of
 from gemtune.jobs.status import Status
 from tests.emulators.world import GcpWorld
 

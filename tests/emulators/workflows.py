@@ -25,7 +25,7 @@ from google.cloud.workflows.executions_v1 import types
 from gemtune.local_server.workflow_engine.errors import WorkflowError
 from gemtune.local_server.workflow_engine.http_calls import http_post
 from gemtune.local_server.workflow_engine.interpreter import execute
-from gemtune.local_server.workflow_engine.syntax import load
+from gemtune.local_server.workflow_engine.reader import load
 from tests.emulators.grpc_service import serve
 
 log = logging.getLogger(__name__)

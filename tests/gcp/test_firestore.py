@@ -14,8 +14,8 @@ from google.api_core.exceptions import ServiceUnavailable
 from google.cloud.firestore_v1.services.firestore import FirestoreClient
 
 import gemtune.gcp
-from gemtune.gcp.firestore_documents import document_of
-from gemtune.gcp.firestore_store import EVENTS, JOBS, KEYS, FirestoreStore
+from gemtune.gcp.firestore_documents import EVENTS, JOBS, KEYS, document_of
+from gemtune.gcp.firestore_store import FirestoreStore
 from gemtune.jobs import changes, launches
 from gemtune.jobs.status import Status
 from tests.emulators.google import Emulators
@@ -124,7 +124,7 @@ def add_finished(store: FirestoreStore, first: int, end: int) -> None:
         modality = "vision" if number % 2 else "text"
         at = NOW + timedelta(seconds=number)
         job = new(job_id=f"training_{number:04}", created_at=at, status=status, modality=modality)
-        batch.create(store._job(job.job_id), document_of(job))
+        batch.create(store._documents.job(job.job_id), document_of(job))
     batch.close()
 
 
@@ -144,8 +144,8 @@ def test_a_page_of_two_thousand_jobs_costs_a_page_of_reads(store: FirestoreStore
 def test_a_drop_of_tombstones_reads_no_more_of_them_than_its_limit(store: FirestoreStore, queries: list[Any]) -> None:
     writer = store._client.bulk_writer()
     for number in range(500):
-        writer.create(store._tombstone(f"training_{number:03}"), {"until": NOW, "key_hash": f"hash{number}"})
-        writer.create(store._key(f"hash{number}"), {"job_id": f"training_{number:03}"})
+        writer.create(store._documents.tombstone(f"training_{number:03}"), {"until": NOW, "key_hash": f"hash{number}"})
+        writer.create(store._documents.key(f"hash{number}"), {"job_id": f"training_{number:03}"})
     writer.close()
     assert [store.drop_tombstones(NOW, limit=200) for _ in range(4)] == [200, 200, 100, 0]
     assert [read for _, read in queries] == [200, 200, 100, 0]

@@ -18,7 +18,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from gemtune.jobs.record import Metrics
+from gemtune.jobs.parts.metrics import Metrics
 from gemtune.jobs.status import Step
 from tests import preference_rows, rows, tiny_gemma
 from tests.gpu.conftest import convert_to_bf16

@@ -21,7 +21,8 @@ import gemtune.services
 from gemtune.checks.record import results_folder
 from gemtune.checks.task import REPORT
 from gemtune.handlers.endpoints import ENDPOINTS
-from gemtune.jobs.record import Metrics, Progress, StepResult
+from gemtune.jobs.parts.metrics import Metrics, Progress
+from gemtune.jobs.parts.results import StepResult
 from gemtune.jobs.status import Step
 from gemtune.machines.throughput import Observation, Speed
 from gemtune.request.uploads.dataset import DatasetUpload

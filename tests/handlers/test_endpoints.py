@@ -19,9 +19,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gemtune import errors
-from gemtune.handlers.endpoint import EVERYWHERE, STATUSES, Endpoint
+from gemtune.handlers.description.endpoint import EVERYWHERE, STATUSES, Endpoint
+from gemtune.handlers.description.parameters import argument_name
 from gemtune.handlers.endpoints import ENDPOINTS
-from gemtune.handlers.parameters import argument_name
 from tests.fakes import World, request
 from tests.handlers.conftest import MAIN
 from tests.handlers.schema_values import ANYTHING, TEXT, values

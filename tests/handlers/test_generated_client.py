@@ -10,7 +10,9 @@ import flask.testing
 import functions_framework
 import pytest
 
-from gemtune.jobs.record import Artifact, Claim, Progress
+from gemtune.jobs.parts.metrics import Progress
+from gemtune.jobs.parts.results import Artifact
+from gemtune.jobs.record import Claim
 from gemtune.jobs.status import STEPS, Step
 from tests.fakes import World
 from tests.handlers.conftest import MAIN

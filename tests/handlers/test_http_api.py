@@ -12,7 +12,8 @@ import pytest
 
 from gemtune import VERSION
 from gemtune.bootstrap import Services
-from gemtune.jobs.record import Artifact, Claim
+from gemtune.jobs.parts.results import Artifact
+from gemtune.jobs.record import Claim
 from gemtune.jobs.status import Step
 from tests.fakes import World, request
 from tests.handlers.conftest import embedded_only

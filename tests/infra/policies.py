@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from gemtune.gcp.firestore_store import EVENTS, JOBS
+from gemtune.gcp.firestore_documents import EVENTS, JOBS
 from gemtune.jobs.status import Step
 from gemtune.machines.choice import WITH_MORE_MEMORY
 from gemtune.ports import Topic

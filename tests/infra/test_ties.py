@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from gemtune.gcp.firestore_documents import EVENT_RETENTION, event_document_of
-from gemtune.gcp.firestore_store import EVENTS, JOBS
+from gemtune.gcp.firestore_documents import EVENT_RETENTION, EVENTS, JOBS, event_document_of
 from gemtune.jobs.events import Event
 from gemtune.jobs.record import Job
 from gemtune.request.base_model import COPIES

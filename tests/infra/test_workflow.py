@@ -21,7 +21,7 @@ from ruamel.yaml import YAML
 
 from gemtune.local_server.workflow_engine.functions import FUNCTIONS
 from gemtune.local_server.workflow_engine.interpreter import execute
-from gemtune.local_server.workflow_engine.syntax import load
+from gemtune.local_server.workflow_engine.reader import load
 from tests.infra.offline import ROOT
 
 FILE = ROOT / "workflows" / "fine_tune.yaml"

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from gemtune.gcp.firestore_store import EVENTS, JOBS
+from gemtune.gcp.firestore_documents import EVENTS, JOBS
 from gemtune.jobs.status import Step
 from gemtune.machines.choice import CPU_STEPS, MACHINES, WITH_MORE_MEMORY, Machine
 from gemtune.ports import Topic

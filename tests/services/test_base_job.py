@@ -13,7 +13,8 @@ from gemtune.jobs.record import BaseWeights, Failure, Job
 from gemtune.jobs.sources import Source
 from gemtune.jobs.status import Step
 from gemtune.request.parsing import read
-from gemtune.request.spec import Spec, TrainingConfig, TrainRequest
+from gemtune.request.spec import Spec, TrainRequest
+from gemtune.request.training_config import TrainingConfig
 from gemtune.services.acceptance.base_job import OF_ADAPTER, FindBaseJob, continue_from
 from gemtune.services.acceptance.create_job import Submission
 from tests.fakes import World, checked, request

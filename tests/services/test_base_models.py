@@ -11,7 +11,7 @@ import pytest
 from gemtune.families import FAMILIES
 from gemtune.machines.memory import memory_for_training
 from gemtune.request.placement import load_of
-from gemtune.request.spec import TrainingConfig
+from gemtune.request.training_config import TrainingConfig
 from gemtune.services.planning.base_models import BaseModels
 from gemtune.services.planning.planner import Workstation
 from tests.fakes import World

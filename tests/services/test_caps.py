@@ -13,7 +13,8 @@ from gemtune.errors import CapReached, JobNotPaused, RequestRefused
 from gemtune.handlers.answers import JobStatus
 from gemtune.jobs.parts.holds import Pause
 from gemtune.jobs.parts.plan import Span
-from gemtune.jobs.record import Claim, JobWarning, StepRecord, StepResult
+from gemtune.jobs.parts.results import JobWarning, StepResult
+from gemtune.jobs.record import Claim, StepRecord
 from gemtune.jobs.status import Status, Step
 from gemtune.jobs.steps import COST_CAP, HEARTBEAT_SECONDS
 from gemtune.machines.cost import Prices

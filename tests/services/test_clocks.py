@@ -11,7 +11,8 @@ from itertools import pairwise
 import pytest
 
 from gemtune.jobs import launches
-from gemtune.jobs.record import Claim, FencingToken, Job, Launch, Progress
+from gemtune.jobs.parts.metrics import Progress
+from gemtune.jobs.record import Claim, FencingToken, Job, Launch
 from gemtune.jobs.status import Step
 from gemtune.machines import cost
 from gemtune.ports import ExecutionState

@@ -9,7 +9,7 @@ import pytest
 
 from gemtune.jobs.parts.plan import Span
 from gemtune.ports import Objects
-from gemtune.request.spec import TrainingConfig
+from gemtune.request.training_config import TrainingConfig
 from gemtune.services.planning import dataset_amounts
 from gemtune.services.planning.dataset_amounts import SAMPLE, RowSizes, amounts_of, measure
 from tests.fakes import World

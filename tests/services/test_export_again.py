@@ -17,7 +17,9 @@ from gemtune.errors import (
     RequestRefused,
     SpecUnreadable,
 )
-from gemtune.jobs.record import Claim, Failure, Job, Metrics, StepResult
+from gemtune.jobs.parts.metrics import Metrics
+from gemtune.jobs.parts.results import StepResult
+from gemtune.jobs.record import Claim, Failure, Job
 from gemtune.jobs.sources import Source
 from gemtune.jobs.status import Step
 from gemtune.request.parsing import read_export

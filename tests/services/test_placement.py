@@ -9,7 +9,8 @@ import pytest
 
 from gemtune import llama_cpp
 from gemtune.errors import RequestRefused
-from gemtune.jobs.record import Claim, StepResult
+from gemtune.jobs.parts.results import StepResult
+from gemtune.jobs.record import Claim
 from gemtune.jobs.status import Step
 from tests.fakes import World
 

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from gemtune.families.size import ModelSize
+from gemtune.jobs.parts.metrics import Progress
 from gemtune.jobs.parts.plan import Alternative, Plan, StepEstimate, Workload
-from gemtune.jobs.record import Job, Progress, StepRecord
+from gemtune.jobs.record import Job, StepRecord
 from gemtune.jobs.status import Step
 from gemtune.machines import model_size
 from gemtune.machines.choice import MACHINES

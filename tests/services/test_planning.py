@@ -11,7 +11,7 @@ import pytest
 
 from gemtune.errors import RequestRefused
 from gemtune.jobs.parts.plan import Workload
-from gemtune.jobs.record import StepResult
+from gemtune.jobs.parts.results import StepResult
 from gemtune.jobs.status import Step
 from gemtune.request.facts import Facts
 from gemtune.request.spec import read_spec

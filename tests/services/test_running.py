@@ -11,7 +11,8 @@ import pytest
 
 from gemtune.admission.platform import PlatformError
 from gemtune.errors import JobIsOver, JobIsRunning, JobNotFound, StaleAttempt, StaleClaim
-from gemtune.jobs.record import Artifact, Claim, Failure, FencingToken
+from gemtune.jobs.parts.results import Artifact
+from gemtune.jobs.record import Claim, Failure, FencingToken
 from gemtune.jobs.status import Step
 from gemtune.ports import ExecutionState, Topic
 from gemtune.services.advance import Advance

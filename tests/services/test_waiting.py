@@ -14,7 +14,8 @@ from gemtune.admission.platform import PlatformError
 from gemtune.admission.slots import SlotTable
 from gemtune.errors import CannotPause, JobIsOver, JobIsRunning, JobNotFound, JobNotPaused
 from gemtune.jobs.parts.plan import StepEstimate
-from gemtune.jobs.record import Claim, StepResult
+from gemtune.jobs.parts.results import StepResult
+from gemtune.jobs.record import Claim
 from gemtune.jobs.status import Step
 from gemtune.ports import ExecutionState
 from gemtune.services.machine_slots import MachineSlots

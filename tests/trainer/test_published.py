@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from gemtune.jobs.status import Step
-from gemtune.request.spec import ExportConfig, Spec, TrainingConfig
+from gemtune.request.spec import ExportConfig, Spec
+from gemtune.request.training_config import TrainingConfig
 from tests.trainer import hub_server
 from tests.trainer.conftest import Bench
 from tests.trainer.hub_server import TOKEN, HubServer

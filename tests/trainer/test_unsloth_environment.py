@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from gemtune.errors import StepError
-from gemtune.request.spec import Spec, TrainingConfig
+from gemtune.request.spec import Spec
+from gemtune.request.training_config import TrainingConfig
 from trainer import unsloth_environment
 from trainer.model.engines import unsloth
 from trainer.unsloth_environment import fault_of

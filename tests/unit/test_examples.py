@@ -10,7 +10,7 @@ import pytest
 from examples.shapes import make as shapes
 from gemtune.embedded.folder_objects import FolderObjects
 from gemtune.jobs.sources import Source
-from gemtune.request.job_file import as_json
+from gemtune.request.uploads.job_file import as_json
 from tests.conversations import conversation_of
 from tests.fakes import checked
 from trainer.dataset.folders import BucketFolder

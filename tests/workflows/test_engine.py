@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from gemtune.local_server.workflow_engine.errors import WorkflowError, WorkflowFailed, WorkflowSyntaxError
 from gemtune.local_server.workflow_engine.expressions import compile_expression, parse
 from gemtune.local_server.workflow_engine.interpreter import execute
-from gemtune.local_server.workflow_engine.syntax import load
+from gemtune.local_server.workflow_engine.reader import load
 
 
 def value_of(text: str, **variables: Any) -> Any:

@@ -12,7 +12,7 @@ import pytest
 
 from gemtune.local_server.workflow_engine.errors import WorkflowError, WorkflowFailed
 from gemtune.local_server.workflow_engine.interpreter import execute
-from gemtune.local_server.workflow_engine.syntax import load
+from gemtune.local_server.workflow_engine.reader import load
 from gemtune.services.control import FOR_PLATFORM, FOR_SLOTS
 
 FILE = Path(__file__).parent.parent.parent / "workflows" / "fine_tune.yaml"

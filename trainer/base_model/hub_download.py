@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gemtune.errors import StepError
-from gemtune.jobs.record import Artifact
+from gemtune.jobs.parts.results import Artifact
 from gemtune.ports import Objects
 from gemtune.request.base_model import copies_folder
 from trainer.base_model import folder_contents

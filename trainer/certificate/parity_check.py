@@ -17,7 +17,7 @@ from typing import Any
 
 from gemtune import families
 from gemtune.errors import StepError
-from gemtune.jobs.record import Parity
+from gemtune.jobs.parts.results import Parity
 from gemtune.request.exports import Limits
 from gemtune.request.spec import Spec
 from trainer.base_model import folder_contents

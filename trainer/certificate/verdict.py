@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from gemtune.jobs.record import Parity
+from gemtune.jobs.parts.results import Parity
 from gemtune.methods import Method
 from gemtune.request.exports import EXPERTS_FACTOR, MAX_KL, PROBE_FACTOR, WITHOUT_FLOOR, Limits, merged_export
 

@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from gemtune.jobs.record import Artifact, Job, Metrics, Parity, RowsSummary
+from gemtune.jobs.parts.metrics import Metrics
+from gemtune.jobs.parts.results import Artifact, Parity, RowsSummary
+from gemtune.jobs.record import Job
 from gemtune.methods import Modality
 from gemtune.request.exports import EXPORTS, Format
 from gemtune.request.spec import Spec

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gemtune.errors import StepError
-from gemtune.jobs.record import Artifact
+from gemtune.jobs.parts.results import Artifact
 from gemtune.redaction import redact
 from gemtune.request import base_model
 from trainer.context import Context

@@ -14,7 +14,7 @@ from gemtune.datasets.refusal import BadRow, Refused
 from gemtune.datasets.row_options import ReadOptions
 from gemtune.datasets.trained_turns import TrainOn
 from gemtune.request.rl_spec import DpoConfig, GrpoConfig, KtoConfig
-from gemtune.request.spec import TrainingConfig
+from gemtune.request.training_config import TrainingConfig
 from trainer.dataset.row import Row
 from trainer.media.arrow_file import MediaFile, open_media, store_media
 from trainer.rows.encoded import Encoded, Rendered

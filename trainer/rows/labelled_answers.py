@@ -11,7 +11,7 @@ from gemtune.datasets.refusal import BadRow, Refused
 from gemtune.datasets.rl.read import read_labelled
 from gemtune.datasets.row_options import ReadOptions
 from gemtune.errors import StepError
-from gemtune.jobs.record import JobWarning
+from gemtune.jobs.parts.results import JobWarning
 from gemtune.request.rl_spec import KtoConfig
 from trainer.media.arrow_file import MediaFile, open_media, store_media
 from trainer.rows.encoder import Encoder

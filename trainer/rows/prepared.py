@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from gemtune.request.rl_spec import GrpoConfig
-from gemtune.request.spec import TrainingConfig
+from gemtune.request.training_config import TrainingConfig
 from trainer.store.file_writer import FileWriter
 
 # Rows per Parquet row group, which is also the number of rows in memory at once.

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gemtune.errors import StepError
-from gemtune.jobs.record import JobWarning, RowsSummary, UnreadField
+from gemtune.jobs.parts.results import JobWarning, RowsSummary, UnreadField
 from trainer.dataset.source import Dataset
 from trainer.splits import left_out, warnings
 from trainer.splits.tally import Tally

@@ -9,7 +9,7 @@ from typing import Any
 
 from gemtune.datasets.refusal import Refused, TooLong
 from gemtune.errors import StepError
-from gemtune.request.spec import TooLongOption
+from gemtune.request.training_config import TooLongOption
 from trainer.rows.kinds import PreparedRow
 from trainer.rows.prepared import histogram
 from trainer.splits.kept_rows import KeptRows

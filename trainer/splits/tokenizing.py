@@ -9,10 +9,11 @@ from pathlib import Path
 
 from gemtune.errors import StepError
 from gemtune.jobs.parts.plan import Workload
-from gemtune.jobs.record import JobWarning
+from gemtune.jobs.parts.results import JobWarning
 from gemtune.request.rl_spec import GrpoConfig, KtoConfig
 from gemtune.request.schedule import warmup_problem
-from gemtune.request.spec import DEFAULT_SEQ_LENGTH, Spec, TrainingConfig
+from gemtune.request.spec import Spec
+from gemtune.request.training_config import DEFAULT_SEQ_LENGTH, TrainingConfig
 from trainer.base_model import folder_contents
 from trainer.dataset.source import Dataset
 from trainer.new_tokens import tokenizer

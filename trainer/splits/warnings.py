@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from gemtune.datasets.files.splits import in_words
-from gemtune.jobs.record import JobWarning
+from gemtune.jobs.parts.results import JobWarning
 from trainer.splits.tally import Tally
 
 REPEATS_NAMED = 3

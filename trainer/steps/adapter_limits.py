@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from gemtune import families
-from gemtune.request.spec import TrainingConfig
+from gemtune.request.training_config import TrainingConfig
 
 
 def adapter_limits(config: TrainingConfig, model_config: Mapping[str, Any]) -> Iterator[str]:

@@ -8,27 +8,21 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import assert_never
 
 from gemtune.errors import StepError
-from gemtune.jobs.record import Artifact, Parity, StepResult
+from gemtune.jobs.parts.results import Artifact, Parity, StepResult
 from gemtune.ports import Objects
-from gemtune.request.exports import AdapterExport, GgufExport, MergedExport, larger_exports
-from trainer.base_model import folder_contents
+from gemtune.request.exports import larger_exports
 from trainer.certificate import held_out_rows, parity_check
 from trainer.context import Context
 from trainer.conversation.chat_template import ChatTemplate, json_object
 from trainer.export import lossy, trained_weights, versions
 from trainer.export.model_card import model_card
-from trainer.export.modelfile import modelfile, turns_of
 from trainer.export.trained_weights import TrainedWeights
-from trainer.gguf import conversion
-from trainer.process.imports import garbage_collection_paused
+from trainer.steps import export_files
 from trainer.store import manifest
 from trainer.store.uploaded_files import UploadedFiles
 
@@ -72,7 +66,7 @@ def _reuse_earlier_attempt(context: Context) -> CertifiedExport | None:
     attempts that were killed have left.
     """
     for attempt in range(context.fence.attempt - 1, 0, -1):
-        context.buckets.export.delete_prefix(_temporary(context, attempt))
+        context.buckets.export.delete_prefix(export_files.temporary_prefix(context, attempt))
         prefix = f"{context.prefix}/export/{attempt}"
         copy = manifest.read_whole(context.buckets.export, prefix)
         if copy is None:
@@ -100,7 +94,7 @@ def _export(context: Context) -> CertifiedExport:
     export, prefix = context.buckets.export, f"{context.prefix}/export/{context.fence.attempt}"
     uploads, temporary = (
         UploadedFiles(export, prefix, context.work / "uploaded"),
-        _temporary(context, context.fence.attempt),
+        export_files.temporary_prefix(context, context.fence.attempt),
     )
     try:
         exported = _export_to(context, trained, uploads)
@@ -154,26 +148,6 @@ def _export_to(context: Context, trained: TrainedWeights, uploads: UploadedFiles
     return CertifiedExport(uploads.prefix, folder, artifacts, parity)
 
 
-def _temporary(context: Context, attempt: int) -> str:
-    """Return the prefix of weights that are uploaded only to be read again.
-
-    Each attempt has its own: one that was replaced may still run, and must not delete those of its successor.
-    """
-    return f"{context.prefix}/temporary/{attempt}/"
-
-
-def _mover(context: Context, folder: Path) -> Callable[[Path], None]:
-    """Return a function that moves a file of a temporary folder.
-
-    Where the local disk is memory, it moves weights to the object store until the export is done. Names are never
-    reused, as they are when a folder is written again: a mount may show the older object of a name for a minute.
-    """
-    if not context.mounted:
-        return lambda path: None
-    prefix = f"{_temporary(context, context.fence.attempt)}{folder.name}-{uuid.uuid4().hex}"
-    return UploadedFiles(context.buckets.export, prefix, context.work / "uploaded").move
-
-
 def _write_certified(
     context: Context, trained: TrainedWeights, folder: Path, written: Callable[[Path], None]
 ) -> Parity:
@@ -181,7 +155,7 @@ def _write_certified(
 
     written: see `write`. Raises StepError, LosesTooMuch.
     """
-    note = write(context, trained, folder, written=written)
+    note = export_files.write(context, trained, folder, written=written)
     context.enter("comparing the export with the trained model")
     return parity_check.issue(certificate_of(context, trained, folder, note), context.clock.monotonic)
 
@@ -200,24 +174,8 @@ def certificate_of(context: Context, trained: TrainedWeights, folder: Path, note
         context.llama_cpp,
         context.check_stop,
         note,
-        None if trained.adapter is None else lambda: write_base(context, trained),
+        None if trained.adapter is None else lambda: export_files.write_base(context, trained),
     )
-
-
-def write_base(context: Context, trained: TrainedWeights) -> Path:
-    """Write the base model as the export was written; return where it is."""
-    export = context.spec.export
-    folder = context.work / "base_as_exported"
-    if not export.rounds:
-        if trained.new_tokens is None:
-            return trained.base
-        from trainer.export.merge import merge
-
-        merge(trained.base, None, folder, "none", new_tokens=trained.new_tokens, written=_mover(context, folder))
-        return folder
-    base, written = replace(trained, adapter=None), _mover(context, folder)
-    write(context, base, folder, written=written, untrained=(conversion.EMBEDDING,), tokenizer=trained.adapter)
-    return folder / export.file_name if isinstance(export, GgufExport) else folder
 
 
 def _hint(context: Context, trained: TrainedWeights) -> str:
@@ -233,81 +191,10 @@ def _hint(context: Context, trained: TrainedWeights) -> str:
         )
         folder = context.work / f"tried-{quantization}"
         try:
-            _write_certified(replace(context, spec=other), trained, folder, _mover(context, folder))
+            _write_certified(replace(context, spec=other), trained, folder, export_files.file_mover(context, folder))
         except parity_check.LosesTooMuch:
             continue
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         return f"the training result is kept: export again with {quantization}, which passes, or with accept_loss"
     return "the training result is kept: export again in another format, or with accept_loss"
-
-
-def write(
-    context: Context,
-    trained: TrainedWeights,
-    folder: Path,
-    *,
-    written: Callable[[Path], None] = lambda path: None,
-    untrained: Sequence[str] | None = None,
-    tokenizer: Path | None = None,
-) -> str:
-    """Write the export's files; return a note for its certificate, or "".
-
-    An adapter is copied, without importing torch; its weights are linked. written: called with each complete file of
-    weights of a merged model or in GGUF, and may put a link in its place. untrained: llama.cpp's names of tensors that
-    training did not change; None for those that it never does. tokenizer: see `merge.merge`.
-    """
-    export = context.spec.export
-    if isinstance(export, AdapterExport):
-        ignored = shutil.ignore_patterns(manifest.NAME, versions.NAME)
-        shutil.copytree(trained.folder, folder, ignore=ignored, copy_function=folder_contents.copy_or_link)
-        return ""
-    context.enter("merging the weights")
-    with garbage_collection_paused():
-        import torch  # noqa: F401
-
-        from trainer.export.merge import merge
-
-    merged = partial(
-        merge,
-        trained.base,
-        trained.adapter,
-        new_tokens=trained.new_tokens,
-        tokenizer=tokenizer,
-        check_stop=context.check_stop,
-    )
-    match export:
-        case MergedExport():
-            merged(folder, export.quantization, written=written)
-            return ""
-        case GgufExport():
-            whole = context.work / "merged"
-            merged(whole, "none", written=_mover(context, whole))
-            if untrained is None:
-                is_trained = trained.adapter is None or context.spec.training_config.train_embeddings
-                untrained = () if is_trained else (conversion.EMBEDDING,)
-            note = _write_gguf(context, export, whole, folder, untrained)
-            for file in sorted(folder.glob("*.gguf")):
-                written(file)
-            return note
-    assert_never(export)
-
-
-def _write_gguf(context: Context, export: GgufExport, whole: Path, folder: Path, untrained: Sequence[str]) -> str:
-    """Write a merged model as GGUF; delete the merged model.
-
-    whole: its folder. Returns a note for the certificate, or "".
-    """
-    folder.mkdir()
-    context.enter("writing GGUF")
-    dithered = conversion.write(whole, folder, export, context.llama_cpp, untrained, check_stop=context.check_stop)
-    turns = turns_of(ChatTemplate(whole, json_object(whole / "tokenizer_config.json")))
-    (folder / "Modelfile").write_text(modelfile(turns, export.file_name))
-    shutil.rmtree(whole)
-    return "" if dithered == 0 else _DITHERED.format(dithered, export.quantization)
-
-
-_DITHERED = (
-    "Of the base model's tensors, {} lay on the grid of {}, as those of a model that was in few bits before do. What "
-    "training added would have been rounded away, so they were dithered (noise of up to half a step) before quantizing."
-)

@@ -16,10 +16,10 @@ from typing import Any
 from gemtune import families
 from gemtune.errors import NeedsLargerMachine, StepError
 from gemtune.families import adapted_layers, embeddings, timm
-from gemtune.jobs.record import JobWarning, StepResult
+from gemtune.jobs.parts.results import JobWarning, StepResult
 from gemtune.machines import choice, model_size
 from gemtune.request.placement import export_machine_for, load_of
-from gemtune.request.spec import TrainingConfig
+from gemtune.request.training_config import TrainingConfig
 from trainer.base_model import continuation, folder_contents, location
 from trainer.context import Context
 from trainer.dataset import source

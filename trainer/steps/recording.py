@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from gemtune.request.spec import TrainingConfig
+from gemtune.request.training_config import TrainingConfig
 from trainer.certificate import reference
 from trainer.certificate.held_out_rows import ComparisonRows
 from trainer.certificate.reference import RowStates

@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gemtune.errors import ObjectNotFound
-from gemtune.jobs.record import EvaluationMetrics, Metrics, StepResult
+from gemtune.jobs.parts.metrics import EvaluationMetrics, Metrics
+from gemtune.jobs.parts.results import StepResult
 from gemtune.jobs.status import Step
 from gemtune.request.rl_spec import DpoConfig, GrpoConfig, KtoConfig
-from gemtune.request.spec import Spec, TrainingConfig
+from gemtune.request.spec import Spec
+from gemtune.request.training_config import TrainingConfig
 from gemtune.training_files.checkpoint_names import checkpoints_folder
 from trainer.base_model import continuation, location
 from trainer.certificate import held_out_rows

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from gemtune.jobs.record import Progress
+from gemtune.jobs.parts.metrics import Progress
 from trainer.context import Context
 from trainer.store import checkpoints
 from trainer.training.interface import Hooks, JobTrainer

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gemtune.jobs.record import Artifact
+from gemtune.jobs.parts.results import Artifact
 from gemtune.ports import Objects
 from gemtune.training_files.checkpoint_names import CheckpointPlace, checkpoints_folder, place_in, place_of
 from trainer.store import manifest

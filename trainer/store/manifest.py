@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gemtune.errors import GemtuneError, ObjectNotFound
-from gemtune.jobs.record import Artifact
+from gemtune.jobs.parts.results import Artifact
 from gemtune.ports import Objects
 from gemtune.training_files.checkpoint_names import MANIFEST
 from gemtune.untrusted import MAX_MODEL_FILE_BYTES, Unreadable, read_json

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gemtune.jobs.record import Artifact
+from gemtune.jobs.parts.results import Artifact
 from gemtune.ports import Objects
 from trainer.store import manifest
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from gemtune.ports import Objects
 from gemtune.request.rl_spec import GrpoConfig
-from gemtune.request.spec import TrainingConfig
+from gemtune.request.training_config import TrainingConfig
 from trainer.store import checkpoints
 
 if TYPE_CHECKING:

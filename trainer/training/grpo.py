@@ -18,7 +18,7 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
 from gemtune.errors import StepError
-from gemtune.jobs.record import EvaluationMetrics
+from gemtune.jobs.parts.metrics import EvaluationMetrics
 from gemtune.request import rl_spec
 from trainer.rows import rewards
 from trainer.rows.prepared import PICTURES

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
     from transformers.trainer_callback import CallbackHandler
 
-    from gemtune.jobs.record import EvaluationMetrics
-    from gemtune.request.spec import TrainingConfig
+    from gemtune.jobs.parts.metrics import EvaluationMetrics
+    from gemtune.request.training_config import TrainingConfig
     from trainer.base_model.language_model import LanguageModel
     from trainer.model.engines.interface import LoadedModel
     from trainer.training.audio_batches import AudioCollator

@@ -12,9 +12,9 @@ from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl,
 from transformers.trainer_callback import ExportableState
 
 from gemtune.errors import StepError
-from gemtune.jobs.record import EvaluationMetrics
+from gemtune.jobs.parts.metrics import EvaluationMetrics
 from gemtune.request import schedule
-from gemtune.request.spec import TrainingConfig
+from gemtune.request.training_config import TrainingConfig
 from trainer.model.on_cpu.primitive_cache import limit_primitive_caches
 from trainer.training import best_weights
 from trainer.training.interface import Hooks, JobTrainer, Setup

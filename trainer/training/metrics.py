@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from gemtune.jobs.record import EvaluationMetrics
+from gemtune.jobs.parts.metrics import EvaluationMetrics
 
 if TYPE_CHECKING:
     import torch

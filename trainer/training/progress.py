@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from gemtune.jobs.record import EvaluationMetrics, Progress
+from gemtune.jobs.parts.metrics import EvaluationMetrics, Progress
 from gemtune.ports import Clock, Objects
 from trainer.training.tracking import Tracking
 

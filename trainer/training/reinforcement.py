@@ -13,7 +13,7 @@ import torch
 from transformers import AutoTokenizer, Trainer
 
 from gemtune.families import of_model_type, turn_format_of
-from gemtune.jobs.record import EvaluationMetrics
+from gemtune.jobs.parts.metrics import EvaluationMetrics
 from trainer.model.embeddings import copy_to_reference
 from trainer.model.hidden_states import head_inputs
 from trainer.model.loss_head import log_probabilities

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from transformers import Trainer, TrainingArguments
 
-from gemtune.jobs.record import EvaluationMetrics
+from gemtune.jobs.parts.metrics import EvaluationMetrics
 from trainer.base_model.language_model import unwrap
 from trainer.model import gradient_checkpointing, row_attention
 from trainer.model.hidden_states import head_inputs

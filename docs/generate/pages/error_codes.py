@@ -8,7 +8,7 @@ from docs.generate.text.markdown import Page, code
 from gemtune import errors
 from gemtune.error_codes import CATALOGUE, Chapter
 from gemtune.error_codes.answers import ANSWERS
-from gemtune.handlers.endpoint import FAULT, STATUSES
+from gemtune.handlers.description.endpoint import FAULT, STATUSES
 
 # Errors that a body is refused with before it reaches an operation: HTTP's own names and numbers.
 HTTP_STATUSES: Mapping[str, str] = {

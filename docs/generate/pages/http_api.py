@@ -12,10 +12,11 @@ from gemtune import errors
 from gemtune.checks import report, row
 from gemtune.datasets.uploads.record import DatasetFile
 from gemtune.handlers import answers
-from gemtune.handlers.endpoint import EVERYWHERE, FAULT, Binary, Endpoint, status_of
+from gemtune.handlers.description.endpoint import EVERYWHERE, FAULT, Binary, Endpoint, status_of
 from gemtune.handlers.endpoints import ENDPOINTS, Document
 from gemtune.jobs import record
 from gemtune.jobs.events import Event
+from gemtune.jobs.parts import metrics, results
 
 # Models that answers are made of, in the order of the page.
 PARTS: tuple[type[BaseModel], ...] = (
@@ -24,13 +25,13 @@ PARTS: tuple[type[BaseModel], ...] = (
     answers.Account,
     answers.StepStatus,
     record.Attempt,
-    record.Progress,
-    record.Metrics,
-    record.EvaluationMetrics,
-    record.Artifact,
-    record.Parity,
+    metrics.Progress,
+    metrics.Metrics,
+    metrics.EvaluationMetrics,
+    results.Artifact,
+    results.Parity,
     record.Failure,
-    record.JobWarning,
+    results.JobWarning,
     record.JobSummary,
     Event,
     answers.ArtifactLink,

@@ -12,15 +12,8 @@ from docs.generate.text.schemas import field_rows
 from gemtune.checks.request import CheckRequest
 from gemtune.request import rewards
 from gemtune.request.rl_spec import DpoConfig, GrpoConfig, KtoConfig
-from gemtune.request.spec import (
-    ExportConfig,
-    ExportRequest,
-    Notify,
-    ResumeRequest,
-    TrainingConfig,
-    TrainRequest,
-    WandbConfig,
-)
+from gemtune.request.spec import ExportConfig, ExportRequest, Notify, ResumeRequest, TrainRequest, WandbConfig
+from gemtune.request.training_config import TrainingConfig
 from gemtune.request.uploads.dataset import DatasetUpload, UploadFile
 
 HEAD = ("field", "type", "default", "meaning")

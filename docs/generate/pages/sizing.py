@@ -15,7 +15,7 @@ from gemtune.machines.throughput import roofline
 from gemtune.methods import Method
 from gemtune.request.exports import EXPORTS
 from gemtune.request.placement import load_of
-from gemtune.request.spec import TrainingConfig
+from gemtune.request.training_config import TrainingConfig
 
 # Rows of the table: a method, and what else of the request is not at its default.
 METHODS: Mapping[str, dict[str, object]] = {

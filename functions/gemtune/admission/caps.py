@@ -12,7 +12,8 @@ from gemtune.admission import pauses
 from gemtune.errors import CapReached, JobNotPaused, RequestRefused
 from gemtune.jobs.changes import Changed, fail_job
 from gemtune.jobs.parts.holds import Pause, PauseReason
-from gemtune.jobs.record import CAP_BELOW_PLAN, Failure, Job, JobWarning
+from gemtune.jobs.parts.results import CAP_BELOW_PLAN, JobWarning
+from gemtune.jobs.record import Failure, Job
 from gemtune.jobs.status import STEPS, Status, Step
 from gemtune.jobs.steps import COST_CAP
 from gemtune.machines import cap_policy, cost

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pydantic import BaseModel, Field
 
 from gemtune.jobs.parts.plan import Workload
-from gemtune.jobs.record import JobWarning, RowsSummary
+from gemtune.jobs.parts.results import JobWarning, RowsSummary
 
 
 class CheckError(BaseModel):

@@ -12,7 +12,8 @@ from gemtune.errors import Problem
 from gemtune.methods import Modality
 from gemtune.request.contract import Contract
 from gemtune.request.parsing import Reading, read_as
-from gemtune.request.spec import SECRET_REFERENCE, Column, TrainingConfig, TrainRequest
+from gemtune.request.spec import SECRET_REFERENCE, Column, TrainRequest
+from gemtune.request.training_config import TrainingConfig
 
 STAND_INS = {"base_model_id": "absent/absent"}
 MAX_SAMPLES = 100

@@ -20,7 +20,7 @@ from gemtune.cli.request.described import DescribedTraining
 from gemtune.client import operations, references
 from gemtune.datasets.files import hub_dataset
 from gemtune.handlers.answers import Planned
-from gemtune.jobs.record import CAP_BELOW_PLAN
+from gemtune.jobs.parts.results import CAP_BELOW_PLAN
 from gemtune.jobs.status import Status
 from gemtune.methods import Modality
 

@@ -1,4 +1,4 @@
-"""Disk errors: a full, read-only or failing disk is one error, CannotStore."""
+"""Writes to disk; a full, read-only or failing disk is one error, CannotStore."""
 
 from __future__ import annotations
 
@@ -42,3 +42,17 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:  # FileExistsError too: a file has this name
         raise CannotStore(str(path), error.strerror or str(error)) from error
+
+
+def write_through(path: Path, content: bytes) -> None:
+    """Write a file and flush it to disk."""
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def flush(path: Path) -> None:
+    """Flush a file's content to disk."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

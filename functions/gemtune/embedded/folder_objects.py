@@ -18,7 +18,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from gemtune.embedded.disk import make_folder, writing
+from gemtune.embedded.bucket_paths import BucketPaths
+from gemtune.embedded.disk import flush, make_folder, write_through, writing
 from gemtune.errors import ObjectExists, ObjectNotFound, UnsafeName
 from gemtune.object_name import UNFINISHED, split_name
 from gemtune.ports import MAX_READ_BYTES, Buckets, Link, ObjectStat
@@ -38,9 +39,6 @@ PRIVATE = Modes(0o600, 0o700)
 # Containers and model servers that read the results often run as another user.
 READABLE = Modes(0o644, 0o755)
 
-# Real paths of the folders on the way to a file, the bucket's folder first.
-Visited = tuple[Path, ...]
-
 
 class FolderObjects:
     """`ports.Objects` in one folder, one file per object."""
@@ -51,6 +49,7 @@ class FolderObjects:
         """Create the folder if needed; `modes` are for new files and folders."""
         self.bucket = bucket
         self.root = root.absolute()
+        self._paths = BucketPaths(self.root, bucket)
         self._modes = modes
         make_folder(self.root)
         with writing(self.root):
@@ -83,7 +82,7 @@ class FolderObjects:
     def create(self, name: str, content: bytes) -> None:
         """Write a complete file, then link it to its name."""
         with self._unfinished(name) as (unfinished, path):
-            _write_through(unfinished, content)
+            write_through(unfinished, content)
             try:
                 os.link(unfinished, path)  # atomic: fails if the name exists
             except FileExistsError:
@@ -92,7 +91,7 @@ class FolderObjects:
     def write(self, name: str, content: bytes) -> None:
         """Write a temporary file, and rename it to the object's path."""
         with self._unfinished(name) as (unfinished, path):
-            _write_through(unfinished, content)
+            write_through(unfinished, content)
             unfinished.replace(path)
 
     def stat(self, name: str) -> ObjectStat | None:
@@ -122,14 +121,14 @@ class FolderObjects:
 
     def list(self, prefix: str) -> Iterator[ObjectStat]:
         """Yield the objects whose names begin with `prefix`, by name."""
-        folder, visited = self._walk(split_name(prefix.rpartition("/")[0]) if "/" in prefix else [])
-        for path in sorted(self._files(folder, visited, prefix), key=Path.as_posix):
+        folder, visited = self._paths.walk(split_name(prefix.rpartition("/")[0]) if "/" in prefix else [])
+        for path in sorted(self._paths.files(folder, visited, prefix), key=Path.as_posix):
             with suppress(FileNotFoundError):  # deleted since it was listed
                 yield self._stat(path)
 
     def folders(self, prefix: str) -> Iterator[str]:
         """Yield the names of the folders in a folder that hold a file."""
-        folder, visited = self._walk(split_name(prefix.rstrip("/")))
+        folder, visited = self._paths.walk(split_name(prefix.rstrip("/")))
         try:
             entries = sorted(folder.iterdir())
         except (FileNotFoundError, NotADirectoryError):
@@ -137,8 +136,8 @@ class FolderObjects:
         for path in entries:
             name = path.relative_to(self.root).as_posix()
             with suppress(UnsafeName):  # a link out of the bucket is no folder of it
-                within = (*visited, self._real_path(path, visited))
-                if path.is_dir() and next(self._files(path, within, f"{name}/"), None) is not None:
+                within = (*visited, self._paths.real_path(path, visited))
+                if path.is_dir() and next(self._paths.files(path, within, f"{name}/"), None) is not None:
                     yield path.name
 
     def join(self, parts: Sequence[str], name: str) -> None:
@@ -148,13 +147,13 @@ class FolderObjects:
                 for part in parts:
                     with self.fetch(part, unfinished.parent).open("rb") as source:
                         shutil.copyfileobj(source, file)
-            _sync(unfinished)
+            flush(unfinished)
             unfinished.replace(final)
 
     def delete(self, name: str) -> None:
         """Delete a file or link, and folders that are then empty."""
         *folders, last = split_name(name)
-        path = self._walk(folders)[0] / last
+        path = self._paths.walk(folders)[0] / last
         with writing(self.root), suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
             path.unlink()
         for folder in path.parents:  # remove folders that are empty now: a bucket has no folders of its own
@@ -168,7 +167,7 @@ class FolderObjects:
     def delete_prefix(self, prefix: str) -> None:
         """Delete all objects whose names begin with `prefix`."""
         *folders, last = split_name(prefix.rstrip("/"))
-        folder = self._walk(folders)[0]
+        folder = self._paths.walk(folders)[0]
         for path in [folder / last] if prefix.endswith("/") else list(folder.glob(f"{glob.escape(last)}*")):
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path, ignore_errors=True)
@@ -179,7 +178,7 @@ class FolderObjects:
         """Copy a file and flush it to disk, then rename it."""
         with self._unfinished(name) as (unfinished, final):
             shutil.copyfile(path, unfinished)
-            _sync(unfinished)
+            flush(unfinished)
             unfinished.replace(final)
 
     def fetch(self, name: str, into: Path, *, in_place: bool = False) -> Path:
@@ -191,8 +190,8 @@ class FolderObjects:
     def fetch_folder(self, prefix: str, into: Path, *, in_place: bool = False) -> Path:
         """Return the objects' own folder; nothing is copied to `into`."""
         prefix = prefix.rstrip("/") + "/"
-        folder, visited = self._walk(split_name(prefix.rstrip("/")))
-        if not list(self._files(folder, visited, prefix)):  # visits every file, so that it finds unsafe links
+        folder, visited = self._paths.walk(split_name(prefix.rstrip("/")))
+        if not list(self._paths.files(folder, visited, prefix)):  # visits every file, so that it finds unsafe links
             raise ObjectNotFound(f"there is no {prefix!r} in {self.bucket}")
         return folder
 
@@ -247,52 +246,7 @@ class FolderObjects:
 
         Raises UnsafeName.
         """
-        return self._walk(split_name(name))[0]
-
-    def _walk(self, parts: Sequence[str]) -> tuple[Path, Visited]:
-        """Return the path of a name's parts, and the real folders above it.
-
-        Raises UnsafeName if one of the parts is a link that leads out of the bucket or in a circle.
-        """
-        path = self.root
-        visited: Visited = (self.root.resolve(),)
-        for part in parts:
-            path = path / part
-            visited = (*visited, self._real_path(path, visited))
-        return path, visited
-
-    def _files(self, folder: Path, visited: Visited, prefix: str) -> Iterator[Path]:
-        """Yield the files below a folder whose names begin with `prefix`.
-
-        Names are those of objects, relative to the bucket. `visited` holds the real folders on the way to `folder`.
-        Raises UnsafeName for a link that `_walk` would refuse.
-        """
-        try:
-            entries = list(folder.iterdir())
-        except (FileNotFoundError, NotADirectoryError):
-            return
-        for path in entries:
-            name = path.relative_to(self.root).as_posix()
-            if name == UNFINISHED or not (name.startswith(prefix) or prefix.startswith(f"{name}/")):
-                continue
-            real = self._real_path(path, visited)
-            if path.is_dir():
-                yield from self._files(path, (*visited, real), prefix)
-            elif path.is_file():
-                yield path
-
-    def _real_path(self, path: Path, visited: Visited) -> Path:
-        """Return the real path of an entry of the folder `visited[-1]`.
-
-        Raises UnsafeName for a link that leads out of the bucket, or back to one of the folders in `visited`.
-        """
-        if not path.is_symlink():
-            return visited[-1] / path.name
-        real = Path(os.path.realpath(path))  # unlike `Path.resolve`, it does not fail on a cycle of links
-        if real.is_relative_to(visited[0]) and real not in visited:
-            return real
-        name, target = path.relative_to(self.root).as_posix(), "in a circle" if real in visited else "out of its bucket"
-        raise UnsafeName(f"the link {name!r} in {self.bucket} leads {target}", hint="put the files themselves there")
+        return self._paths.walk(split_name(name))[0]
 
     def _stat(self, path: Path) -> ObjectStat:
         """Return a file's size and modification time as an ObjectStat."""
@@ -312,17 +266,3 @@ def folder_buckets(settings: Settings) -> Buckets:
         uploads=FolderObjects(settings.home / settings.uploads_bucket, settings.uploads_bucket),
         export=FolderObjects(settings.home / settings.export_bucket, settings.export_bucket, READABLE),
     )
-
-
-def _write_through(path: Path, content: bytes) -> None:
-    """Write a file and flush it to disk."""
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync(path: Path) -> None:
-    """Flush a file's content to disk."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())

@@ -19,7 +19,8 @@ from gemtune.errors import JobNotFound, JobWasDeleted, RecordUnreadable, Version
 from gemtune.jobs import changes, steps, stored
 from gemtune.jobs.events import Event
 from gemtune.jobs.page_tokens import PagePosition, decode_page_token, encode_page_token
-from gemtune.jobs.record import FencingToken, Job, JobSummary, Progress
+from gemtune.jobs.parts.metrics import Progress
+from gemtune.jobs.record import FencingToken, Job, JobSummary
 from gemtune.jobs.salvage import salvage_job
 from gemtune.jobs.status import UNFINISHED, Status
 from gemtune.ports import Change, Clock, CreateResult, Page, Tombstone

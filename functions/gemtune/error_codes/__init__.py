@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 from gemtune.error_codes.answers import ANSWERS, HTTP_NAMES
 from gemtune.error_codes.entry import ErrorCode
-from gemtune.error_codes.failures import FAILURES, WARNINGS
+from gemtune.error_codes.failures import FAILURES
 from gemtune.error_codes.operation import COMMAND_LINE, INTERNAL
 from gemtune.error_codes.problems import DOCUMENTS, REQUESTS, VALUES
 from gemtune.error_codes.trying import TRYING
+from gemtune.error_codes.warnings import WARNINGS
 
 
 @dataclass(frozen=True, slots=True)

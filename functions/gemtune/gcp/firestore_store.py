@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from functools import cached_property
@@ -26,12 +26,17 @@ from google.cloud.firestore_v1.base_query import FieldFilter
 
 from gemtune.errors import JobNotFound, JobWasDeleted, RecordUnreadable, VersionConflict
 from gemtune.gcp.firestore_documents import (
+    EVENTS,
+    JOBS,
+    TOMBSTONES,
+    References,
     Snapshot,
     document_of,
     event_document_of,
     event_of,
     job_of,
-    salvaged_from,
+    read_all,
+    salvaged,
     summary_of,
     token_after,
 )
@@ -39,16 +44,14 @@ from gemtune.gcp.firestore_writes import CALL_SECONDS, retry_conflicts
 from gemtune.jobs import changes, steps
 from gemtune.jobs.events import Event
 from gemtune.jobs.page_tokens import PagePosition, decode_page_token
-from gemtune.jobs.record import FencingToken, Job, Progress
+from gemtune.jobs.parts.metrics import Progress
+from gemtune.jobs.record import FencingToken, Job
 from gemtune.jobs.status import UNFINISHED, Status
 from gemtune.jobs.stored import SHOWN_IN_LISTS
 from gemtune.ports import Change, Clock, CreateResult, Page, Tombstone
 
 log = logging.getLogger(__name__)
 
-JOBS, EVENTS, KEYS, TOMBSTONES = "training_jobs", "events", "idempotency_keys", "tombstones"
-# Documents that one call reads of results without a bound. All calls have a time limit.
-PAGE_OF_RESULTS = 200
 
 # Number of write ids that a document keeps. Others may write between a call whose response was lost and its repetition.
 WRITE_IDS = 20
@@ -69,6 +72,10 @@ class FirestoreStore:
     def _client(self) -> firestore.Client:
         return firestore.Client(project=self._project_id)
 
+    @cached_property
+    def _documents(self) -> References:
+        return References(self._client)
+
     def create(self, job: Job, event: Event) -> CreateResult:
         """Store a new job, or return the one with its key or id."""
 
@@ -82,12 +89,12 @@ class FirestoreStore:
                 return CreateResult(existing, is_new=is_ours)
             batch = self._client.batch()
             if job.parent_job_id is not None:
-                parent = self._snapshot(job.parent_job_id)
+                parent = self._documents.read_job(job.parent_job_id)
                 batch.update(parent.reference, {"version": firestore.Increment(1)})
-            batch.create(self._job(job.job_id), document_of(job))
-            batch.create(self._event(event), event_document_of(event))
+            batch.create(self._documents.job(job.job_id), document_of(job))
+            batch.create(self._documents.event(event), event_document_of(event))
             if job.key_hash is not None:
-                batch.create(self._key(job.key_hash), {"job_id": job.job_id})
+                batch.create(self._documents.key(job.key_hash), {"job_id": job.job_id})
             batch.commit(timeout=CALL_SECONDS)
             return CreateResult(job, is_new=True)
 
@@ -95,16 +102,16 @@ class FirestoreStore:
 
     def find_by_key(self, key_hash: str) -> Job | None:
         """Return the job that an idempotency key's document names, or None."""
-        key = self._key(key_hash).get(timeout=CALL_SECONDS)
+        key = self._documents.key(key_hash).get(timeout=CALL_SECONDS)
         return self._find(key.get("job_id")) if key.exists else None
 
     def get(self, job_id: str) -> Job:
         """Return a job. Raises JobNotFound, RecordUnreadable."""
-        return job_of(self._snapshot(job_id))
+        return job_of(self._documents.read_job(job_id))
 
     def salvage(self, job_id: str) -> Job:
         """Return a job even if its record is partly unreadable."""
-        return self._salvaged(self._snapshot(job_id))
+        return salvaged(self._documents.read_job(job_id))
 
     def update(self, job_id: str, change: Change, *, version: int | None = None, salvage: bool = False) -> Job:
         """Apply `change` to a job and store the result with its events."""
@@ -150,9 +157,9 @@ class FirestoreStore:
 
     def events(self, job_id: str, *, after: int = 0, limit: int = 500) -> Sequence[Event]:
         """Return up to `limit` events after the number `after`."""
-        if not self._job(job_id).get(["version"], timeout=CALL_SECONDS).exists:
+        if not self._documents.job(job_id).get(["version"], timeout=CALL_SECONDS).exists:
             raise JobNotFound(job_id)
-        query = self._job(job_id).collection(EVENTS).where(filter=FieldFilter("seq", ">", after))
+        query = self._documents.job(job_id).collection(EVENTS).where(filter=FieldFilter("seq", ">", after))
         snapshots = query.order_by("seq").limit(limit).stream(timeout=CALL_SECONDS)
         return [event_of(job_id, snapshot) for snapshot in snapshots]
 
@@ -162,8 +169,10 @@ class FirestoreStore:
         Reads them in pages, so that a caller that stops early has not read all of them.
         """
         query: Any = self._client.collection(JOBS).where(filter=FieldFilter("status", "in", sorted(UNFINISHED)))
-        start = None if after is None else {"created_at": after.created_at, "__name__": self._job(after.job_id)}
-        for snapshot in self._all(query, "created_at", start):
+        start = (
+            None if after is None else {"created_at": after.created_at, "__name__": self._documents.job(after.job_id)}
+        )
+        for snapshot in read_all(query, "created_at", start):
             try:
                 yield job_of(snapshot)
             except RecordUnreadable as error:
@@ -173,41 +182,41 @@ class FirestoreStore:
         """Return a job's children that need it, by id."""
         # A filter on one field needs no composite index. All children are read, since few jobs have many.
         query = self._client.collection(JOBS).where(filter=FieldFilter("parent_job_id", "==", job_id))
-        children = [self._salvaged(snapshot) for snapshot in self._all(query)]
+        children = [salvaged(snapshot) for snapshot in read_all(query)]
         return sorted((child for child in children if child.needs_parent), key=lambda child: child.job_id)
 
     def unpublished(self) -> Iterator[str]:
         """Yield the ids of jobs with unpublished events."""
         query = self._client.collection(JOBS).where(filter=FieldFilter("lagging", "==", True)).select(["lagging"])
-        yield from (snapshot.id for snapshot in self._all(query))
+        yield from (snapshot.id for snapshot in read_all(query))
 
     def delete(self, job_id: str, *, version: int, tombstone_until: datetime) -> None:
         """Delete a job's documents and leave a tombstone, in one batch."""
 
         def attempt() -> None:
             """Delete once; raises Firestore's error on a conflict."""
-            snapshot = self._snapshot(job_id)
-            job = self._salvaged(snapshot)
+            snapshot = self._documents.read_job(job_id)
+            job = salvaged(snapshot)
             if job.version != version:
                 raise VersionConflict(f"job {job_id!r} is at version {job.version}, not {version}")
             batch = self._client.batch()
-            for event in self._job(job_id).collection(EVENTS).select(["seq"]).stream(timeout=CALL_SECONDS):
+            for event in self._documents.job(job_id).collection(EVENTS).select(["seq"]).stream(timeout=CALL_SECONDS):
                 batch.delete(event.reference)  # deleting a document does not delete its subcollections
             batch.delete(snapshot.reference, option=self._unchanged(snapshot))
-            batch.set(self._tombstone(job_id), {"until": tombstone_until, "key_hash": job.key_hash})
+            batch.set(self._documents.tombstone(job_id), {"until": tombstone_until, "key_hash": job.key_hash})
             batch.commit(timeout=CALL_SECONDS)
 
         retry_conflicts(attempt)
 
     def was_deleted(self, job_id: str) -> bool:
         """Return whether there is a tombstone with this id."""
-        return bool(self._tombstone(job_id).get(timeout=CALL_SECONDS).exists)
+        return bool(self._documents.tombstone(job_id).get(timeout=CALL_SECONDS).exists)
 
     def tombstones(self, *, until_after: datetime, after: Tombstone | None = None) -> Iterator[Tombstone]:
         """Yield the tombstones that expire after this time, page by page."""
         query: Any = self._client.collection(TOMBSTONES).where(filter=FieldFilter("until", ">", until_after))
-        start = None if after is None else {"until": after.until, "__name__": self._tombstone(after.job_id)}
-        for snapshot in self._all(query.select(["until"]), "until", start):
+        start = None if after is None else {"until": after.until, "__name__": self._documents.tombstone(after.job_id)}
+        for snapshot in read_all(query.select(["until"]), "until", start):
             yield Tombstone(snapshot.get("until"), snapshot.id)
 
     def drop_tombstones(self, now: datetime, *, limit: int) -> int:
@@ -219,7 +228,7 @@ class FirestoreStore:
         batch = self._client.batch()
         for snapshot in expired:
             if (key_hash := snapshot.get("key_hash")) is not None:
-                batch.delete(self._key(key_hash))
+                batch.delete(self._documents.key(key_hash))
             batch.delete(snapshot.reference)
         batch.commit(timeout=CALL_SECONDS)
         return len(expired)
@@ -233,12 +242,12 @@ class FirestoreStore:
 
         def attempt() -> Job:
             """Read, decide and write once; raises on a conflict."""
-            snapshot = self._snapshot(job_id)
+            snapshot = self._documents.read_job(job_id)
             stored_ids = (snapshot.to_dict() or {}).get("write_ids", [])
             for write_id, after in attempted:
                 if write_id in stored_ids:
                     return after  # an earlier attempt was stored, but its response was lost
-            before = self._salvaged(snapshot) if salvage else job_of(snapshot)
+            before = salvaged(snapshot) if salvage else job_of(snapshot)
             after, events = decide(before)
             if after is before:
                 return before
@@ -248,57 +257,22 @@ class FirestoreStore:
             document = document_of(after) | {"write_ids": [*stored_ids, write_id][-WRITE_IDS:]}
             batch.update(snapshot.reference, document, option=self._unchanged(snapshot))
             for event in events:
-                batch.create(self._event(event), event_document_of(event))
+                batch.create(self._documents.event(event), event_document_of(event))
             batch.commit(timeout=CALL_SECONDS)
             return after
 
         return retry_conflicts(attempt)
 
-    def _all(self, query: Any, order: str | None = None, after: Mapping[str, Any] | None = None) -> Iterator[Snapshot]:
-        """Yield all results of a query.
-
-        Reads them in pages, so that a caller that stops early has not read all of them.
-        order: field that sorts the results; those with equal values are sorted by name, like all without it. after:
-        position behind which they begin.
-        """
-        fields = [name for name in (order, "__name__") if name is not None]
-        for name in fields:
-            query = query.order_by(name)
-        while True:
-            page = query if after is None else query.start_after(after)
-            snapshots = list(page.limit(PAGE_OF_RESULTS).stream(timeout=CALL_SECONDS))
-            yield from snapshots
-            if len(snapshots) < PAGE_OF_RESULTS:
-                return
-            last = snapshots[-1]
-            after = {name: last.reference if name == "__name__" else last.get(name) for name in fields}
-
-    def _salvaged(self, snapshot: Snapshot) -> Job:
-        """Return the job in a document, or its readable part."""
-        try:
-            return job_of(snapshot)
-        except RecordUnreadable:
-            events = snapshot.reference.collection(EVENTS).order_by("seq", direction=firestore.Query.DESCENDING)
-            newest = [event.get("seq") for event in events.limit(1).stream(timeout=CALL_SECONDS)]
-            return salvaged_from(snapshot, newest[0] if newest else 0)
-
     def _unchanged(self, snapshot: Snapshot) -> Any:
         """Return the precondition that a document is as in this snapshot."""
         return self._client.write_option(last_update_time=snapshot.update_time)
-
-    def _snapshot(self, job_id: str) -> Snapshot:
-        """Read a job's document. Raises JobNotFound."""
-        snapshot = self._job(job_id).get(timeout=CALL_SECONDS)
-        if not snapshot.exists:
-            raise JobNotFound(job_id)
-        return snapshot
 
     def _find_same(self, job: Job) -> Job | None:
         """Return the stored job with this job's key or id, or None.
 
         Raises JobWasDeleted.
         """
-        by_key = None if job.key_hash is None else self._key(job.key_hash).get(timeout=CALL_SECONDS)
+        by_key = None if job.key_hash is None else self._documents.key(job.key_hash).get(timeout=CALL_SECONDS)
         return self._find(by_key.get("job_id") if by_key is not None and by_key.exists else job.job_id)
 
     def _find(self, job_id: str) -> Job | None:
@@ -309,30 +283,3 @@ class FirestoreStore:
             return self.get(job_id)
         except JobNotFound:
             return None
-
-    # References to documents.
-
-    def _job(self, job_id: str) -> firestore.DocumentReference:
-        return self._client.collection(JOBS).document(_segment(job_id))
-
-    def _event(self, event: Event) -> firestore.DocumentReference:
-        reference: firestore.DocumentReference = self._job(event.job_id).collection(EVENTS).document(str(event.seq))
-        return reference
-
-    def _key(self, key_hash: str) -> firestore.DocumentReference:
-        return self._client.collection(KEYS).document(_segment(key_hash))
-
-    def _tombstone(self, job_id: str) -> firestore.DocumentReference:
-        return self._client.collection(TOMBSTONES).document(_segment(job_id))
-
-
-def _segment(name: str) -> str:
-    """Return a name unchanged if Firestore allows it as a document's id.
-
-    Raises JobNotFound otherwise, since no job can have it. The rules:
-    https://firebase.google.com/docs/firestore/quotas#collections_documents_and_fields
-    """
-    reserved = name in ("", ".", "..") or (name.startswith("__") and name.endswith("__"))
-    if reserved or "/" in name or len(name.encode(errors="replace")) > 1500 or not name.isprintable():
-        raise JobNotFound(name)
-    return name

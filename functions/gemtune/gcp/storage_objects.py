@@ -5,7 +5,6 @@ The client checks every whole object that it uploads or downloads against its CR
 
 from __future__ import annotations
 
-import io
 import os
 import uuid
 from collections.abc import Iterator, Sequence
@@ -21,10 +20,9 @@ from gemtune.errors import ObjectExists, ObjectNotFound
 from gemtune.object_name import is_safe, split_name
 from gemtune.ports import MAX_READ_BYTES, Buckets, Link, ObjectStat
 from gemtune.settings import Settings
-from gemtune.untrusted import too_large
+from gemtune.untrusted.files import BoundedBuffer
 
 if TYPE_CHECKING:
-    from _typeshed import ReadableBuffer
     from google.api_core.retry import Retry
     from google.cloud import storage
 
@@ -54,7 +52,7 @@ class StorageObjects:
 
     def read(self, name: str, *, max_bytes: int = MAX_READ_BYTES) -> bytes:
         """Download an object. Raises ObjectNotFound, Unreadable."""
-        content = _Bounded(name, max_bytes)
+        content = BoundedBuffer(name, max_bytes)
         try:
             self._blob(name).download_to_file(content, timeout=TIMEOUT)
         except NotFound:
@@ -261,19 +259,6 @@ class StorageObjects:
 
     def _not_found(self, name: str) -> ObjectNotFound:
         return ObjectNotFound(f"there is no {name!r} in {self.bucket}")
-
-
-class _Bounded(io.BytesIO):
-    """In-memory file that raises Unreadable above `max_bytes`."""
-
-    def __init__(self, name: str, max_bytes: int):
-        super().__init__()
-        self._name, self._max_bytes = name, max_bytes
-
-    def write(self, part: ReadableBuffer) -> int:
-        if self.tell() + memoryview(part).nbytes > self._max_bytes:
-            raise too_large(self._name, self._max_bytes)
-        return super().write(part)
 
 
 def storage_buckets(settings: Settings) -> Buckets:

@@ -17,9 +17,9 @@ from werkzeug.routing import Map, Rule
 from gemtune import errors
 from gemtune.bootstrap import Services
 from gemtune.handlers import error_answers
-from gemtune.handlers.endpoint import FAULT, Binary, Endpoint, status_of
+from gemtune.handlers.description.endpoint import FAULT, Binary, Endpoint, status_of
+from gemtune.handlers.description.parameters import argument_name, check_query, decode_parameter
 from gemtune.handlers.endpoints import ENDPOINTS
-from gemtune.handlers.parameters import argument_name, check_query, decode_parameter
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,9 @@ from typing import Any, Literal
 from gemtune.errors import StaleAttempt
 from gemtune.jobs.changes import Changed, change_status, end_attempt, fail_job, with_event, with_step
 from gemtune.jobs.launches import check_claim
-from gemtune.jobs.record import NO_RESULT, Artifact, Claim, Failure, FencingToken, Job, Progress, StepRecord, StepResult
+from gemtune.jobs.parts.metrics import Progress
+from gemtune.jobs.parts.results import NO_RESULT, Artifact, StepResult
+from gemtune.jobs.record import Claim, Failure, FencingToken, Job, StepRecord
 from gemtune.jobs.status import STATUS_OF, Status, Step
 
 # Number of executions of a step in a row that end without a newer complete checkpoint before the job fails.

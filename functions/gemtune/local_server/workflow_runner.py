@@ -132,7 +132,7 @@ class WorkflowRunner:
 
         It is parsed at the first execution, so that the server starts faster.
         """
-        from gemtune.local_server.workflow_engine.syntax import load
+        from gemtune.local_server.workflow_engine.reader import load
 
         return load(self._source)
 

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from gemtune.errors import Problem
 from gemtune.jobs.parts.plan import Plan
-from gemtune.jobs.record import JobWarning
+from gemtune.jobs.parts.results import JobWarning
 
 
 class Capped(Protocol):

@@ -16,7 +16,8 @@ from gemtune.methods import Modality
 from gemtune.request.exports import EXPORTS
 from gemtune.request.facts import Facts
 from gemtune.request.rl_spec import DpoConfig, GrpoConfig, KtoConfig
-from gemtune.request.spec import DEFAULT_SEQ_LENGTH, Spec, TrainingConfig
+from gemtune.request.spec import Spec
+from gemtune.request.training_config import DEFAULT_SEQ_LENGTH, TrainingConfig
 
 
 def load_of(config: TrainingConfig, modality: Modality) -> TrainingLoad:

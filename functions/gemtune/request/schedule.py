@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from gemtune.errors import Problem
-from gemtune.request.spec import TrainingConfig
+from gemtune.request.training_config import TrainingConfig
 
 # Learning rate at the end of transformers' polynomial schedule, which raises an error for a rate that is not larger.
 POLYNOMIAL_END = 1e-7

@@ -11,7 +11,9 @@ from gemtune.admission import caps, pauses
 from gemtune.errors import SecretNotFound
 from gemtune.jobs import changes, launches, steps
 from gemtune.jobs.parts.holds import PauseReason
-from gemtune.jobs.record import NO_RESULT, Artifact, Claim, Failure, FencingToken, Job, Progress, StepResult
+from gemtune.jobs.parts.metrics import Progress
+from gemtune.jobs.parts.results import NO_RESULT, Artifact, StepResult
+from gemtune.jobs.record import Claim, Failure, FencingToken, Job
 from gemtune.jobs.secret_names import SECRET_TTL, job_secrets
 from gemtune.jobs.status import Status, Step
 from gemtune.jobs.steps import COST_CAP

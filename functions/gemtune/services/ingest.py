@@ -16,7 +16,7 @@ from gemtune.jobs.sources import Source
 from gemtune.object_name import is_safe
 from gemtune.ports import Buckets, Objects
 from gemtune.request import parsing
-from gemtune.request.job_file import as_json
+from gemtune.request.uploads.job_file import as_json
 from gemtune.services.acceptance.create_job import Submission
 from gemtune.services.acceptance.submit import Submit
 from gemtune.untrusted import MAX_BYTES, MAX_YAML_BYTES, Unreadable

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from gemtune.errors import ObjectNotFound
-from gemtune.jobs.record import EvaluationMetrics
+from gemtune.jobs.parts.metrics import EvaluationMetrics
 from gemtune.ports import Objects, ObjectStat
 from gemtune.training_files.checkpoint_names import MANIFEST, CheckpointPlace, checkpoints_folder, place_in
 from gemtune.training_files.loss_history import loss_history

@@ -1,12 +1,17 @@
-"""Reader of files that others have put in a folder."""
+"""Readers of files and downloads that others have written."""
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gemtune.untrusted.limits import MAX_BYTES, Unreadable, too_large
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 
 def read_file(path: Path, *, named: str | None = None, max_bytes: int = MAX_BYTES) -> bytes:
@@ -24,3 +29,17 @@ def read_file(path: Path, *, named: str | None = None, max_bytes: int = MAX_BYTE
     if len(content) > max_bytes:
         raise too_large(named, max_bytes)
     return content
+
+
+class BoundedBuffer(io.BytesIO):
+    """In-memory file that raises Unreadable, `too_large`, above `max_bytes`."""
+
+    def __init__(self, name: str, max_bytes: int):
+        """Begin empty. name: what the error calls it."""
+        super().__init__()
+        self._name, self._max_bytes = name, max_bytes
+
+    def write(self, part: ReadableBuffer) -> int:
+        if self.tell() + memoryview(part).nbytes > self._max_bytes:
+            raise too_large(self._name, self._max_bytes)
+        return super().write(part)

@@ -13,7 +13,7 @@ from tests.trainer.gguf.test_gguf import tools  # noqa: F401
 from trainer.export.trained_weights import TrainedWeights
 from trainer.gguf.llama_library import LlamaModel
 from trainer.new_tokens import embedding
-from trainer.steps import export
+from trainer.steps import export_files
 
 
 def test_the_base_model_is_written_with_the_tokenizer_of_the_training(tmp_path: Path, tools: Path) -> None:  # noqa: F811
@@ -33,7 +33,7 @@ def test_the_base_model_is_written_with_the_tokenizer_of_the_training(tmp_path: 
         enter=lambda phase: None,
         check_stop=lambda: None,
     )
-    written = export.write_base(context, TrainedWeights(base, adapter, tmp_path, new_tokens=added))
+    written = export_files.write_base(context, TrainedWeights(base, adapter, tmp_path, new_tokens=added))
     model = LlamaModel(tools, written)
     assert model.vocab_size == added.tokenizer_size
     assert model.tokens("<hear>") == [added.ids["<hear>"]]

@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch.nn.functional import gelu
 
-from gemtune.request.spec import Spec, TrainingConfig
+from gemtune.request.spec import Spec
+from gemtune.request.training_config import TrainingConfig
 from tests import tiny_gemma
 from trainer.model import liger
 from trainer.model.engines import huggingface

@@ -12,7 +12,7 @@ import pytest
 
 from gemtune.datasets.refusal import Refused
 from gemtune.errors import StepError
-from gemtune.request.spec import TrainingConfig
+from gemtune.request.training_config import TrainingConfig
 from tests import rows
 from trainer.rows import encoded
 from trainer.rows.encoded import Rendered, encode_in_batches

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gemtune.request.spec import TrainingConfig
+from gemtune.request.training_config import TrainingConfig
 from trainer.steps.adapter_limits import adapter_limits
 
 PLAIN = {"model_type": "gemma3_text"}

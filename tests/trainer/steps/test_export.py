@@ -34,7 +34,7 @@ from trainer.export import trained_weights
 from trainer.gguf import conversion
 from trainer.process import child
 from trainer.process.child import ChildResult
-from trainer.steps import export
+from trainer.steps import export, export_files
 from trainer.store import manifest
 
 PAIRS = (("adapter", "none"), ("merged", "none"), ("merged", "fp16"), ("merged", "q4"))
@@ -162,20 +162,20 @@ def test_a_spoilt_export_is_not_published_and_a_second_attempt_works(
     trained_bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch, sabotage: Callable[[Path], None], reason: str
 ) -> None:
     bench = trained_bench("merged", "none")
-    write = export.write
+    write = export_files.write
 
     def write_and_spoil(context: Any, trained: Any, folder: Path, **more: Any) -> None:
         write(context, trained, folder, **more)
         sabotage(folder)
 
-    monkeypatch.setattr(export, "write", write_and_spoil)
+    monkeypatch.setattr(export_files, "write", write_and_spoil)
     with pytest.raises(StepError, match=reason) as caught:
         bench.run(Step.EXPORT)
     assert caught.value.code == "export_differs"
     objects = bench.services.buckets.export
     assert list(objects.list(f"jobs/{bench.job_id}/export/")) == []
     assert manifest.read_whole(objects, f"jobs/{bench.job_id}/adapter/1") is not None
-    monkeypatch.setattr(export, "write", write)
+    monkeypatch.setattr(export_files, "write", write)
     assert export_folder(bench).name == "2"
 
 
@@ -272,7 +272,7 @@ def test_temporary_weights_of_a_folder_that_is_written_again_have_other_names(
     for content in (b"trained", b"as base"):
         file.unlink(missing_ok=True)
         file.write_bytes(content)
-        export._mover(context, file.parent)(file)
+        export_files.file_mover(context, file.parent)(file)
         assert file.is_symlink()
     objects = bench.services.buckets.export
     stored = [objects.read(stat.name) for stat in objects.list(f"jobs/{bench.job_id}/temporary/")]
@@ -294,7 +294,7 @@ def test_a_gguf_file_leaves_the_disk_before_others_are_written_for_comparison(
     monkeypatch.setattr(conversion, "write", convert)
     context.work.mkdir(parents=True, exist_ok=True)
     trained = trained_weights.locate(context)
-    export.write(context, trained, tmp_path / "exported", written=lambda path: written.append(path.name))
+    export_files.write(context, trained, tmp_path / "exported", written=lambda path: written.append(path.name))
     assert written == ["model-q8_0.gguf"]
 
 
@@ -321,14 +321,14 @@ def test_an_accepted_loss_does_not_excuse_a_wrong_file(
     trained_bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench = trained_bench("merged", "none", accept_loss=True)
-    write = export.write
+    write = export_files.write
 
     def write_and_spoil(context: Any, trained: Any, folder: Path, **more: Any) -> str:
         note = write(context, trained, folder, **more)
         add_one_to_norm(folder)
         return note
 
-    monkeypatch.setattr(export, "write", write_and_spoil)
+    monkeypatch.setattr(export_files, "write", write_and_spoil)
     with pytest.raises(StepError) as caught:
         bench.run(Step.EXPORT)
     assert caught.value.code == "export_differs"

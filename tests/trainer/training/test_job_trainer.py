@@ -16,8 +16,8 @@ from transformers import TrainerControl, TrainerState
 
 from gemtune.embedded.folder_objects import FolderObjects
 from gemtune.errors import StepError
-from gemtune.jobs.record import EvaluationMetrics
-from gemtune.request.spec import TrainingConfig
+from gemtune.jobs.parts.metrics import EvaluationMetrics
+from gemtune.request.training_config import TrainingConfig
 from trainer.store import checkpoints
 from trainer.training import best_weights, job_trainer
 from trainer.training.interface import Hooks, Setup

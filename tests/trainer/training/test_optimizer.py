@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from gemtune.jobs.status import Step
-from gemtune.request.spec import TrainingConfig
+from gemtune.request.training_config import TrainingConfig
 from tests.trainer.conftest import Bench
 from tests.trainer.steps.test_interruptions import history
 from tests.trainer.steps.test_train import after_steps

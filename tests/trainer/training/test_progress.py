@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gemtune.embedded.folder_objects import FolderObjects
-from gemtune.jobs.record import EvaluationMetrics, Progress
+from gemtune.jobs.parts.metrics import EvaluationMetrics, Progress
 from tests.fakes import FakeClock
 from trainer.training.progress import ProgressLog, rewards_in
 

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from gemtune.jobs.record import Parity
+from gemtune.jobs.parts.results import Parity
 from gemtune.jobs.status import Step
 from tests import rows
 from tests.trainer.conftest import Bench, vision_bench

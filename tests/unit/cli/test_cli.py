@@ -19,7 +19,7 @@ from click.testing import CliRunner, Result
 from gemtune.bootstrap import services
 from gemtune.cli.connection import INTERRUPTED, Connection, follow, job_lines, plans
 from gemtune.cli.group import main
-from gemtune.jobs.record import RowsSummary, UnreadField
+from gemtune.jobs.parts.results import RowsSummary, UnreadField
 from gemtune.machines import choice
 from tests.fakes import request
 from tests.unit.conftest import FakeService

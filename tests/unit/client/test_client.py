@@ -24,7 +24,8 @@ from gemtune.client.calls import Call
 from gemtune.client.errors import BadUse, JobFailed, NotAnAnswer, Refused, Unreachable
 from gemtune.handlers import answers
 from gemtune.handlers.endpoints import ENDPOINTS, Document
-from gemtune.jobs.record import Artifact, Claim
+from gemtune.jobs.parts.results import Artifact
+from gemtune.jobs.record import Claim
 from gemtune.jobs.status import Step
 from tests.fakes import World, request
 from tests.handlers.conftest import MAIN

@@ -13,7 +13,7 @@ from docs.generate.pages.sizing import sizes
 from gemtune.machines.choice import MACHINES
 from gemtune.machines.memory import MemoryNeed, memory_for_training
 from gemtune.request.placement import load_of
-from gemtune.request.spec import TrainingConfig
+from gemtune.request.training_config import TrainingConfig
 
 DOCS = Path(__file__).parent.parent.parent.parent / "docs"
 SIZES = dict(sizes())

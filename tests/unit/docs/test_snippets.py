@@ -26,8 +26,8 @@ from gemtune.jobs.events import EVENT_TYPES, Event
 from gemtune.jobs.sources import Source
 from gemtune.request import parsing, rules
 from gemtune.request.facts import Deployment, Facts
-from gemtune.request.job_file import as_json
 from gemtune.request.spec import ExportRequest
+from gemtune.request.uploads.job_file import as_json
 from gemtune.webhooks import signing
 from tests import snippets
 from tests.conversations import conversation_of

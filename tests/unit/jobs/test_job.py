@@ -20,7 +20,9 @@ from gemtune.errors import (
     StaleClaim,
 )
 from gemtune.jobs import changes, launches, status, steps, stored
-from gemtune.jobs.record import Artifact, Claim, Failure, FencingToken, Job, JobWarning, Metrics, StepRecord, StepResult
+from gemtune.jobs.parts.metrics import Metrics
+from gemtune.jobs.parts.results import Artifact, JobWarning, StepResult
+from gemtune.jobs.record import Claim, Failure, FencingToken, Job, StepRecord
 from gemtune.jobs.status import Status, Step
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)

@@ -14,18 +14,10 @@ from gemtune.jobs import changes, launches, secret_names, steps
 from gemtune.jobs import stored as stored_records
 from gemtune.jobs.events import EVENT_TYPES
 from gemtune.jobs.ids import new_job_id
+from gemtune.jobs.parts.metrics import Progress
 from gemtune.jobs.parts.plan import Plan
-from gemtune.jobs.record import (
-    Claim,
-    Failure,
-    FencingToken,
-    Job,
-    JobWarning,
-    Progress,
-    RowsSummary,
-    StepRecord,
-    StepResult,
-)
+from gemtune.jobs.parts.results import JobWarning, RowsSummary, StepResult
+from gemtune.jobs.record import Claim, Failure, FencingToken, Job, StepRecord
 from gemtune.jobs.status import STATUS_OF, Status, Step
 from tests.unit.jobs.test_job import LEASE, MINE, NOW, new, running
 

@@ -12,7 +12,8 @@ from gemtune.jobs import record, steps
 from gemtune.jobs.events import Event
 from gemtune.jobs.parts import holds, plan
 from gemtune.jobs.parts.base import Record
-from gemtune.jobs.record import JobSummary, JobWarning, RowsSummary, StepResult, UnreadField
+from gemtune.jobs.parts.results import JobWarning, RowsSummary, StepResult, UnreadField
+from gemtune.jobs.record import JobSummary
 from gemtune.jobs.status import Step
 from tests.unit.jobs.test_job import NOW, running
 

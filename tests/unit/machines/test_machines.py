@@ -24,7 +24,7 @@ from gemtune.machines.memory import (
 from gemtune.request import placement
 from gemtune.request.exports import EXPORTS, Format
 from gemtune.request.placement import load_of
-from gemtune.request.spec import TrainingConfig
+from gemtune.request.training_config import TrainingConfig
 
 BOTH = ("l4", "rtx-pro-6000")
 

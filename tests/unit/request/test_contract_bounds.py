@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gemtune.request import rewards, rl_spec, spec
+from gemtune.request import rewards, rl_spec, spec, training_config
 from gemtune.request.contract import Contract
 
 # Ranges of numbers in mathematical notation or lengths of texts and lists in braces, then the default.
@@ -25,7 +25,7 @@ BOUNDS: dict[type[Contract], dict[str, str]] = {
     spec.ResumeRequest: CAPS,
     spec.WandbConfig: {"project": "{1, 128} = None", "api_key": "{1, 512} = None"},
     spec.Notify: {"webhook_url": "{0, 2048} = None"},
-    spec.TrainingConfig: {
+    training_config.TrainingConfig: {
         "base_model_id": "{0, 1024} = ''",
         "learning_rate": "(0, 1] = 0.0002",
         "batch_size": "[1, 1024] = 4",
@@ -91,7 +91,7 @@ DEFAULTS: dict[type[Contract], dict[str, Any]] = {
         "notify": None,
     },
     spec.ExportRequest: {"notify": None},
-    spec.TrainingConfig: {
+    training_config.TrainingConfig: {
         "method": "LoRA",
         "provider": "huggingface",
         "eval_strategy": "no",

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from gemtune.errors import RequestRefused
-from gemtune.request.job_file import as_json
+from gemtune.request.uploads.job_file import as_json
 
 
 def refusal(content: bytes, *, yaml: bool = True) -> str:

@@ -15,7 +15,8 @@ from gemtune.errors import RequestRefused
 from gemtune.jobs.sources import Source
 from gemtune.request.exports import EXPORTS
 from gemtune.request.facts import DatasetFiles
-from gemtune.request.spec import ExportRequest, Provider, TrainingConfig, TrainRequest, request_hash
+from gemtune.request.spec import ExportRequest, TrainRequest, request_hash
+from gemtune.request.training_config import Provider, TrainingConfig
 from tests.fakes import FACTS, checked, request
 
 EXAMPLE = {

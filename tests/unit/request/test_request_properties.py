@@ -16,13 +16,8 @@ from hypothesis import strategies as st
 
 from gemtune.request.facts import Facts
 from gemtune.request.parsing import Reading
-from gemtune.request.spec import (
-    DEFAULT_SEQ_LENGTH,
-    ExportConfig,
-    Spec,
-    TrainingConfig,
-    TrainRequest,
-)
+from gemtune.request.spec import ExportConfig, Spec, TrainRequest
+from gemtune.request.training_config import DEFAULT_SEQ_LENGTH, TrainingConfig
 from tests.fakes import FACTS, checked
 
 assert FACTS.dataset is not None

@@ -10,7 +10,7 @@ import pytest
 from gemtune.request import rl_spec
 from gemtune.request.matching import schemas
 from gemtune.request.rl_spec import GrpoConfig
-from gemtune.request.spec import Provider
+from gemtune.request.training_config import Provider
 from tests.fakes import FACTS, checked, request
 
 LENGTH = {"type": "length", "at_most": 20}

@@ -14,6 +14,7 @@ from gemtune.environment.variables import VARIABLES
 from gemtune.jobs import events, status
 from gemtune.jobs.status import Status, Step
 from gemtune.request import rewards, rl_spec, spec
+from gemtune.request.training_config import TrainingConfig
 from gemtune.settings import Settings
 
 ROOT = Path(__file__).parents[3]
@@ -98,7 +99,7 @@ def test_every_variable_of_ours_is_described() -> None:
 
 def contracts() -> Iterator[type[BaseModel]]:
     """Yield every model of a request."""
-    yield from (spec.TrainRequest, spec.ExportRequest, spec.TrainingConfig, spec.ExportConfig, spec.WandbConfig)
+    yield from (spec.TrainRequest, spec.ExportRequest, TrainingConfig, spec.ExportConfig, spec.WandbConfig)
     yield from (spec.Notify, rl_spec.GrpoConfig, rl_spec.DpoConfig, *get_args(get_args(rewards.Reward)[0]))
 
 

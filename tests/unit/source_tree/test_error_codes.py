@@ -18,6 +18,7 @@ from gemtune.error_codes import answers, problems
 from gemtune.handlers.error_answers import code_for_reason
 from gemtune.jobs.sources import Source
 from gemtune.request import parsing, rewards, rl_spec, spec
+from gemtune.request.training_config import TrainingConfig
 from tests import codes_in_source
 from trainer.hub.refusals import REFUSALS
 
@@ -105,7 +106,7 @@ def places() -> Iterator[tuple[str | int, ...]]:
     """Return the location of each field of a request."""
     models: dict[tuple[str | int, ...], type[BaseModel]] = {
         (): spec.TrainRequest,
-        ("training_config",): spec.TrainingConfig,
+        ("training_config",): TrainingConfig,
         ("training_config", "rl_config"): rl_spec.GrpoConfig,
         ("export_config",): spec.ExportConfig,
         ("wandb_config",): spec.WandbConfig,

@@ -59,7 +59,7 @@ def test_every_way_to_import_a_higher_floor_is_found(tmp_path: Path, importing: 
         ("functions/gemtune/services/submit.py", "gemtune.embedded.database"),
         ("functions/gemtune/handlers/routes.py", "gemtune.gcp.pubsub_bus"),
         ("functions/gemtune/cli/jobs.py", "gemtune.embedded.database"),
-        ("functions/gemtune/errors.py", "gemtune.jobs.record"),
+        ("functions/gemtune/errors/base.py", "gemtune.jobs.record"),
         ("functions/gemtune/machines/cost.py", "trainer.rows.packing"),
         ("trainer/store/manifest.py", "gemtune.services.acceptance.submit"),
         ("trainer/steps/train.py", "gemtune.bootstrap"),
@@ -110,6 +110,20 @@ def test_crowded_rooms_repeated_names_and_missing_docstrings_are_found(tmp_path:
         assert len(house_rules.rooms_without_a_line(tree)) == 1
 
 
+def test_long_files_and_needless_exemptions_are_found(tmp_path: Path) -> None:
+    files = {
+        "trainer/rows/packing.py": "\n" * 301,
+        "trainer/rows/kinds.py": "\n" * 300,
+        "trainer/rows/x.py": "\n" * 400,
+    }
+    tree = planted(tmp_path, files)
+    exempt = {"trainer.rows.x": "one table", "trainer.rows.kinds": "one table"}
+    assert house_rules.long_files(tree, exempt) == [
+        "trainer.rows.packing has 301 lines: split it where it changes its subject",
+        "trainer.rows.kinds is not long any more: delete the exemption",
+    ]
+
+
 def test_imports_of_torch_and_of_foreign_packages_are_found(tmp_path: Path) -> None:
     files = {
         "functions/gemtune/jobs/record.py": "def f():\n    import torch.nn\n",
@@ -125,17 +139,17 @@ def test_imports_of_torch_and_of_foreign_packages_are_found(tmp_path: Path) -> N
 
 def test_modules_that_implement_no_port_are_found(tmp_path: Path) -> None:
     files = {
-        "functions/gemtune/ports.py": "class Bus(Protocol):\n    def publish(self): ...\n    def pull(self): ...\n",
+        "functions/gemtune/ports/bus.py": "class Bus(Protocol):\n    def publish(self): ...\n    def pull(self): ...\n",
         "functions/gemtune/gcp/bus.py": "from . import part\nclass A:\n    def publish(s): 1\n    def pull(s): 1\n",
         "functions/gemtune/gcp/part.py": "",
         "functions/gemtune/gcp/lines.py": "class B:\n    def publish(self): ...\n",
-        "functions/gemtune/bootstrap.py": "from gemtune.gcp import bus, lines\n",
+        "functions/gemtune/backend.py": "from gemtune.gcp import bus, lines\n",
     }
     tree = planted(tmp_path, files)
     ports = house_rules.protocols(tree, "gemtune.ports")
     assert ports == {"Bus": {"publish", "pull"}}
     (problem,) = house_rules.strangers_among_ports(tree, "gemtune.gcp", ports, ())
-    assert problem == "gemtune.gcp.lines is no port, nor a part of one: gemtune.bootstrap imports it"
+    assert problem == "gemtune.gcp.lines is no port, nor a part of one: gemtune.backend imports it"
     assert house_rules.ports_implemented(tree, "gemtune.gcp", ports)["gemtune.gcp.bus"] == ["Bus"]
 
 

@@ -103,8 +103,8 @@ def test_only_settings_read_the_folder_of_caches() -> None:
     assert readers - described == {"functions/gemtune/settings.py"}
 
 
-def test_only_bootstrap_and_the_server_know_the_backend() -> None:
-    allowed = re.compile(r"^bootstrap\.py|^embedded/|^local_server/|^cli/workstation/")
+def test_only_the_wiring_and_the_server_know_the_backend() -> None:
+    allowed = re.compile(r"^backend\.py|^embedded/|^local_server/|^cli/workstation/")
     knowing = {
         path.relative_to(PACKAGE).as_posix()
         for path in PACKAGE.rglob("*.py")

@@ -37,7 +37,7 @@ ALLOWED: Mapping[tuple[str, str], str] = {
     ("functions/gemtune/jobs/stored.py", "model_validate_json"): OURS,
     ("functions/gemtune/local_server/delivery.py", "json.loads"): OURS,
     ("functions/gemtune/local_server/home_lock.py", "int"): OURS,
-    ("functions/gemtune/local_server/workflow_engine/syntax.py", "YAML"): PACKAGED,
+    ("functions/gemtune/local_server/workflow_engine/reader.py", "YAML"): PACKAGED,
     ("functions/gemtune/machines/cost.py", "json.loads"): PACKAGED,
     ("functions/gemtune/process/parent_death.py", "int"): PROCESS,
     ("functions/gemtune/request/parsing.py", "model_validate_json"): "the reader has checked it",

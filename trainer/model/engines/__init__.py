@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
-    from gemtune.request.spec import Provider
+    from gemtune.request.training_config import Provider
     from trainer.model.engines.interface import Engine
 
 

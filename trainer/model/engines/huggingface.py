@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gemtune.request.spec import Spec, TrainingConfig
+from gemtune.request.spec import Spec
+from gemtune.request.training_config import TrainingConfig
 from trainer.base_model import folder_contents, four_bits, vision_parts
 from trainer.base_model.language_model import is_wrapped
 from trainer.base_model.precision import compute_dtype, dtype_named, stored_dtype

@@ -151,7 +151,7 @@ def _device_arguments(folder: Path, *, full: bool) -> dict[str, Any]:
 
 def _max_positions(folder: Path, spec: Spec) -> int:
     """Return the most tokens that one row may have."""
-    from gemtune.request.spec import DEFAULT_SEQ_LENGTH
+    from gemtune.request.training_config import DEFAULT_SEQ_LENGTH
     from trainer.base_model.folder_contents import config_of, max_positions
 
     requested = spec.training_config.max_seq_length or DEFAULT_SEQ_LENGTH

@@ -17,7 +17,7 @@ from datasets import Dataset
 from trl import DPOConfig, DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
-from gemtune.jobs.record import EvaluationMetrics
+from gemtune.jobs.parts.metrics import EvaluationMetrics
 from gemtune.request import rl_spec
 from trainer.rows.prepared import PICTURES
 from trainer.training.interface import Hooks, Setup

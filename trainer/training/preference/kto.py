@@ -18,7 +18,7 @@ from torch.utils.data import RandomSampler
 from trl import KTOConfig, KTOTrainer
 from trl.trainer.kto_trainer import DataCollatorForUnpairedPreference
 
-from gemtune.jobs.record import EvaluationMetrics
+from gemtune.jobs.parts.metrics import EvaluationMetrics
 from gemtune.request import rl_spec
 from trainer.rows.prepared import LABEL, PICTURES
 from trainer.training.interface import Hooks, Setup

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Protocol
 
 from gemtune.errors import JobNotFound, Stale
-from gemtune.jobs.record import EvaluationMetrics, Progress
+from gemtune.jobs.parts.metrics import EvaluationMetrics, Progress
 from trainer.context import Context
 
 

@@ -20,7 +20,8 @@ from gemtune.cli.request.paths import FOLDER, LocalPath
 from gemtune.datasets.files import hub_dataset
 from gemtune.datasets.files.kinds import kind_of
 from gemtune.jobs.secret_names import REFERENCE
-from gemtune.request.spec import SAFE_NAME, TrainRequest
+from gemtune.request.spec import TrainRequest
+from gemtune.request.training_config import SAFE_NAME
 
 
 @click.command()

@@ -46,7 +46,7 @@ def format_rows(rows: dict[str, Any]) -> str:
 
 def format_metrics(metrics: dict[str, Any]) -> str:
     """Format the metrics of an evaluation as `eval_loss 1.2345, …`."""
-    from gemtune.jobs.record import EvaluationMetrics
+    from gemtune.jobs.parts.metrics import EvaluationMetrics
 
     own = {name: metrics.get(name) for name in EvaluationMetrics.model_fields}  # a newer service sends more
     values = EvaluationMetrics.model_validate(own).by_name()

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from gemtune.errors import RequestRefused
-from gemtune.request.job_file import as_json
+from gemtune.request.uploads.job_file import as_json
 
 DATA_FILE = (
     "{file} holds rows, not a request: `gemtune train --data {file} --model MODEL` trains on them, and "

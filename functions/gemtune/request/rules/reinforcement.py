@@ -11,7 +11,8 @@ from gemtune.request import rl_spec
 from gemtune.request.contract import Loc
 from gemtune.request.facts import Facts
 from gemtune.request.rl_spec import DpoConfig, GrpoConfig, KtoConfig
-from gemtune.request.spec import DEFAULT_SEQ_LENGTH, TrainRequest
+from gemtune.request.spec import TrainRequest
+from gemtune.request.training_config import DEFAULT_SEQ_LENGTH
 
 _TRAINING: Loc = ("training_config",)
 _RL: Loc = (*_TRAINING, "rl_config")

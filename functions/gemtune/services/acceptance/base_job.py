@@ -25,7 +25,8 @@ from gemtune.jobs.status import Step
 from gemtune.ports import Buckets, JobStore
 from gemtune.request.contract import Loc
 from gemtune.request.parsing import Reading
-from gemtune.request.spec import Spec, TrainingConfig, TrainRequest
+from gemtune.request.spec import Spec, TrainRequest
+from gemtune.request.training_config import TrainingConfig
 from gemtune.services.acceptance.stored_request import stored_spec
 
 BASE_JOB: Loc = ("training_config", "base_job_id")

@@ -11,7 +11,8 @@ from typing import Any
 from gemtune.datasets.files.hub_dataset import short_name
 from gemtune.errors import JobNotFound, ObjectNotFound, UnsafeName
 from gemtune.jobs import ids
-from gemtune.jobs.record import Job, JobWarning
+from gemtune.jobs.parts.results import JobWarning
+from gemtune.jobs.record import Job
 from gemtune.ports import Buckets, Bus, JobStore, Topic
 from gemtune.request import placement, rules
 from gemtune.request.facts import Facts

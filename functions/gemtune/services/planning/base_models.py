@@ -18,7 +18,7 @@ from gemtune.ports import Buckets, Objects
 from gemtune.request import base_model
 from gemtune.request.base_model import ModelFiles
 from gemtune.request.placement import load_of
-from gemtune.request.spec import TrainingConfig
+from gemtune.request.training_config import TrainingConfig
 from gemtune.services.planning.planner import Workstation
 from gemtune.untrusted import MAX_BYTES, read_file
 

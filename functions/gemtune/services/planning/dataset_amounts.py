@@ -12,7 +12,7 @@ from gemtune.errors import ObjectNotFound
 from gemtune.jobs.parts.plan import Span
 from gemtune.ports import Objects
 from gemtune.request.rl_spec import GrpoConfig
-from gemtune.request.spec import DEFAULT_SEQ_LENGTH, TrainingConfig
+from gemtune.request.training_config import DEFAULT_SEQ_LENGTH, TrainingConfig
 
 # Bytes per token, with names of fields and punctuation: of dense scripts, of most text, and of text with long words.
 DENSE, USUAL, SPARSE = 1.5, 4.0, 9.0

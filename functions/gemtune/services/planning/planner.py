@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 
 from gemtune.families.size import ModelSize
 from gemtune.jobs.parts.plan import Alternative, Plan, Workload
-from gemtune.jobs.record import Job, JobWarning
+from gemtune.jobs.parts.results import JobWarning
+from gemtune.jobs.record import Job
 from gemtune.jobs.status import Step
 from gemtune.machines import cap_policy, planning, throughput
 from gemtune.machines.choice import LOCAL, MACHINES, smaller_loads, smaller_model, smallest_changes
@@ -20,7 +21,8 @@ from gemtune.ports import Buckets
 from gemtune.request import placement
 from gemtune.request.facts import Facts
 from gemtune.request.placement import load_of
-from gemtune.request.spec import DEFAULT_SEQ_LENGTH, Spec
+from gemtune.request.spec import Spec
+from gemtune.request.training_config import DEFAULT_SEQ_LENGTH
 from gemtune.services.planning import dataset_amounts
 from gemtune.services.planning.measured_speeds import MeasuredSpeeds
 

@@ -10,7 +10,7 @@ from pydantic.json_schema import models_json_schema
 
 from gemtune import VERSION
 from gemtune.handlers.answers import ErrorAnswer
-from gemtune.handlers.endpoint import Binary, Endpoint
+from gemtune.handlers.description.endpoint import Binary, Endpoint
 
 ABOUT = "Fine-tunes Gemma models: datasets, jobs, their events, metrics, logs and results."
 IDENTITY_TOKEN = {

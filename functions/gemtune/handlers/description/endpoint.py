@@ -13,7 +13,7 @@ from typing import Literal
 from pydantic import BaseModel
 
 from gemtune import errors
-from gemtune.handlers.parameters import Parameter
+from gemtune.handlers.description.parameters import Parameter
 
 # HTTP status of each error, and its meaning to a caller. The most specific class of an error counts.
 STATUSES: Mapping[type[errors.GemtuneError], tuple[int, str]] = {

@@ -1,67 +1,10 @@
-"""Errors that gemtune raises on purpose, each with a code and a next action.
-
-`gemtune/error_codes/` describes every code.
-"""
+"""Errors about a job: its state, its record, and writers that come too late."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import ClassVar
 
-from gemtune.redaction import redact
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """One thing that is wrong with a request.
-
-    It never repeats a value that could be a secret. loc: the location in the request, as field names and list indices.
-    """
-
-    loc: tuple[str | int, ...]
-    msg: str
-    code: str
-    hint: str | None = None
-
-    def to_json(self) -> dict[str, object]:
-        return asdict(self) | {"loc": list(self.loc)}
-
-
-class GemtuneError(Exception):
-    """Base of gemtune's errors.
-
-    `code` is for programs, the message for people; `hint` says what to do next. Tokens are removed from both texts.
-    """
-
-    code: ClassVar[str] = "internal"
-
-    def __init__(self, message: str, *, hint: str | None = None):
-        super().__init__(redact(message))
-        self.message = redact(message)
-        self.hint = None if hint is None else redact(hint)
-
-
-# Faults of a caller, whose request can never succeed as it is.
-
-
-class RequestRefused(GemtuneError):
-    """Raised for a request that has problems; lists all of them at once."""
-
-    code = "request_refused"
-
-    def __init__(self, problems: Sequence[Problem]):
-        first = problems[0]
-        where = ".".join(map(str, first.loc)) or "request"
-        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        super().__init__(f"{where}: {first.msg}{more}", hint=first.hint)
-        self.problems = tuple(problems)
-
-
-class NotFound(GemtuneError):
-    """Raised when nothing has the given name."""
-
-    code = "not_found"
+from gemtune.errors.base import Conflict, GemtuneError, NotFound
 
 
 class JobNotFound(NotFound):
@@ -71,12 +14,6 @@ class JobNotFound(NotFound):
 
     def __init__(self, job_id: str):
         super().__init__(f"there is no job {job_id!r}", hint="list the jobs with GET /jobs")
-
-
-class Conflict(GemtuneError):
-    """Raised when a request contradicts what is stored."""
-
-    code = "conflict"
 
 
 class KeyReused(Conflict):
@@ -257,51 +194,6 @@ class StepError(GemtuneError):
         self.code = code  # type: ignore[misc]
 
 
-# Errors of stores and of the platform.
-
-
-class ObjectNotFound(NotFound):
-    """Raised when no object has the given name."""
-
-    code = "object_not_found"
-
-
-class ObjectExists(Conflict):
-    """Raised when a create-only write finds an object of that name."""
-
-    code = "object_exists"
-
-
-class UnsafeName(GemtuneError):
-    """Raised for a name that would lead out of its bucket."""
-
-    code = "unsafe_name"
-
-
-class NoLogs(GemtuneError):
-    """Raised if the service may not read the output of steps."""
-
-    code = "no_logs"
-
-
-class LogsBusy(GemtuneError):
-    """Raised if the platform does not return the output of steps now."""
-
-    code = "logs_busy"
-
-
-class NoSignedLinks(GemtuneError):
-    """Raised when the service's account cannot sign a link to an object."""
-
-    code = "no_signed_links"
-
-
-class SecretNotFound(NotFound):
-    """Raised when no secret has the given name, or it has expired."""
-
-    code = "secret_not_found"
-
-
 class RecordUnreadable(GemtuneError):
     """Raised for a job record that this version cannot read."""
 
@@ -342,82 +234,7 @@ class RecordInvalid(GemtuneError):
         )
 
 
-class BadPageToken(GemtuneError):
-    """Raised for a page token that this service did not give out."""
-
-    code = "bad_page_token"
-
-    def __init__(self, parameter: str = "page_token"):
-        super().__init__(f"this {parameter} was not given out by this service", hint=f"start again without {parameter}")
-
-
-class BadIdempotencyKey(GemtuneError):
-    """Raised for a text that cannot be an idempotency key."""
-
-    code = "bad_idempotency_key"
-
-    def __init__(self) -> None:
-        super().__init__(
-            "this cannot be an idempotency key", hint="use printable characters, at most 1024 bytes, and no token"
-        )
-
-
-class NotFromHere(GemtuneError):
-    """Raised for a request from a web page, or under a foreign host name."""
-
-    code = "not_from_here"
-
-    def __init__(self) -> None:
-        super().__init__(
-            "this service answers programs of its own machine only",
-            hint="call http://127.0.0.1, and not from a web page of another origin",
-        )
-
-
-class BodyTooLarge(GemtuneError):
-    """Raised for a request body over the limit."""
-
-    code = "body_too_large"
-
-    def __init__(self, limit: int):
-        super().__init__(f"a request has at most {limit} bytes", hint="put rows into a dataset, not into the request")
-
-
-class CannotStore(GemtuneError):
-    """Raised when a write fails because the disk is full or read-only."""
-
-    code = "cannot_store"
-
-    def __init__(self, place: str, reason: str):
-        super().__init__(f"{place} cannot be written: {reason}", hint="make room there, or let the service write there")
-        self.place, self.reason = place, reason
-
-
 class NeedsLargerMachine(GemtuneError):
     """Raised if no allowed machine has the memory for a step."""
 
     code = "needs_larger_machine"
-
-
-class BadSetting(GemtuneError):
-    """Raised for an environment variable that is missing or has a bad value."""
-
-    code = "bad_setting"
-
-
-class AddressNotAllowed(GemtuneError):
-    """Raised for a webhook whose host has an address inside a network."""
-
-    code = "address_not_allowed"
-
-    def __init__(self, host: str):
-        super().__init__(f"{host} is inside a private network", hint="use a host with a public address")
-
-
-class WebhookRefused(GemtuneError):
-    """Raised when a webhook's receiver does not answer 2xx."""
-
-    code = "webhook_refused"
-
-    def __init__(self, status: int):
-        super().__init__(f"the webhook's receiver answered {status}", hint="answer 2xx; the event is sent again")

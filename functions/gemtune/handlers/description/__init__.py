@@ -1,0 +1,1 @@
+"""Description of an operation: its parameters, errors and OpenAPI document."""
