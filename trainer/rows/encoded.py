@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,6 +14,7 @@ from typing import Any
 from gemtune.datasets.refusal import Refused
 from trainer.conversation.render_limits import SharedLimits
 from trainer.dataset.row import Row
+from trainer.rendering.spans import Span
 from trainer.rows.prepared import AUDIO, PICTURES
 
 # A batch ends with so many rows, or so many characters. Rows are read and rendered a few at a time.
@@ -59,6 +61,22 @@ class Encoded:
     @property
     def trained_tokens(self) -> int:
         return len(self.labels) - self.labels.count(UNTRAINED)
+
+
+def labels_of(ids: Sequence[int], offsets: Sequence[Span], spans: Iterable[Span]) -> list[int]:
+    """Return ids where a token is wholly inside a span, else UNTRAINED.
+
+    offsets: the characters (begin, end) of each token. Spans and offsets are sorted.
+    """
+    labels = [UNTRAINED] * len(ids)
+    for begin, end in spans:
+        for index in range(bisect_left(offsets, (begin, begin)), len(offsets)):
+            left, right = offsets[index]
+            if left >= end:
+                break
+            if left < right <= end:
+                labels[index] = ids[index]
+    return labels
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,6 @@ the whole prepare step.
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -28,7 +27,7 @@ from trainer.rendering.spans import (
     trained_spans,
     unstable_turns,
 )
-from trainer.rows.encoded import UNTRAINED, Encoded, Rendered, encode_in_batches
+from trainer.rows.encoded import UNTRAINED, Encoded, Rendered, encode_in_batches, labels_of
 
 
 class Encoder:
@@ -131,7 +130,7 @@ class Encoder:
         if (unknown := self._vocabulary_problem(ids)) is not None:
             return unknown
         end_is_cut = whole_tokens > len(ids) and not any(len(text[:end].rstrip()) <= until for _, end in spans)
-        encoded = Encoded(ids, _labels(ids, offsets, spans), whole_tokens, end_is_cut, unread_fields=unread)
+        encoded = Encoded(ids, labels_of(ids, offsets, spans), whole_tokens, end_is_cut, unread_fields=unread)
         if encoded.trained_tokens > 0:
             return encoded
         if encoded.truncated:
@@ -284,19 +283,3 @@ def _refused(problem: TemplateRefusal | BadRow, conversation: Conversation | Non
     unusual = () if conversation is None else conversation.unusual_fields
     hint = f"; the row has {' and '.join(unusual)}: use a base model whose template has these" if unusual else ""
     return Refused(f"the chat template rejects it: {problem}{hint}")
-
-
-def _labels(ids: Sequence[int], offsets: Sequence[Span], spans: Iterable[Span]) -> list[int]:
-    """Return ids where a token is wholly inside a span, else UNTRAINED.
-
-    offsets: the characters (begin, end) of each token. Spans and offsets are sorted.
-    """
-    labels = [UNTRAINED] * len(ids)
-    for begin, end in spans:
-        for index in range(bisect_left(offsets, (begin, begin)), len(offsets)):
-            left, right = offsets[index]
-            if left >= end:
-                break
-            if left < right <= end:
-                labels[index] = ids[index]
-    return labels
