@@ -24,7 +24,7 @@ from gemtune.request.spec import Spec, TrainRequest
 from gemtune.services.planning import measured_speeds
 from gemtune.services.planning.measured_speeds import MeasuredSpeeds
 from gemtune.services.planning.planner import Planner, Workstation
-from tests.fakes import World
+from tests.fakes import World, reading
 from tests.unit.jobs.test_job import new
 
 SMALL = "google/gemma-3-270m-it"
@@ -60,10 +60,16 @@ def spec_of(model: str = SMALL, export: str = "adapter", **training: Any) -> Spe
 
 
 def plan_of(
-    planner: Planner, spec: Spec, machine: str | None, *, tokens: int = 10**6, export_machine: str | None = None
+    planner: Planner,
+    spec: Spec,
+    machine: str | None,
+    *,
+    tokens: int = 10**6,
+    rows_tokens: int | None = None,
+    export_machine: str | None = None,
 ) -> Plan:
     size = model_size.by_name(spec.training_config.base_model_id)
-    workload = Workload(train_steps=40, tokens=tokens, longest_row=500)
+    workload = Workload(train_steps=40, tokens=tokens, longest_row=500, rows_tokens=rows_tokens or tokens)
     return planner.of_workload(spec, size, workload, machine, export_machine)
 
 
@@ -231,9 +237,12 @@ ESTIMATE = StepEstimate(key="some key", seconds=1, basis="estimated", jobs=0)
 
 
 def job_on(machine: str | None, *, state: str = "done", planned: bool = True, counted: bool = True) -> Job:
-    """Return a job whose steps took 7 seconds each for 900 tokens."""
+    """Return a job whose steps took 7 seconds each for 900 tokens.
+
+    They are those of three epochs, each of 300.
+    """
     plan = Plan.model_construct(steps={step.value: ESTIMATE for step in Step})
-    workload = Workload(train_steps=1, tokens=900, longest_row=90)
+    workload = Workload(train_steps=1, tokens=900, longest_row=90, rows_tokens=300)
     steps = {step: StepRecord(state=state, seconds=7) for step in Step}
     return new(machine=machine, steps=steps).model_copy(
         update={"plan": plan if planned else None, "workload": workload if counted else None}
@@ -248,10 +257,10 @@ def observations(world: World) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("machine", "step", "document", "tokens"),
     [
-        ("l4", Step.PREPARE, "throughput/prepare", 900),
+        ("l4", Step.PREPARE, "throughput/prepare", 300),
         ("l4", Step.TRAIN, "throughput/l4", 900),
         ("l4", Step.EXPORT, "throughput/export", 0),
-        ("local", Step.PREPARE, "throughput/local", 900),
+        ("local", Step.PREPARE, "throughput/local", 300),
         ("local", Step.EXPORT, "throughput/local", 0),
         (None, Step.TRAIN, "throughput/local", 900),
     ],
@@ -273,6 +282,31 @@ def test_a_training_that_stopped_early_counts_with_the_tokens_that_it_took(
     progress = None if done is None else Progress(train_step=done, total_steps=10)
     planner_of(world, "l4").record(job.model_copy(update={"workload": workload, "progress": progress}), Step.TRAIN)
     assert f'"tokens":{tokens}.0' in observations(world)["throughput/l4"]
+
+
+def test_a_prepare_step_without_a_count_of_its_rows_is_not_kept(world: World) -> None:
+    """Such a job was counted by an older version."""
+    job = job_on("l4")
+    workload = Workload(train_steps=1, tokens=900, longest_row=90)
+    planner_of(world, "l4").record(job.model_copy(update={"workload": workload}), Step.PREPARE)
+    assert observations(world) == {}
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_prepare_takes_as_long_for_one_epoch_as_for_ten(world: World, exact: bool) -> None:
+    """It reads each row once. Training takes longer, and writing the export does not."""
+    services, seconds = world.services, list[dict[str, float]]()
+    services.buckets.data.write("processed_datasets/chats/train.jsonl", b'{"text": "some words"}\n' * 100_000)
+    for epochs in (1, 10):
+        training = {"epochs": epochs}
+        if exact:
+            plan = plan_of(planner_of(world, "l4"), spec_of(**training), "l4", tokens=epochs * 10**6, rows_tokens=10**6)
+        else:
+            plan = services.planner.of_request(*services.submit.rehearse(reading(training=training), owner="local"))
+        seconds.append({name: step.seconds for name, step in plan.steps.items()})
+    once, often = seconds
+    assert (once["prepare"], once["export"]) == (often["prepare"], often["export"])
+    assert often["train"] > once["train"]
 
 
 @pytest.mark.parametrize("lack", [{"state": "stopped"}, {"planned": False}, {"counted": False}])

@@ -108,7 +108,7 @@ def run(world: World, tokens: int, seconds: float) -> Running:
     running = Running(world)
     services, spec = world.services, read_spec(world.services.buckets.config.read(running.job.spec_name))
     _, facts = services.submit.rehearse(reading(), owner="local")
-    workload = Workload(train_steps=10, tokens=tokens, longest_row=100)
+    workload = Workload(train_steps=10, tokens=tokens, longest_row=100, rows_tokens=tokens // 2)
     machine = services.settings.machines[0]
     plan = services.planner.of_workload(spec, facts.size, workload, machine, None)
     results = {Step.PREPARE: StepResult(machine=machine, workload=workload, plan=plan)}

@@ -69,6 +69,11 @@ class Report:
         return max(tally.longest for tally in (self.train, self.held_out) if tally is not None)
 
     @property
+    def tokens(self) -> int:
+        """Tokens of all rows of both splits."""
+        return sum(tally.tokens for tally in (self.train, self.held_out) if tally is not None)
+
+    @property
     def unexpected_files(self) -> list[str]:
         """Files that are not read and do not merely describe the dataset."""
         return [file for file in self.dataset.splits.unexpected if file not in self.media_read]

@@ -145,7 +145,9 @@ def workload_of(config: TrainingConfig, report: Report, amounts: Amounts) -> Wor
     else:
         one_epoch = config.model_copy(update={"max_steps": None, "epochs": 1})
         tokens = round(rows.tokens * amounts.train_steps / max(1, total_train_steps(one_epoch, amounts.packed)))
-    return Workload(train_steps=amounts.train_steps, tokens=tokens, longest_row=report.longest_row)
+    return Workload(
+        train_steps=amounts.train_steps, tokens=tokens, longest_row=report.longest_row, rows_tokens=report.tokens
+    )
 
 
 def _write_splits(rows: Tokenization, kind: RowKind, limits: Limits, watch: WatchRow, samples: int) -> Report:

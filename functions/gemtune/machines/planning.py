@@ -19,13 +19,29 @@ from gemtune.machines.throughput import Speed
 MEASURED, ESTIMATED = 1.2, 3.0
 
 
+def exactly(number: float) -> Span:
+    """Return a span without width."""
+    return Span(least=number, expected=number, most=number)
+
+
 @dataclass(frozen=True, slots=True)
 class Amounts:
-    """Train_steps and tokens of a training. None: they cannot be estimated."""
+    """Train_steps and tokens of a training. None: they cannot be estimated.
+
+    rows_tokens: tokens of all rows, once, which prepare reads.
+    """
 
     train_steps: Span | None
     tokens: Span | None
+    rows_tokens: Span | None
     exact: bool = False
+
+    @property
+    def by_step(self) -> Mapping[Step, Span] | None:
+        """Return the tokens on which each step's duration depends."""
+        if self.tokens is None or self.rows_tokens is None:
+            return None
+        return {Step.PREPARE: self.rows_tokens, Step.TRAIN: self.tokens, Step.EXPORT: exactly(0)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +63,9 @@ class Outlook:
     prices: Prices = LIST_PRICES
 
 
-def exactly(number: float) -> Span:
-    """Return a span without width."""
-    return Span(least=number, expected=number, most=number)
-
-
 def make_plan(outlook: Outlook, reason: str, alternatives: Sequence[Alternative] = ()) -> Plan:
     """Return the plan of a job."""
-    tokens = outlook.amounts.tokens
+    tokens = outlook.amounts.by_step
     seconds = None if tokens is None or not outlook.speeds else _seconds(outlook, tokens)
     return Plan(
         machine=outlook.machine,
@@ -62,7 +73,7 @@ def make_plan(outlook: Outlook, reason: str, alternatives: Sequence[Alternative]
         memory=_memory(outlook),
         exact=outlook.amounts.exact,
         train_steps=outlook.amounts.train_steps,
-        tokens=tokens,
+        tokens=outlook.amounts.tokens,
         minutes=None if seconds is None else _total(seconds, dict.fromkeys(seconds, 1 / 60), digits=2),
         usd=None if seconds is None else _usd(outlook, seconds),
         prices=_origin(outlook, seconds or {}),
@@ -71,13 +82,14 @@ def make_plan(outlook: Outlook, reason: str, alternatives: Sequence[Alternative]
     )
 
 
-def _seconds(outlook: Outlook, tokens: Span) -> dict[Step, Span]:
+def _seconds(outlook: Outlook, tokens: Mapping[Step, Span]) -> dict[Step, Span]:
     """Return the duration of each step whose speed is known."""
     spans = {}
     for step, (_, speed) in outlook.speeds.items():
         factor = MEASURED if speed.jobs else ESTIMATED
         least, expected, most = (
-            _with_restarts(outlook, step, speed, count) for count in (tokens.least, tokens.expected, tokens.most)
+            _with_restarts(outlook, step, speed, count)
+            for count in (tokens[step].least, tokens[step].expected, tokens[step].most)
         )
         spans[step] = Span(least=least / factor, expected=expected, most=most * factor)
     return spans

@@ -57,6 +57,10 @@ def test_the_report_counts_rows_tokens_and_steps_and_shows_what_is_trained(bench
     assert report["train"]["kept"] == 24
     assert report["train"]["tokens"] == sum(len(row["input_ids"]) for row in tokens(bench, "train"))
     assert report["train"]["trained_tokens"] == sum(x != -100 for r in tokens(bench, "train") for x in r["labels"])
+    workload = bench.services.store.get(bench.job_id).workload
+    assert workload is not None
+    all_rows = [row for split in ("train", "eval") for row in tokens(bench, split)]
+    assert workload.rows_tokens == sum(len(row["input_ids"]) for row in all_rows)
     first = rows.train_rows(1)[0]["messages"]
     assert report["samples"][0] == [
         {

@@ -23,6 +23,10 @@ class Workload(Record):
     train_steps: int = Field(description="train_steps of the whole training")
     tokens: int = Field(description="tokens of the rows in all epochs; for GRPO with completions of full length")
     longest_row: int = Field(description="tokens of the longest row")
+    rows_tokens: int | None = Field(
+        None,
+        description="tokens of all rows, once, which prepare reads; null in jobs of versions that did not count them",
+    )
 
 
 class MemoryPlan(Record):

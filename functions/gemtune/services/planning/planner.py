@@ -65,10 +65,11 @@ class Planner:
         """Return the plan of a valid request, whose rows are not counted yet."""
         config = spec.training_config
         files = () if facts.dataset is None else facts.dataset.train_files
-        steps, tokens = dataset_amounts.amounts_of(config, dataset_amounts.measure(self.buckets.data, files, config))
-        outlook = self._outlook(
-            spec, facts.size, load_of(config, spec.modality), Amounts(steps, tokens), placement.machine(spec, facts)
-        )
+        sizes = dataset_amounts.measure(self.buckets.data, files, config)
+        steps, tokens = dataset_amounts.amounts_of(config, sizes)
+        amounts = Amounts(steps, tokens, None if sizes is None else sizes.tokens)
+        load, machine = load_of(config, spec.modality), placement.machine(spec, facts)
+        outlook = self._outlook(spec, facts.size, load, amounts, machine)
         outlook = replace(outlook, export_machine=placement.export_machine(spec, facts))
         return planning.make_plan(outlook, self._reason(spec, outlook.machine), self._alternatives(spec, outlook))
 
@@ -86,7 +87,9 @@ class Planner:
         config = spec.training_config
         longest = workload.longest_row + dataset_amounts.completion_tokens(config)
         load = replace(load_of(config, spec.modality), length=longest)
-        amounts = Amounts(exactly(workload.train_steps), exactly(workload.tokens), exact=True)
+        rows_tokens = workload.tokens if workload.rows_tokens is None else workload.rows_tokens
+        steps, tokens = exactly(workload.train_steps), exactly(workload.tokens)
+        amounts = Amounts(steps, tokens, exactly(rows_tokens), exact=True)
         outlook = replace(self._outlook(spec, size, load, amounts, machine), export_machine=export_machine)
         return planning.make_plan(outlook, self._reason(spec, outlook.machine), self._alternatives(spec, outlook))
 
@@ -95,7 +98,10 @@ class Planner:
         estimate = None if job.plan is None else job.plan.steps.get(step.value)
         if estimate is None or job.workload is None or job.steps[step].state != "done":
             return
-        tokens = {Step.PREPARE: job.workload.tokens, Step.TRAIN: _trained_tokens(job, job.workload)}.get(step, 0)
+        by_step = {Step.PREPARE: job.workload.rows_tokens, Step.TRAIN: _trained_tokens(job, job.workload)}
+        tokens = by_step.get(step, 0)
+        if tokens is None:  # an older version counted the rows
+            return
         observation = Observation(tokens=tokens, seconds=job.steps[step].seconds)
         self.speeds.record(_place(step, job.machine), estimate.key, observation)
 
