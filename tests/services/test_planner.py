@@ -233,6 +233,17 @@ def test_the_price_of_an_export_is_that_of_its_machine(world: World) -> None:
     assert large.usd.expected - usual.usd.expected == pytest.approx(seconds * (0.001 - 0.0001), abs=2e-4)
 
 
+def test_a_plan_names_the_machines_whose_price_is_unknown_and_what_to_do(world: World) -> None:
+    planner = replace(planner_of(world, "l4"), prices=Prices(region="europe-west1"))
+    plan = plan_of(planner, spec_of(), "l4")
+    assert (plan.usd, plan.minutes is None) == (None, False)
+    assert plan.prices.endswith(
+        ", europe-west1; the price of l4 there is not known, until the operator states usd_per_hour"
+    )
+    stated = replace(planner, prices=Prices({"l4": 1.5}, "europe-west1"))
+    assert plan_of(stated, spec_of(), "l4").usd is not None
+
+
 ESTIMATE = StepEstimate(key="some key", seconds=1, basis="estimated", jobs=0)
 
 
@@ -294,7 +305,7 @@ def test_a_prepare_step_without_a_count_of_its_rows_is_not_kept(world: World) ->
 
 @pytest.mark.parametrize("exact", [False, True])
 def test_prepare_takes_as_long_for_one_epoch_as_for_ten(world: World, exact: bool) -> None:
-    """It reads each row once. Training takes longer, and writing the export does not."""
+    """Count the rows once. Training takes longer, and the export does not."""
     services, seconds = world.services, list[dict[str, float]]()
     services.buckets.data.write("processed_datasets/chats/train.jsonl", b'{"text": "some words"}\n' * 100_000)
     for epochs in (1, 10):

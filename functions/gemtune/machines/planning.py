@@ -130,7 +130,11 @@ def _origin(outlook: Outlook, steps: Iterable[Step]) -> str:
     """Return the origin of the prices, and the machines of steps without one."""
     kinds = [] if _is_free(outlook) else [cost.kind_of(step, outlook.machine, outlook.export_machine) for step in steps]
     unpriced = ", ".join(outlook.prices.unpriced(kinds))
-    return f"{outlook.prices.origin}; no price: {unpriced}" if unpriced else outlook.prices.origin
+    if not unpriced:
+        return outlook.prices.origin
+    return (
+        f"{outlook.prices.origin}; the price of {unpriced} there is not known, until the operator states usd_per_hour"
+    )
 
 
 def _is_free(outlook: Outlook) -> bool:

@@ -103,13 +103,10 @@ def test_a_plan_without_a_price_shows_which_one_is_unknown() -> None:
     minutes = {"least": 1, "expected": 2, "most": 3}
     plan = {"machine": "l4", "machine_reason": "x", "memory": None, "exact": True, "train_steps": None, "tokens": None}
     plan |= {"steps": {}, "alternatives": [], "minutes": minutes, "usd": None}
-    plan["prices"] = "2026-10, europe-west1; no price: l4"
-    assert list(plans.format_plan(plan))[-1] == (
-        "cost:                 unknown (list prices of 2026-10, europe-west1; no price: l4)"
-    )
-    assert plans.format_total(plan) == (
-        "2.0 (1.0 to 3.0) minutes, cost unknown (list prices of 2026-10, europe-west1; no price: l4)"
-    )
+    prices = "2026-10, europe-west1; the price of l4 there is not known, until the operator states usd_per_hour"
+    plan["prices"] = prices
+    assert list(plans.format_plan(plan))[-1] == f"cost:                 unknown (list prices of {prices})"
+    assert plans.format_total(plan) == f"2.0 (1.0 to 3.0) minutes, cost unknown (list prices of {prices})"
     priced = plan | {"usd": {"least": 0.5, "expected": 0.5, "most": 0.5}, "prices": "2026-10, us-central1"}
     assert plans.format_total(priced) == "2.0 (1.0 to 3.0) minutes, 0.50 USD (list prices of 2026-10, us-central1)"
 
