@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -68,10 +69,26 @@ def _parsed(row: bytes) -> dict[str, Any] | Refused:
     try:
         read = read_json_object(row, max_bytes=len(row), not_finite=True)
     except Unreadable as error:
-        return Refused(error.message.removeprefix("this ").removeprefix("is "))
+        reason = error.message.removeprefix("this ").removeprefix("is ")
+        return Refused(reason + _cause(row) if error.code == "not_json" else reason)
     if cells := cut_cells(read):
         return Refused(f"the viewer of the Hub has cut off its {shown(cells[0])}: download the file itself")
     return dict(unwrapped(read))
+
+
+# A comma in front of a bracket, and quotes as Python writes them.
+_COMMA, _PYTHON = re.compile(rb",\s*+[}\]]"), re.compile(rb"\s*+[\[{]\s*+'")
+
+
+def _cause(row: bytes) -> str:
+    """Return what is probably wrong with a row that is not JSON, or nothing."""
+    if not row.strip():
+        return ": nothing is between two commas, or behind the last one"
+    if row.rstrip().endswith(b","):
+        return ": remove the comma behind it"
+    if _PYTHON.match(row):
+        return ": it is written as Python prints it; write it with json.dumps"
+    return ": there may be a comma in front of a bracket" if _COMMA.search(row) else ""
 
 
 def _of_array(stream: io.BufferedReader, longest: int, named: str, *, wrapped: bool) -> Iterator[Row]:

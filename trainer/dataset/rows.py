@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from gemtune.datasets.files.kinds import kind_of
+from gemtune.datasets.files.kinds import LAYOUTS, kind_of
 from trainer.dataset.json_rows import json_rows
 from trainer.dataset.parquet_rows import parquet_rows
 from trainer.dataset.row import MAX_MEDIA_ROW_BYTES, MAX_ROW_BYTES, Row, bad_dataset
@@ -23,7 +23,9 @@ def read_rows(path: Path, *, with_media: bool = False, named: str | None = None)
     named, kind = named or path.name, kind_of(path.name)
     longest = MAX_MEDIA_ROW_BYTES if with_media else MAX_ROW_BYTES
     if kind is None:
-        raise bad_dataset(f"{named} is no file of rows")
+        endings = ", ".join(f".{ending}" for ending in LAYOUTS)
+        hint = f"names of such files end in {endings}; save a spreadsheet as CSV UTF-8"
+        raise bad_dataset(f"{named} is no file of rows", hint=hint)
     if kind.layout == "parquet":
         yield from parquet_rows(path, longest, named=named)
         return

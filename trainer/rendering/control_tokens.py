@@ -20,6 +20,7 @@ class ControlTokens:
     def __init__(self, tokenizer: Any, turns: TurnFormat | None = None, harmless: Iterable[str] = ()):
         self._tokenizer, self._reserved = tokenizer, () if turns is None else turns.control_tokens
         self._of_calls = () if turns is None else turns.tool_call
+        self._of_turns = () if turns is None else (turns.start, turns.end)
         ignored = {*harmless}
         self._special = {
             number: token.content
@@ -34,6 +35,7 @@ class ControlTokens:
             token = self._token_in(text)
             if token is not None:
                 hint = ": write calls of tools into tool_calls" if token in self._of_calls else ""
+                hint = ": write the turns of a conversation as messages" if token in self._of_turns else hint
                 raise BadRow(f"its text contains {token!r}, which the chat template uses as a control token{hint}")
 
     def _token_in(self, text: str) -> str | None:

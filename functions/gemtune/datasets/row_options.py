@@ -18,6 +18,8 @@ FormatName = Literal[
     "alpaca",
     "xlam",
     "glaive",
+    "chatgpt",
+    "claude",
     "text",
 ]
 RlFormatName = Literal["preference", "openai_preference", "vertex_preference", "choice", "labelled", "prompt"]

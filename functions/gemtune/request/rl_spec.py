@@ -103,7 +103,7 @@ def infer_rl_config(
     these, or several. stated: the rows' format, which decides alone. Parameters get their defaults, or the largest
     values that fit into a train_step with so many completions and rows with so many tokens.
     """
-    names = set(columns)
+    names = {column.strip().casefold() for column in columns}
     algorithms = [
         algorithm
         for algorithm, is_meant in (

@@ -56,6 +56,26 @@ def glaive(
     }
 
 
+def chatgpt(*messages: dict[str, Any]) -> dict[str, Any]:
+    """Return a conversation as ChatGPT exports it, with a second first answer."""
+    nodes: dict[str, Any] = {"root": {"id": "root", "message": None, "parent": None, "children": ["0"]}}
+    for number, message in enumerate(messages):
+        content = {"content_type": "text", "parts": [message["text"]]} | message.get("content", {})
+        written = {"author": {"role": message["role"], "metadata": {}}, "content": content, "status": "finished"}
+        details = {name: value for name, value in message.items() if name not in ("role", "text", "content")}
+        parent = str(number - 1) if number else "root"
+        nodes[str(number)] = {"id": str(number), "message": written | details, "parent": parent}
+    branch = {"author": {"role": "assistant"}, "content": {"content_type": "text", "parts": ["No."]}}
+    nodes["other"] = {"id": "other", "message": branch, "parent": "0"}
+    return {"title": "Hi", "mapping": nodes, "current_node": str(len(messages) - 1), "safe_urls": []}
+
+
+def claude(answer: dict[str, Any]) -> dict[str, Any]:
+    """Return a conversation as Claude exports it."""
+    question = {"sender": "human", "text": "Hi", "attachments": [], "files": [], "uuid": "1"}
+    return {"name": "Hi", "chat_messages": [question, {"sender": "assistant", "created_at": "2026"} | answer]}
+
+
 # Rows by the format that reads them, and what they say.
 ROWS: list[tuple[FormatName, dict[str, Any], Conversation]] = [
     ("openai", {"messages": [USER, ASSISTANT]}, CHAT),
@@ -186,6 +206,27 @@ ROWS: list[tuple[FormatName, dict[str, Any], Conversation]] = [
     ),
     ("glaive", {"system": "SYSTEM: Be brief.", "chat": "USER: Hi\n\n\nASSISTANT: Yes? <|endoftext|>\n"}, WITH_SYSTEM),
     ("glaive", {"chat": "USER: Hi\nASSISTANT: Yes?"}, CHAT),
+    ("chatgpt", chatgpt({"role": "user", "text": "Hi"}, {"role": "assistant", "text": "Yes?"}), CHAT),
+    (
+        "chatgpt",
+        chatgpt(
+            *({"role": "system", "text": ""}, {"role": "user", "text": "Hi"}),
+            {"role": "assistant", "text": "Yes?", "weight": 0.0},
+        )
+        | {"id": "c", "gizmo_id": None, "is_archived": False},
+        CHAT.with_turns([CHAT.turns[0], Turn("assistant", "Yes?", trained=False)]),
+    ),
+    ("claude", claude({"text": "Yes?"}), CHAT),
+    ("claude", claude({"text": "", "content": [{"type": "text", "text": "Yes?", "citations": []}]}), CHAT),
+    (
+        "claude",
+        claude({"text": "x", "content": [{"type": "thinking", "thinking": "Hm"}, {"type": "text", "text": "Yes?"}]}),
+        CHAT.with_turns([CHAT.turns[0], Turn("assistant", "Yes?", "Hm")]),
+    ),
+    ("prompt_completion", {"system": "Be brief.", "user": "Hi", "assistant": "Yes?"}, WITH_SYSTEM),
+    ("prompt_completion", {"Prompt": "Hi", " Completion ": "Yes?"}, CHAT),
+    ("prompt_completion", {"prompt": [USER], "completion": ASSISTANT}, CHAT),
+    ("question_answer", {"QUESTION": "Hi", "Answer": "Yes?", "ID": 7}, CHAT),
     ("question_answer", {"question": "Hi", "answers": {"text": ["Yes?"], "answer_start": [0]}, "context": ""}, CHAT),
     (
         "question_answer",
@@ -276,6 +317,35 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         {"prompt": "Hi", "response_0": "a", "response_1": "b", "better_response_id": 1},
         "it says which of two answers is better: use method RL with DPO",
     ),
+    (
+        chatgpt({"role": "user", "text": "Hi", "content": {"content_type": "multimodal_text"}}),
+        "message 1: its content is multimodal_text, which is not only text: remove such conversations",
+    ),
+    (chatgpt({"role": "tool", "text": "Hi"}), "message 1: it is of one of ChatGPT's own tools"),
+    (chatgpt({"role": "assistant", "text": "Hi", "recipient": "python"}), "message 1: it is of one of ChatGPT's own"),
+    ({"mapping": {}, "current_node": "a"}, "the nodes of mapping form a circle"),
+    ({"mapping": {"a": {"parent": "a"}, "b": {}}, "current_node": "a"}, "the nodes of mapping form a circle"),
+    ({"mapping": {"a": {"parent": "c"}, "b": {}}, "current_node": "a"}, "mapping has no node of the name that"),
+    (claude({"text": "Yes?", "attachments": [{"file_name": "a"}]}), "message 2: it has attachments, whose content is"),
+    (
+        claude({"text": "", "content": [{"type": "tool_use", "text": "a"}]}),
+        "message 2: a part is tool_use, which",
+    ),
+    (claude({}), "message 2: it has neither text nor content"),
+    (
+        {"prompt": ["a", "b"], "completion": ["c", "d"]},
+        "prompt has several texts: write a row for each, as pandas",
+    ),
+    ({"prompt": {"0": "a"}, "completion": {"0": "c"}}, "prompt has several texts"),
+    ({"1": {"prompt": "a"}, "2": {"prompt": "b"}}, "it has rows by their numbers: write each of them on a line"),
+    ({"log": [USER, ASSISTANT]}, "set dataset_columns, such as {messages: log}"),
+    ({"log": [{"from": "human", "value": "Hi"}]}, "set dataset_columns, such as {conversations: log}"),
+    ({"from": "human", "value": "Hi"}, "such a row is one message: write all messages of a conversation into one row"),
+    ({"input_ids": [1], "labels": [1]}, "its texts are tokens of a tokenizer already"),
+    ({"id": 1, "annotations": [], "data": {"a": "b"}}, "it is an export of Label Studio with all details"),
+    ({"input": [USER], "output": "Yes?"}, "for messages, set dataset_columns to {prompt: input, completion: output}"),
+    ({"Prompt": "Hi", "prompt": "Ho", "Completion": "Yes?"}, "the field Prompt is unknown"),
+    ({"Prompt": "Hi", "Completion": "Yes?", "Label": "x"}, "to ignore it, add {label: null} to dataset_columns"),
     (glaive(call="{'name': 'weather'}"), "a call behind <functioncall> is not {name, arguments}"),
     (
         glaive(call='{"name": "weather", "arguments": \'{"city"\'}'),
@@ -363,14 +433,14 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ),
     ({"messages": [USER, ASSISTANT], "images": ["a.png"]}, "a picture, which only a vision job can have"),
     ({"messages": [USER, ASSISTANT], "prompt": "Ho"}, "the field prompt is unknown"),
-    ({"conversatons": [USER, ASSISTANT]}, "set dataset_columns, such as {conversations: conversatons}"),
+    ({"conversatons": "[…]"}, "set dataset_columns, such as {conversations: conversatons}"),
     ({"Frage": "Hi", "Antwort": "Yes?"}, "such as {prompt: …, completion: …, …: null}, with null for each field"),
     ({"query": "Hi", "reply": "Yes?"}, "the row has query, reply: if these are other names of a format's fields"),
     ({"question": "Hi"}, "the row has question and no answer, or an empty one; it has question"),
-    ({"question": "Hi", "Answer": "Yes?"}, "such as {answer: Answer}"),
+    ({"question": "Hi", "Answer.": "Yes?"}, "such as {answer: Answer.}"),
     ({"prompt": "Hi", "reply": "Yes?"}, "set dataset_columns, such as {completion: reply}"),
     ({"instruction": "Hi", "reply": "Yes?", "id": "7"}, "set dataset_columns, such as {output: …}"),
-    ({"conversation_id": 1, "conversatons": [USER, ASSISTANT]}, "such as {conversations: conversatons}"),
+    ({"conversation_id": 1, "conversatons": "[…]"}, "such as {conversations: conversatons}"),
     ({"prompt": {}, "completion": "x"}, "prompt is neither a text nor a list of messages"),
     (messages({"role": "asker", "content": "Hi"}), "turn 1: unknown role 'asker'; known ones are system"),
     ({}, "an empty row"),
@@ -445,6 +515,23 @@ def test_names_that_tell_nothing_are_counted() -> None:
     read = table.read({"conversations": spoken})
     assert not isinstance(read, Refused), read.reason
     assert read.unread_fields == ("conversations.name",)
+
+
+@pytest.mark.parametrize("ignored", ["label", "Label"])
+def test_a_field_can_be_ignored_in_either_case(ignored: str) -> None:
+    read = table.read({"Prompt": "Hi", "Completion": "Yes?", "Label": "x"}, ReadOptions(columns={ignored: None}))
+    assert not isinstance(read, Refused), read.reason
+    assert (read.content, read.unread_fields) == (CHAT, (ignored,))
+    options = ReadOptions(columns={"prompt": "Text", "Prompt": None})
+    read = table.read({"Prompt": "Ho", "Text": "Hi", "Completion": "Yes?"}, options)
+    assert not isinstance(read, Refused), read.reason
+    assert read.content == CHAT
+
+
+def test_other_branches_of_an_export_are_counted() -> None:
+    read = table.read(chatgpt({"role": "user", "text": "Hi"}, {"role": "assistant", "text": "Yes?"}))
+    assert not isinstance(read, Refused), read.reason
+    assert {"other branches of mapping", "title", "mapping.status", "safe_urls"} <= {*read.unread_fields}
 
 
 def test_a_cell_without_text_is_named_as_its_column_is() -> None:

@@ -323,6 +323,12 @@ def test_a_question_keeps_the_columns_that_rewards_compare_with() -> None:
     assert set(read.unread_fields) == {"solution", "level"}
 
 
+def test_a_column_in_another_case_is_the_one_that_a_reward_names() -> None:
+    for name in ("Answer", "answer"):
+        assert question({"Prompt": "Hi", "Answer": "5"}, name).content.answers == {name: "5"}
+    assert pair({"Prompt": "Hi", "Chosen": "Hello!", "Rejected": "What?"}).chosen == (GOOD,)
+
+
 def test_rewards_compare_with_fields_inside_of_a_column() -> None:
     row = {
         "prompt": messages(HI),

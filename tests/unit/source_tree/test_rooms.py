@@ -33,7 +33,8 @@ SERVICE: Mapping[str, str] = {
     "datasets.files": "untrusted",
     "datasets.reading": "datasets untrusted",
     "datasets.tagged": "datasets datasets.reading untrusted",
-    "datasets.formats": "datasets datasets.reading datasets.tagged untrusted",
+    "datasets.exports": "datasets datasets.reading",
+    "datasets.formats": "datasets datasets.exports datasets.reading datasets.tagged untrusted",
     "datasets.rl": "datasets datasets.formats datasets.reading datasets.tagged",
     "datasets.uploads": "errors",
     # The domain: no service, no handler, no port.

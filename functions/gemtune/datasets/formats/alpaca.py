@@ -28,7 +28,7 @@ def instruction_turns(row: Fields) -> list[Turn]:
     earlier = _history(row)
     instruction, context = row.take_text("instruction") or "", cell_text(row.take_first("input", "context")) or ""
     if not isinstance(context, str):
-        raise row.bad("input is not a text")
+        raise row.bad("input is not a text: for messages, set dataset_columns to {prompt: input, completion: output}")
     return [*earlier, Turn("user", "\n\n".join(text for text in (instruction, context) if text.strip()))]
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from gemtune.datasets import turn_order
+from gemtune.datasets.choices import COLUMNS as OF_CHOICES
 from gemtune.datasets.conversation import Conversation
+from gemtune.datasets.exports.chatgpt import CHATGPT
+from gemtune.datasets.exports.claude import CLAUDE
 from gemtune.datasets.formats.alpaca import ALPACA
 from gemtune.datasets.formats.anthropic import ANTHROPIC
 from gemtune.datasets.formats.exchanges import EXCHANGES
@@ -20,7 +23,7 @@ from gemtune.datasets.formats.text import TEXT
 from gemtune.datasets.formats.vertex import VERTEX
 from gemtune.datasets.formats.xlam import XLAM
 from gemtune.datasets.reading import advice, media
-from gemtune.datasets.reading.fields import Fields, Reading, is_missing, names_in, shown
+from gemtune.datasets.reading.fields import HARMLESS, UNSUPPORTED, Fields, Reading, is_missing, names_in, shown
 from gemtune.datasets.reading.names import check_names
 from gemtune.datasets.reading.shape import Content, Format, Row
 from gemtune.datasets.refusal import BadRow, Refused
@@ -38,6 +41,8 @@ FORMATS: tuple[Format, ...] = (
     ALPACA,
     XLAM,
     GLAIVE,
+    CHATGPT,
+    CLAUDE,
     TEXT,
 )
 BY_NAME: Mapping[StatedFormat, Format] = {each.name: each for each in FORMATS}
@@ -45,6 +50,8 @@ BY_NAME: Mapping[StatedFormat, Format] = {each.name: each for each in FORMATS}
 FIELDS = frozenset((*media.COLUMNS, *(name for each in FORMATS for name in each.fields)))
 # Fields that only rows of RL have.
 OF_RL = frozenset(("chosen", "rejected", "preferred_output", "non_preferred_output"))
+# Names of fields in the case that formats have them in, by the same in lower case.
+_USUAL_CASE = {name.casefold(): name for name in (*HARMLESS, *UNSUPPORTED, *OF_CHOICES, *OF_RL, *FIELDS)}
 # Fields that belong together, each pair in both orders: a row with the first needs the second.
 PAIRS = tuple(
     pair
@@ -91,10 +98,10 @@ def read(row: Mapping[str, Any], options: ReadOptions | None = None) -> ReadRow 
     return ReadRow(content, chosen.name, tuple(reading.unread))
 
 
-def renamed(row: Mapping[str, Any], options: ReadOptions) -> dict[str, Any]:
+def renamed(row: Mapping[str, Any], options: ReadOptions, *, keep: Collection[str] = ()) -> dict[str, Any]:
     """Return a row whose fields have the names that formats expect.
 
-    Raises BadRow if the row has another field of such a name.
+    keep: names that stay whatever their case. Raises BadRow if the row has another field of such a name.
     """
     present = {name: value for name, value in row.items() if not is_missing(value)}
     for name, column in options.columns.items():
@@ -103,7 +110,21 @@ def renamed(row: Mapping[str, Any], options: ReadOptions) -> dict[str, Any]:
         if name in present and name not in options.columns.values():
             raise BadRow(f"the row has a field {shown(name)} beside {shown(column)}, which dataset_columns calls so")
     own_names = {column: name for name, column in options.columns.items() if column is not None}
-    return {own_names.get(name, name): value for name, value in present.items()}
+    named = {own_names.get(name, name): value for name, value in present.items()}
+    return named if all(map(str.islower, named)) else _in_usual_case(named, options, keep)
+
+
+def _in_usual_case(row: Row, options: ReadOptions, keep: Collection[str]) -> dict[str, Any]:
+    """Return a row whose fields are written as formats write them.
+
+    Spreadsheets have Prompt and Completion. A name stays if the row has the usual one too, or if the request has it.
+    """
+    names: dict[str, str] = {}
+    for name in row:
+        usual = _USUAL_CASE.get(name.strip().casefold(), name)
+        collides = usual in row or usual in names.values() or options.columns.get(usual) is not None
+        names[name] = name if collides or name in keep or name in options.columns else usual
+    return {names[name]: value for name, value in row.items()}
 
 
 def format_of(row: Row, options: ReadOptions) -> Format:

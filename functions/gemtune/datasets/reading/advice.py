@@ -24,7 +24,7 @@ SYNONYMS: Mapping[str, str] = {
     **dict.fromkeys(("rejected_response", "dispreferred", "worse"), "rejected"),
 }
 # Columns of several answers to one prompt.
-_NUMBERED = re.compile(r"(.*(?:response|answer|output|completion|conversation))[-_ ]?(?:[0-9]|[a-d])", re.IGNORECASE)
+_NUMBERED = re.compile(r"(.*(?:response|answer|output|completion|conversation))[-_ ]?(?:[0-9]|[a-dj-k])", re.IGNORECASE)
 # Columns that wrap rows, with a command that unpacks them.
 _WRAPPERS = ("data", "rows", "examples", "records", "samples", "items", "train")
 
@@ -40,6 +40,14 @@ def of_shape(row: Row) -> str | None:
                 f"its {shown(name)} is a transcript of USER: and ASSISTANT:, as in Glaive's datasets: set "
                 f"dataset_columns to {{chat: {shown(name)}}}, with the system message in a column system"
             )
+    if row and all(name.isdecimal() for name in row):
+        return "it has rows by their numbers: write each of them on a line of its own, as `jq -c '.[]'` does"
+    if {"from", "value"} <= row.keys():
+        return "such a row is one message: write all messages of a conversation into one row, as conversations"
+    if {"input_ids", "attention_mask"} & row.keys():
+        return "its texts are tokens of a tokenizer already: write the texts themselves"
+    if {"annotations", "data"} <= row.keys():
+        return "it is an export of Label Studio with all details: export JSON-MIN or CSV, and name its columns"
     if isinstance(structured(row.get("row")), Mapping):
         return "the row is inside of its field row: write each of them on a line of its own, as `jq -c .row` does"
     wrapper = next((name for name in _WRAPPERS if _are_objects(row.get(name))), None)
@@ -69,6 +77,15 @@ def _has_numbered_answers(row: Row) -> bool:
     return len(stems) > len({*stems})
 
 
+def _messages_in(value: Any) -> str:
+    """Return which column a list of messages is expected in, or nothing."""
+    value = structured(value)
+    first = value[0] if isinstance(value, list) and value else None
+    if not isinstance(first, Mapping):
+        return ""
+    return "messages" if "role" in first else "conversations" if "from" in first else ""
+
+
 def _are_objects(value: Any) -> bool:
     """Return whether a value is a list of objects that are no messages."""
     value = structured(value)
@@ -87,7 +104,10 @@ def columns_for(row: Row, fields: Collection[str]) -> dict[str, str]:
     fields: of the formats in question.
     """
     near: dict[str, str] = {}
-    for name in row:
+    for name, value in row.items():
+        if (meant := _messages_in(value)) in fields and meant not in row:
+            near.setdefault(meant, name)
+            continue
         meant = SYNONYMS.get(name.casefold())
         if meant not in fields:
             meant = next(iter(difflib.get_close_matches(name, sorted(fields), n=1, cutoff=0.8)), None)

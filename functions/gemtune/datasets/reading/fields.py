@@ -30,6 +30,7 @@ _HARMLESS = """
     max_tokens parallel_tool_calls object avg_rating toxicity redacted moderation openai_moderation detoxify hashed_ip
     header country state turn completion_tokens prompt_tokens logprobs system_fingerprint __index_level_0__
     skip_prompt_formatting full_topic views avatarUrl avatar_url toxic detoxify_moderation schemaVersion
+    annotation_id lead_time
 """
 # Numbers of rows that pandas and R write in front of a table: a column without a name, and pandas's name for it.
 _ROW_NUMBERS = ("column 1", "Unnamed: 0", "Unnamed: 0.1", "Unnamed: 0.2", "Unnamed: 0.1.1")

@@ -44,14 +44,22 @@ THINKING = ("reasoning_content", "reasoning", "thinking")
 def column_turns(fields: Fields, column: str, role: Role) -> list[Turn]:
     """Return the turns in a column. Raises BadRow.
 
-    It is a list of messages, also as JSON text, a transcript that ends with `Assistant:` if the role is the user's, or
-    another text, which is one message of the role.
+    It is a list of messages or a single one, also as JSON text, a transcript that ends with `Assistant:` if the role is
+    the user's, or another text, which is one message of the role.
     """
     value = by_message(cell_text(fields.take(column)))
+    if isinstance(value, Mapping) and value.get("role") is not None:
+        value = [value]  # a single message
     if role == "user" and (turns := prompt_of(value)) is not None:
         return turns
     if is_text(value):
         return [Turn(role, read_content(value, role, fields))]
+    texts = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
+    if texts and all(is_text(each, or_message=True) for each in texts):
+        raise fields.bad(
+            f"{column} has several texts: write a row for each, as pandas does with to_json(orient='records', "
+            "lines=True)"
+        )
     if value is not None and not isinstance(value, str | list):
         raise fields.bad(f"{column} is {kind_of(value)}neither a text nor a list of messages")
     return read_turns(value, fields, column)

@@ -126,7 +126,8 @@ def read_question(row: Mapping[str, Any], options: ReadOptions, answers: Collect
     try:
         if options.format not in (None, *RL_FORMATS["grpo"]):
             raise BadRow(f"dataset_format {options.format} is one of other rows than GRPO's")
-        fields = Fields(table.renamed(row, options), reading)
+        row = table.renamed(row, options, keep={path.split(".")[0] for path in answers})
+        fields = Fields(row, reading)
         _refuse_other_methods(fields, row, answers)
         prompt = read_prompt(fields)
         if not prompt.turns:
@@ -156,7 +157,7 @@ def _refuse_other_methods(fields: Fields, row: Mapping[str, Any], answers: Colle
 
 
 # Columns with answers, and names that mean something within messages only.
-_OF_ROWS_FOR_GRPO = {"answer", "answers", "name", "role"}
+_OF_ROWS_FOR_GRPO = {"answer", "answers", "name", "role", "user", "assistant"}
 
 
 def _with_a_meaning() -> frozenset[str]:

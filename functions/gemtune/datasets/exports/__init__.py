@@ -1,0 +1,1 @@
+"""Conversations as chat programs export them."""
