@@ -211,7 +211,7 @@ class Conversation:
     def with_turns(self, turns: Sequence[Turn]) -> Conversation:
         """Return the conversation with other turns."""
         turns = tuple(turns)
-        return self if turns is self.turns else replace(self, turns=turns)
+        return self if turns == self.turns else replace(self, turns=turns)
 
     def first(self, count: int) -> Conversation:
         """Return the conversation up to so many turns."""

@@ -71,7 +71,7 @@ SHAREGPT = Format(
     "sharegpt",
     "ShareGPT: `conversations` of {from, value}, with calls of tools as `function_call` and `observation`; `system`, "
     "`tools`",
-    ("conversations", "system", "system_prompt", "tools", "chat_template_kwargs", "enable_thinking"),
+    (*COLUMNS, "system", "system_prompt", "tools", "chat_template_kwargs", "enable_thinking"),
     _fits,
     _read,
 )

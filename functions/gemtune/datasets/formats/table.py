@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from gemtune.datasets import turn_order
@@ -48,6 +49,8 @@ FORMATS: tuple[Format, ...] = (
 BY_NAME: Mapping[StatedFormat, Format] = {each.name: each for each in FORMATS}
 # Fields that `dataset_columns` can give other names.
 FIELDS = frozenset((*media.COLUMNS, *(name for each in FORMATS for name in each.fields)))
+# Fields that stand beside those by which a format is told.
+_BESIDE = frozenset(("system", "system_prompt", "tools", "functions", "chat_template_kwargs", "enable_thinking"))
 # Fields that only rows of RL have.
 OF_RL = frozenset(("chosen", "rejected", "preferred_output", "non_preferred_output"))
 # Names of fields in the case that formats have them in, by the same in lower case.
@@ -137,8 +140,8 @@ def format_of(row: Row, options: ReadOptions) -> Format:
             raise BadRow(f"dataset_format {options.format} is one of rows of RL; this training is supervised")
         return BY_NAME[options.format]
     ignored = options.ignored
-    visible = {name: value for name, value in row.items() if name not in ignored}
-    fitting = [each for each in FORMATS if each.fits(visible)]
+    visible = {name: value for name, value in row.items() if name not in ignored} if ignored else row
+    fitting = [each for each in _with_fields(frozenset(visible)) if each.fits(visible)]
     if not fitting:
         raise BadRow(_no_format(visible, options.columns))
     if len(fitting) > 1:
@@ -150,6 +153,12 @@ def format_of(row: Row, options: ReadOptions) -> Format:
             f"of the others to null: {nulls}"
         )
     return fitting[0]
+
+
+@lru_cache(maxsize=64)  # rows of a dataset mostly have the same fields, at most 1 MiB of names
+def _with_fields(names: frozenset[str]) -> tuple[Format, ...]:
+    """Return the formats that have one of these fields for themselves."""
+    return tuple(each for each in FORMATS if names & ({*each.fields} - _BESIDE))
 
 
 def _of_others(row: Row, chosen: Format) -> list[str]:

@@ -105,8 +105,9 @@ def columns_for(row: Row, fields: Collection[str]) -> dict[str, str]:
     """
     near: dict[str, str] = {}
     for name, value in row.items():
-        if (meant := _messages_in(value)) in fields and meant not in row:
-            near.setdefault(meant, name)
+        column = _messages_in(value)
+        if column in fields and column not in row:
+            near.setdefault(column, name)
             continue
         meant = SYNONYMS.get(name.casefold())
         if meant not in fields:
