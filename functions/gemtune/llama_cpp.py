@@ -100,8 +100,8 @@ def _problem(family: Family, model_types: tuple[ModelType, ...]) -> Problem | No
 def _other_shapes(config: Mapping[str, Any], family: Family) -> Iterator[str]:
     """Yield what a config.json describes that llama.cpp does not compute.
 
-    Its converter ignores most of these fields, and the certificate does not notice all of them: tiny models with
-    another activation passed it.
+    Its converter ignores most of these fields, and writes a file of another model. All were tried with tiny models, and
+    tests/trainer/gguf/test_shapes.py repeats that. Fields that config.json omits have transformers' defaults.
     """
     inner, computed = config.get("text_config"), family.llama_cpp
     text: Mapping[str, Any] = inner if isinstance(inner, dict) else config
@@ -110,7 +110,7 @@ def _other_shapes(config: Mapping[str, Any], family: Family) -> Iterator[str]:
     if text.get("attention_bias"):
         yield "llama.cpp has no biases in the attention of a Gemma"
     activation = text.get("hidden_activation") or text.get("hidden_act") or "gelu"
-    if not str(activation).startswith("gelu"):
+    if activation not in ACTIVATIONS:
         yield f"llama.cpp computes gelu in every Gemma, not {str(activation)[:40]}"
     tied = config.get("tie_word_embeddings", text.get("tie_word_embeddings", True))
     if not tied and not computed.untied_head:
@@ -120,6 +120,17 @@ def _other_shapes(config: Mapping[str, Any], family: Family) -> Iterator[str]:
     if computed.capped_scores and "final_logit_softcapping" in text and not text["final_logit_softcapping"]:
         yield f"llama.cpp caps the logits of {family.name}"
     yield from _other_layers(text, family.name, computed)
+    yield from _other_positions(text, family.name, computed)
+    yield from _other_tables(text, family.name)
+
+
+# Names of the activation that llama.cpp computes: its approximation differs from the exact one by less than it rounds.
+ACTIVATIONS = ("gelu", "gelu_pytorch_tanh", "gelu_new", "gelu_fast", "gelu_python", "gelu_accurate")
+SLIDING, GLOBAL = "sliding_attention", "full_attention"
+# Every so many layers of a Gemma 4 one has no window, unless its config.json says otherwise.
+DEFAULT_PERIOD = 6
+# Base of rotary embeddings that llama.cpp takes if a file states none, and transformers if a config.json does.
+ROPE_BASE = 10_000
 
 
 def _other_layers(text: Mapping[str, Any], name: str, computed: LlamaCpp) -> Iterator[str]:
@@ -127,24 +138,93 @@ def _other_layers(text: Mapping[str, Any], name: str, computed: LlamaCpp) -> Ite
 
     text: the configuration of the language model. name: of its family.
     """
-    types, period = text.get("layer_types"), computed.window_period
-    if period is not None and isinstance(types, list):
-        expected = ["sliding_attention" if (layer + 1) % period else "full_attention" for layer in range(len(types))]
-        if types != expected:
-            yield f"llama.cpp makes one layer of {name} in {period} a global one, the last of each {period}"
-    if not computed.scaled_positions and _scales_positions(text):
-        yield f"llama.cpp does not scale the positions of {name}"
-    scale, heads = text.get("query_pre_attn_scalar"), text.get("num_attention_heads")
-    head, hidden = text.get("head_dim"), text.get("hidden_size")
-    share = hidden / heads if isinstance(hidden, int) and isinstance(heads, int) and heads > 0 else None
-    if head is not None and isinstance(scale, int | float) and scale not in (head, share):
-        yield f"llama.cpp divides the scores of {name} by the root of a head's width, not of {scale}"
+    period, types = computed.window_period, _layer_types(text, computed.window_period or DEFAULT_PERIOD)
+    if period is None and GLOBAL in types and SLIDING not in types:
+        yield f"llama.cpp needs a sliding layer in {name}"
+    if period is not None and types != _by_period(len(types), period):
+        yield f"llama.cpp makes one layer of {name} in {period} a global one, the last of each {period}"
+    if period is not None and not text.get("sliding_window", True):
+        yield f"llama.cpp needs the window of the sliding layers of {name}"
+    shared = text.get("num_kv_shared_layers")
+    if types and isinstance(shared, int) and shared and types[: len(types) - shared][-2:] != [SLIDING, GLOBAL]:
+        yield (
+            f"in a {name} that shares keys and values, llama.cpp needs a sliding layer and a global one as the last "
+            "two that have their own"
+        )
+    if computed.layers_scaled_by_share is not None and not _divides_scores_alike(text, computed.layers_scaled_by_share):
+        yield (
+            f"llama.cpp divides the scores of {name} by the root of a head's width, or of hidden size / heads with "
+            f"{computed.layers_scaled_by_share} layers, not by that of {text.get('query_pre_attn_scalar')}"
+        )
 
 
-def _scales_positions(text: Mapping[str, Any]) -> bool:
-    """Return whether a text configuration has scaled rotary embeddings."""
-    for field in ("rope_parameters", "rope_scaling"):
-        stated = text.get(field)
-        if isinstance(stated, dict) and stated.get("rope_type", stated.get("type", "default")) != "default":
-            return True
-    return False
+def _layer_types(text: Mapping[str, Any], period: int) -> list[str]:
+    """Return which layers have a window; [] if a configuration does not say.
+
+    period: every so many layers one has none in transformers' default.
+    """
+    stated, layers = text.get("layer_types"), text.get("num_hidden_layers")
+    if isinstance(stated, list):
+        return stated
+    return _by_period(layers, period) if isinstance(layers, int) else []
+
+
+def _by_period(layers: int, period: int) -> list[str]:
+    return [SLIDING if (layer + 1) % period else GLOBAL for layer in range(layers)]
+
+
+def _divides_scores_alike(text: Mapping[str, Any], layers: int) -> bool:
+    """Return whether llama.cpp scales the scores of attention as the model.
+
+    layers: see `LlamaCpp.layers_scaled_by_share`. Gemma's configurations have 256 as default of both numbers.
+    """
+    scale, head = text.get("query_pre_attn_scalar", 256), text.get("head_dim", 256)
+    if text.get("num_hidden_layers") != layers:
+        return bool(scale == head)
+    hidden, heads = text.get("hidden_size"), text.get("num_attention_heads")
+    return not (isinstance(hidden, int) and isinstance(heads, int) and heads > 0) or scale == hidden // heads
+
+
+def _other_positions(text: Mapping[str, Any], name: str, computed: LlamaCpp) -> Iterator[str]:
+    """Yield how positions are rotated other than llama.cpp does.
+
+    text, name: as in `_other_layers`.
+    """
+    stated = text.get("rope_parameters")
+    stated = stated if isinstance(stated, dict) else {}
+    scaling = text.get("rope_scaling")  # the older field, for layers without a window
+    of_all = stated.get(GLOBAL, stated) if GLOBAL in stated or SLIDING not in stated else {}
+    of_global = (scaling if isinstance(scaling, dict) else {}) | (of_all if isinstance(of_all, dict) else {})
+    of_sliding = stated.get(SLIDING) if isinstance(stated.get(SLIDING), dict) else {}
+    kind, types = _rope_type(of_global), computed.rope_types
+    if of_global and kind not in types:
+        yield (
+            f"llama.cpp does not scale the positions of {name} by {kind}"
+            if "default" in types
+            else (f"llama.cpp rotates the positions of global layers of {name} by {', '.join(types)}, not by {kind}")
+        )
+    if of_global and "default" not in types and ("factor" in of_global or "partial_rotary_factor" not in of_global):
+        yield f"llama.cpp needs a partial_rotary_factor of the global layers of {name}, and no factor"
+    if of_sliding and _rope_type(of_sliding) != "default":
+        yield f"llama.cpp does not scale the positions of sliding layers of {name}"
+    base = of_all.get("rope_theta", text.get("rope_theta", ROPE_BASE)) if isinstance(of_all, dict) else ROPE_BASE
+    if computed.fixed_rope_base and base != ROPE_BASE:
+        yield f"llama.cpp rotates the positions of {name} with the base {ROPE_BASE:,}, not {base}"
+
+
+def _rope_type(stated: Mapping[str, Any]) -> object:
+    return stated.get("rope_type", stated.get("type", "default"))
+
+
+def _other_tables(text: Mapping[str, Any], name: str) -> Iterator[str]:
+    """Yield how the sizes of a Gemma 4 differ from what llama.cpp loads.
+
+    text, name: as in `_other_layers`.
+    """
+    if text.get("hidden_size_per_layer_input"):
+        sizes = [text.get(field) for field in ("vocab_size", "vocab_size_per_layer_input")]
+        if None not in sizes and sizes[0] != sizes[1]:
+            yield f"llama.cpp needs as many embeddings per layer of {name} as tokens"
+    heads = text.get("head_dim"), text.get("global_head_dim")
+    if None not in heads and heads[0] == heads[1]:
+        yield f"llama.cpp's converter needs heads of another width in the global layers of {name}"

@@ -15,6 +15,7 @@ from trainer.audio import arrow_file
 from trainer.audio.decoding import decoded
 from trainer.audio.tokens import audio_tokens
 from trainer.base_model import folder_contents
+from trainer.base_model.class_names import class_of_models
 from trainer.media.arrow_file import MediaFileReader
 from trainer.rows.prepared import AUDIO
 from trainer.training.batches import PaddedBatch, Row, pad_rows
@@ -118,10 +119,4 @@ def _extractor(config: dict[str, Any]) -> type[SequenceFeatureExtractor]:
     """Return transformers' audio feature extractor of a model."""
     family_and_type = families.of_config(config)
     assert family_and_type is not None, "the step prepare refuses other models"
-    if not family_and_type[1].encoder_free:
-        from transformers.models.gemma4.feature_extraction_gemma4 import Gemma4AudioFeatureExtractor
-
-        return Gemma4AudioFeatureExtractor
-    from transformers.models.gemma4_unified.feature_extraction_gemma4_unified import Gemma4UnifiedAudioFeatureExtractor
-
-    return Gemma4UnifiedAudioFeatureExtractor
+    return class_of_models(family_and_type[1].feature_extractor)

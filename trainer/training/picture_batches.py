@@ -13,6 +13,7 @@ import torch
 from gemtune import families
 from gemtune.families.generation import Family, PictureFormat
 from trainer.base_model import folder_contents
+from trainer.base_model.class_names import class_of_models
 from trainer.media.arrow_file import MediaFileReader
 from trainer.pictures import arrow_file
 from trainer.pictures.decoding import rgb
@@ -24,7 +25,6 @@ from trainer.training.merged_patches import merged_patches
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-    from transformers import BaseImageProcessor
 
 _DECODERS = ThreadPoolExecutor(thread_name_prefix="decoder")
 
@@ -143,7 +143,8 @@ def _read_processed(base: Path, family: Family) -> Callable[[Image], torch.Tenso
     AutoImageProcessor would take the one with torchvision where that is installed, which resizes slightly differently
     from Pillow in the prepare step.
     """
-    processor = _processor(family).from_pretrained(base)
+    assert family.pictures is not None, "the step prepare refuses other models"
+    processor = class_of_models(family.pictures.processor).from_pretrained(base)
 
     def read_whole(picture: Image) -> torch.Tensor:
         pixels: torch.Tensor = processor([picture], return_tensors="pt")["pixel_values"]
@@ -154,20 +155,4 @@ def _read_processed(base: Path, family: Family) -> Callable[[Image], torch.Tenso
         outputs = processor([picture], return_tensors="pt", input_data_format="channels_last")
         return torch.cat([outputs["pixel_values"], outputs["image_position_ids"].float()], dim=-1)
 
-    assert family.pictures is not None, "the step prepare refuses other models"
     return read_patches if family.pictures.by_aspect_ratio else read_whole
-
-
-def _processor(family: Family) -> type[BaseImageProcessor]:
-    """Return transformers' image processor of a family, that with Pillow."""
-    if "gemma4" in family.model_types:
-        from transformers.models.gemma4.image_processing_pil_gemma4 import Gemma4ImageProcessorPil
-
-        return Gemma4ImageProcessorPil
-    if "gemma3n" in family.model_types:
-        from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
-
-        return SiglipImageProcessorPil
-    from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
-
-    return Gemma3ImageProcessorPil

@@ -12,13 +12,12 @@ GEMMA_1 = Family(
     name="Gemma 1",
     model_types={"gemma": ModelType()},
     names=("gemma-2b", "gemma-7b", "gemma-1.1", "codegemma"),
-    names_without_pictures={},
     sizes={
         "gemma-2b": _2B, "gemma-1.1-2b": _2B, "codegemma-2b": _2B, "codegemma-1.1-2b": _2B,
         "gemma-7b": _7B, "gemma-1.1-7b": _7B, "codegemma-7b": _7B, "codegemma-1.1-7b": _7B,
     },
     turns=TurnFormat("<start_of_turn>", "<end_of_turn>", "gemma_chat_template.jinja"),
     licence="gemma",
-    llama_cpp=LlamaCpp(),
+    llama_cpp=LlamaCpp(fixed_rope_base=True),
     fused=FusedLayers("GemmaRMSNorm", "GemmaMLP", "GemmaAttention", "GemmaDecoderLayer"),
 )  # fmt: skip

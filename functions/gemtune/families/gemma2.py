@@ -13,7 +13,6 @@ GEMMA_2 = Family(
     name="Gemma 2",
     model_types={"gemma2": ModelType()},
     names=("gemma-2", "shieldgemma-2b", "shieldgemma-9b", "shieldgemma-27b", "txgemma", "datagemma"),
-    names_without_pictures={},
     sizes={
         "gemma-2-2b": _2B, "shieldgemma-2b": _2B, "txgemma-2b": _2B,
         "gemma-2-9b": _9B, "shieldgemma-9b": _9B, "txgemma-9b": _9B,
@@ -22,6 +21,6 @@ GEMMA_2 = Family(
     },
     turns=TurnFormat("<start_of_turn>", "<end_of_turn>", "gemma_chat_template.jinja"),
     licence="gemma",
-    llama_cpp=LlamaCpp(window_period=2, capped_scores=True),
+    llama_cpp=LlamaCpp(window_period=2, capped_scores=True, fixed_rope_base=True, layers_scaled_by_share=46),
     fused=FusedLayers("Gemma2RMSNorm", "Gemma2MLP", "Gemma2Attention", "Gemma2DecoderLayer"),
 )  # fmt: skip

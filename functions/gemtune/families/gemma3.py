@@ -45,9 +45,12 @@ GEMMA_3 = Family(
         ),
     ),
     licence="gemma",
-    llama_cpp=LlamaCpp(untied_head=True, window_period=6, scaled_positions=True),
+    llama_cpp=LlamaCpp(
+        untied_head=True, window_period=6, rope_types=("default", "linear", "yarn"), layers_scaled_by_share=62
+    ),
     pictures=PictureFormat(
-        written="boi_token", around="\n\n", by_aspect_ratio=False, type_ids="token_type_ids", trains_tower=True
+        written="boi_token", around="\n\n", by_aspect_ratio=False, type_ids="token_type_ids", trains_tower=True,
+        processor="gemma3.image_processing_pil_gemma3.Gemma3ImageProcessorPil",
     ),
     multimodal_modules=("vision_tower", "multi_modal_projector"),
     fused=FusedLayers("Gemma3RMSNorm", "Gemma3MLP", "Gemma3Attention", "Gemma3DecoderLayer"),

@@ -31,12 +31,12 @@ GEMMA_3N = Family(
         "gemma3n_text": ModelType(why_no_gguf=_NO_GGUF, why_no_vllm_adapter=_NO_ADAPTER),
     },
     names=("gemma-3n",),
-    names_without_pictures={},
     sizes={"gemma-3n-e2b": _E2B, "gemma-3n-e4b": _E4B},
     turns=TurnFormat("<start_of_turn>", "<end_of_turn>", "gemma3n_chat_template.jinja"),
     licence="gemma",
     pictures=PictureFormat(
-        "image_token", around="\n\n", by_aspect_ratio=False, type_ids="token_type_ids", trains_tower=False
+        "image_token", around="\n\n", by_aspect_ratio=False, type_ids="token_type_ids", trains_tower=False,
+        processor="siglip.image_processing_pil_siglip.SiglipImageProcessorPil",
     ),
     multimodal_modules=("vision_tower", "audio_tower", "embed_vision", "embed_audio"),
     audio_modules=("audio_tower", "embed_audio"),

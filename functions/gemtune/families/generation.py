@@ -35,6 +35,8 @@ class ModelType:
     encoder_free: whether it has no vision and audio encoders: its processors give the model one large patch per soft
     token of a picture, and the samples of audio themselves.
     tower: the child module whose linear layers an adapter is on if a job trains the vision tower.
+    feature_extractor: path of transformers' class that reads audio, below `transformers.models`; "" where no job trains
+    on audio.
     needs_timm: whether transformers builds such a model with the packages timm and torchvision.
     """
 
@@ -44,6 +46,7 @@ class ModelType:
     why_no_vllm_adapter: str | None = None
     encoder_free: bool = False
     tower: str = "vision_tower"
+    feature_extractor: str = ""
     needs_timm: bool = False
 
     def why_no_media(self, modality: MediaModality) -> str | None:
@@ -103,13 +106,18 @@ class LlamaCpp:
     untied_head: whether the output head may be another matrix than the embedding.
     window_period: every so many layers one is global; None if a file says which are.
     capped_scores: whether the scores of attention are capped.
-    scaled_positions: whether positions may be scaled (`rope_type` linear).
+    rope_types: how layers without a window may rotate positions; those with one are always "default".
+    fixed_rope_base: whether a file does not state the base of rotary embeddings, so that llama.cpp takes 10,000.
+    layers_scaled_by_share: the number of layers by which llama.cpp recognizes the one model whose scores are divided by
+    the root of hidden size / heads, instead of that of a head's width; None without such a model.
     """
 
     untied_head: bool = False
     window_period: int | None = None
     capped_scores: bool = False
-    scaled_positions: bool = False
+    rope_types: tuple[str, ...] = ("default",)
+    fixed_rope_base: bool = False
+    layers_scaled_by_share: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +129,8 @@ class PictureFormat:
     by_aspect_ratio: the number of a picture's soft tokens depends on its aspect ratio, else it is the same for all.
     type_ids: the model's input that is 1 at soft tokens.
     trains_tower: whether the vision tower can be trained.
+    processor: path of transformers' class that reads pictures with Pillow, below `transformers.models`. Encoder-free
+    models are read without it.
     """
 
     written: str
@@ -128,6 +138,7 @@ class PictureFormat:
     by_aspect_ratio: bool
     type_ids: str
     trains_tower: bool
+    processor: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +179,6 @@ class Family:
     name: str
     model_types: Mapping[str, ModelType]
     names: tuple[str, ...]
-    names_without_pictures: Mapping[str, str]
     sizes: Mapping[str, ModelSize]
     turns: TurnFormat
     licence: str
@@ -176,6 +186,7 @@ class Family:
     pictures: PictureFormat | None = None
     multimodal_modules: tuple[str, ...] = ()
     audio_modules: tuple[str, ...] = ()
+    names_without_pictures: Mapping[str, str] = field(default_factory=dict)
     names_without_audio: Mapping[str, str] = field(default_factory=dict)
     experts: tuple[str, ...] = ()
     why_experts_need_peft: str | None = None

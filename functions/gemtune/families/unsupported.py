@@ -70,3 +70,22 @@ def _reasons(parts: list[Mapping[str, Any]]) -> Iterator[str]:
                 method = stored.get("quant_method")
                 by = f" ({method[:40]})" if isinstance(method, str) else ""
                 yield f"its weights are stored quantized{by}: use the model that they were made from"
+    yield from _uncomputed_shapes({**parts[0], **parts[-1]}, str(parts[0].get("model_type")))
+
+
+# torch multiplies the weights of experts in rows of whole 16 bytes, which are 8 numbers of bf16.
+EXPERTS_IN_STEPS_OF = 8
+
+
+def _uncomputed_shapes(fields: Mapping[str, Any], model_type: str) -> Iterator[str]:
+    """Yield why transformers does not compute a model of this shape.
+
+    fields: of a config.json and its `text_config`.
+    """
+    for name in ("hidden_size", "moe_intermediate_size"):
+        width = fields.get(name)
+        if fields.get("enable_moe_block") and isinstance(width, int) and width % EXPERTS_IN_STEPS_OF:
+            yield f"torch computes experts in steps of {EXPERTS_IN_STEPS_OF}, and {name} is {width} in its config.json"
+    has_no_inputs = "hidden_size_per_layer_input" in fields and not fields["hidden_size_per_layer_input"]
+    if model_type in ("gemma4", "gemma4_text") and fields.get("num_kv_shared_layers") and has_no_inputs:
+        yield "transformers does not compute a Gemma 4 that shares keys and values and has no inputs per layer"

@@ -131,6 +131,15 @@ REFUSED_FIELDS: tuple[tuple[dict[str, object], str], ...] = (
     ({"model_type": "gemma3", "quantization_config": {"format": "pack-quantized"}}, "stored quantized"),
     ({"model_type": "gemma3", "text_config": {"quantization_config": {"quant_method": "fp8"}}}, "quantized (fp8)"),
     ({"model_type": "gemma3_text", "quantization": {"group_size": 64, "bits": 4}}, "stored quantized"),
+    (
+        {"model_type": "gemma4_text", "enable_moe_block": True, "moe_intermediate_size": 17},
+        "moe_intermediate_size is 17",
+    ),
+    ({"model_type": "gemma4", "text_config": {"enable_moe_block": True, "hidden_size": 60}}, "hidden_size is 60"),
+    (
+        {"model_type": "gemma4", "text_config": {"num_kv_shared_layers": 2, "hidden_size_per_layer_input": 0}},
+        "has no inputs per layer",
+    ),
 )
 
 
@@ -150,6 +159,10 @@ def test_a_configuration_is_refused_by_what_it_says_besides_its_model_type(
         {"use_bidirectional_attention": "vision"},
         {"use_bidirectional_attention": False},
         {"quantization_config": None},
+        {"enable_moe_block": True, "moe_intermediate_size": 704, "hidden_size": 2816},
+        {"enable_moe_block": False, "moe_intermediate_size": 17},
+        {"num_kv_shared_layers": 20, "hidden_size_per_layer_input": 256},
+        {"num_kv_shared_layers": 0, "hidden_size_per_layer_input": 0},
         {"architectures": ["Gemma4ForConditionalGeneration"]},
         {"architectures": ["Gemma4TextModel"]},
         {"architectures": None},
@@ -182,8 +195,10 @@ def test_the_entries_of_a_family_are_consistent(family: Family) -> None:
     assert all(part.startswith(family.names) for part in without_media)
     hears = any(kind.why_no_audio is None for kind in family.model_types.values())
     assert bool(family.audio_modules) >= hears
+    assert all((kind.why_no_audio is None) is bool(kind.feature_extractor) for kind in family.model_types.values())
     sees = any(kind.why_no_pictures is None for kind in family.model_types.values())
     assert bool(family.multimodal_modules) >= sees
+    assert (family.pictures is not None) is sees
     assert not set(family.model_types) & set(unsupported.BY_MODEL_TYPE)
 
 
@@ -218,8 +233,17 @@ _SLIDING, _GLOBAL = "sliding_attention", "full_attention"
         ("gemma2", {"attn_logit_softcapping": None}, "caps the scores"),
         ("gemma2", {"final_logit_softcapping": None}, "caps the logits"),
         ("gemma2", {"layer_types": [_GLOBAL, _SLIDING]}, "the last of each 2"),
-        ("gemma2", {"query_pre_attn_scalar": 7, "head_dim": 256}, "not of 7"),
+        ("gemma2", {"query_pre_attn_scalar": 7, "head_dim": 256}, "not by that of 7"),
+        ("gemma2", {"query_pre_attn_scalar": 144, "head_dim": 128}, "not by that of 144"),
+        ("gemma2", {"sliding_window": None}, "needs the window"),
         ("gemma", {"rope_parameters": {"rope_type": "linear", "factor": 2.0}}, "does not scale the positions"),
+        ("gemma2", {"rope_scaling": {"type": "linear", "factor": 2.0}}, "does not scale the positions"),
+        ("gemma", {"rope_theta": 50_000.0}, "with the base 10,000, not 50000.0"),
+        ("gemma3", {"rope_parameters": {_GLOBAL: {"rope_type": "longrope", "factor": 8.0}}}, "by longrope"),
+        ("gemma4", {"hidden_activation": "gelu_10"}, "not gelu_10"),
+        ("gemma4", {"layer_types": [_GLOBAL] * 2}, "needs a sliding layer"),
+        ("gemma4", {"num_hidden_layers": 35, "num_kv_shared_layers": 20}, "as the last two"),
+        ("gemma4", {"rope_parameters": {_GLOBAL: {"rope_type": "proportional"}}}, "needs a partial_rotary_factor"),
         ("gemma3_text", {"attn_logit_softcapping": 50.0}, "does not cap"),
         ("gemma3_text", {"layer_types": [_SLIDING, _GLOBAL]}, "the last of each 6"),
         ("gemma4_unified_text", {}, "unified models with all parts only"),
@@ -239,7 +263,19 @@ def test_gguf_of_a_shape_that_llama_cpp_does_not_compute_is_refused(
     ("model_type", "fields"),
     [
         ("gemma", {"hidden_act": "gelu", "head_dim": 256}),
-        ("gemma2", {"query_pre_attn_scalar": 144, "head_dim": 128, "hidden_size": 4608, "num_attention_heads": 32}),
+        (
+            "gemma2",
+            {
+                "query_pre_attn_scalar": 144,
+                "head_dim": 128,
+                "hidden_size": 4608,
+                "num_attention_heads": 32,
+                "num_hidden_layers": 46,
+            },
+        ),
+        ("gemma4", {"layer_types": [_SLIDING, _GLOBAL] * 2, "num_kv_shared_layers": 2}),
+        ("gemma4", {"tie_word_embeddings": False}),
+        ("gemma2", {"num_hidden_layers": 26}),
         ("gemma2", {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0}),
         ("gemma2", {"layer_types": [_SLIDING, _GLOBAL] * 2}),
         ("gemma3_text", {"attn_logit_softcapping": None, "layer_types": [_SLIDING] * 5 + [_GLOBAL]}),
