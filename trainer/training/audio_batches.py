@@ -119,4 +119,5 @@ def _extractor(config: dict[str, Any]) -> type[SequenceFeatureExtractor]:
     """Return transformers' audio feature extractor of a model."""
     family_and_type = families.of_config(config)
     assert family_and_type is not None, "the step prepare refuses other models"
-    return class_of_models(family_and_type[1].feature_extractor)
+    extractor: type[SequenceFeatureExtractor] = class_of_models(family_and_type[1].feature_extractor)
+    return extractor
