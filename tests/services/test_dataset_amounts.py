@@ -47,6 +47,17 @@ def test_rows_of_one_small_file_are_counted_and_their_tokens_are_bounded(data: O
         assert bounds(sizes.tokens) == (100, 225, 600)
 
 
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_rows_of_a_table_are_counted_by_its_quotes(data: Objects, separator: str) -> None:
+    header = f"\ufeffquestion{separator}answer\r\n"
+    rows = f'"two\nlines"{separator}a\r\n' * 3 + f'5" screen{separator}"b ""quoted""\n"\r\n' * 2 + f"last{separator}c"
+    for name in ("train.csv", "train.tsv") if separator == "\t" else ("train.csv",):
+        sizes = measured(data, (header + rows).encode(), name=name)
+        assert sizes is not None
+        assert bounds(sizes.rows) == pytest.approx((6, 6, 6))
+        assert sizes.tokens.expected == pytest.approx(len(rows) / 4)
+
+
 def test_a_row_has_no_more_tokens_than_its_limit(data: Objects) -> None:
     sizes = measured(data, ROW * 10, max_seq_length=20)
     assert sizes is not None
@@ -76,6 +87,10 @@ def test_rows_of_other_files_and_of_a_long_file_are_guessed_from_the_first_ones(
         ("train.jsonl.gz", ROW * 3),
         ("train.parquet", ROW * 3),
         ("train.txt", ROW * 3),
+        ("train.csv", b"question,answer\n"),
+        ("train.csv", b"question,question\na,b\n"),
+        ("train.csv", "question,answer\na,b\n".encode("utf-16")),
+        ("train.csv.gz", b"question,answer\na,b\n"),
         ("train.jsonl", b"a" * (SAMPLE + 1)),
     ],
 )

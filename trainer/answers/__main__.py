@@ -59,7 +59,7 @@ def _answer(
     """Answer one line."""
     try:
         if "file" in line:
-            questions.open(Path(line["file"]))
+            questions.open(Path(line["file"]), line.get("columns") or {})
         if "file" in line or "next" in line:
             output.row(questions.next_row())
         else:
@@ -73,15 +73,8 @@ def _answer(
 
 
 def _load(arguments: argparse.Namespace, work: Path) -> Runtime:
-    """Locate and load the model; its files are checked during the imports.
-
-    Raises GemtuneError.
-    """
-    with ThreadPoolExecutor(1) as pool:
-        locating = pool.submit(_locate, arguments, work)
-        if arguments.format != "gguf":
-            _import_libraries()
-        files = locating.result()
+    """Locate and load the model. Raises GemtuneError."""
+    files = _locate_and_import(arguments, work)
     try:
         if isinstance(files, GgufFiles):
             from trainer.answers.in_llama_cpp import LlamaCpp
@@ -99,6 +92,24 @@ def _load(arguments: argparse.Namespace, work: Path) -> Runtime:
             raise
         message = f"the model cannot be loaded: {cause_of(error)}"
         raise StepError("model_not_loaded", message, hint="export the job again, or train again") from error
+
+
+def _locate_and_import(arguments: argparse.Namespace, work: Path) -> AnswerFiles:
+    """Return the files of the model, which are checked during the imports.
+
+    Raises GemtuneError.
+    """
+    if arguments.format == "gguf":
+        return _locate(arguments, work)
+    if arguments.checkpoint is not None:
+        # A checkpoint gets its chat template here. Compiling one limits the memory of the whole process, which only the
+        # main thread may do, and not while libraries are imported.
+        _import_libraries()
+        return _locate(arguments, work)
+    with ThreadPoolExecutor(1) as pool:
+        locating = pool.submit(_locate, arguments, work)
+        _import_libraries()
+        return locating.result()
 
 
 def _locate(arguments: argparse.Namespace, work: Path) -> AnswerFiles:

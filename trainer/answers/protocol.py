@@ -1,9 +1,9 @@
 """Lines of JSON between the command line and the program that answers.
 
-The program says `ready` once. A line with `file` opens a file of rows, and the answer `row` has the prompt of its first
-row. A line with `next` asks for the following row; after the last one, the answer `row` has no number. A question has
-options, and either `messages` or `of_row`, which asks the prompt of the latest row. Its answer is any number of `text`
-and one `end`. An `error` may replace `row` and `end`.
+The program says `ready` once. A line with `file` opens a file of rows, which may have the names of `columns`, and the
+answer `row` has the prompt of its first row. A line with `next` asks for the following row; after the last one, the
+answer `row` has no number. A question has options, and either `messages` or `of_row`, which asks the prompt of the
+latest row. Its answer is any number of `text` and one `end`. An `error` may replace `row` and `end`.
 """
 
 from __future__ import annotations
@@ -77,9 +77,9 @@ class Questions:
         self._rows: Iterator[RowPrompt] = iter(())
         self._row: RowPrompt | None = None
 
-    def open(self, file: Path) -> None:
-        """Begin to read a file of rows."""
-        self._rows = rows.read(file)
+    def open(self, file: Path, columns: rows.Columns) -> None:
+        """Begin to read a file of rows. columns: see `rows.read`."""
+        self._rows = rows.read(file, columns)
 
     def next_row(self) -> RowPrompt | None:
         """Return the prompt of the next row, or None behind the last one.

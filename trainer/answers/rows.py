@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ from trainer.media.sources import CLIP, PICTURE, MediaSource
 
 OPTIONS = ReadOptions(with_pictures=True, with_audio=True)
 ANSWER = "answer"
+Columns = Mapping[str, str | None]
+NO_COLUMNS: Columns = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,53 +40,72 @@ class RowPrompt:
     refusal: str | None = None
 
 
-def read(path: Path) -> Iterator[RowPrompt]:
-    """Yield the prompt of each row of a file. Raises StepError `bad_dataset`."""
+def read(path: Path, columns: Columns = NO_COLUMNS) -> Iterator[RowPrompt]:
+    """Yield the prompt of each row of a file.
+
+    columns: the `dataset_columns` of the training, for rows that have such columns. Raises StepError `bad_dataset`.
+    """
+    reader = _RowReader(path, columns)
     try:
         for number, row in read_rows(path, with_media=True):
-            yield RowPrompt(number, refusal=row.reason) if isinstance(row, Refused) else _of_row(number, row, path)
+            yield RowPrompt(number, refusal=row.reason) if isinstance(row, Refused) else reader.read(number, row)
     except StepError as error:
         raise bad_dataset(error.message, hint="correct the file, and ask again") from error
 
 
-def _of_row(number: int, row: Mapping[str, Any], path: Path) -> RowPrompt:
-    """Return the prompt of a row that could be decoded, or its refusal."""
-    try:
-        return _prompt(number, row, path)
-    except BadRow as bad:
-        return RowPrompt(number, refusal=str(bad))
+@dataclass(frozen=True, slots=True)
+class _RowReader:
+    """Reader of the rows of one file."""
 
+    path: Path
+    columns: Columns
 
-def _prompt(number: int, row: Mapping[str, Any], path: Path) -> RowPrompt:
-    """Return the prompt of a row. Raises BadRow."""
-    conversation, expected = _conversation(row)
-    images, clips = conversation.images(), conversation.clips()
-    names = {name for medium in (*images, *clips) if (name := _path_in(medium)) is not None}
-    folder = _FilesBeside(path.parent, names)
-    pictures, audio = MediaSource(folder, PICTURE), MediaSource(folder, CLIP)
-    opened = conversation.with_images([pictures.content(image) for image in images])
-    opened = opened.with_clips([audio.content(clip) for clip in clips])
-    text = "".join(content_texts(opened.turns[-1].content))
-    return RowPrompt(number, opened, text, expected)
+    def read(self, number: int, row: Mapping[str, Any]) -> RowPrompt:
+        """Return the prompt of a row that could be decoded, or its refusal."""
+        try:
+            return self._prompt(number, row)
+        except BadRow as bad:
+            return RowPrompt(number, refusal=str(bad))
 
+    def _prompt(self, number: int, row: Mapping[str, Any]) -> RowPrompt:
+        """Return the prompt of a row. Raises BadRow."""
+        conversation, expected = self._conversation(row)
+        images, clips = conversation.images(), conversation.clips()
+        names = {name for medium in (*images, *clips) if (name := _path_in(medium)) is not None}
+        folder = _FilesBeside(self.path.parent, names)
+        pictures, audio = MediaSource(folder, PICTURE), MediaSource(folder, CLIP)
+        opened = conversation.with_images([pictures.content(image) for image in images])
+        opened = opened.with_clips([audio.content(clip) for clip in clips])
+        text = "".join(content_texts(opened.turns[-1].content))
+        return RowPrompt(number, opened, text, expected)
 
-def _conversation(row: Mapping[str, Any]) -> tuple[Conversation, str | None]:
-    """Return a row's turns before its last answer, and that answer.
+    def _conversation(self, row: Mapping[str, Any]) -> tuple[Conversation, str | None]:
+        """Return a row's turns before its last answer, and that answer.
 
-    Rows of supervised training have one, others may. Raises BadRow.
-    """
-    content = table.read(row, OPTIONS)
-    if not isinstance(content, Refused):
-        if not isinstance(content.content, Conversation):
-            raise BadRow("a text without turns has no prompt")
-        whole = content.content
-        until = max(index for index, turn in enumerate(whole.turns) if turn.role == "assistant")
-        return whole.first(until), "".join(content_texts(whole.turns[until].content))
-    question = read_question(row, OPTIONS, [ANSWER] if ANSWER in row else [])
-    if not isinstance(question, RlRow):
-        raise BadRow(content.reason)
-    expected = question.content.answers.get(ANSWER)
-    return question.content.prompt, None if expected is None else str(expected)
+        Rows of supervised training have one, others may. Raises BadRow.
+        """
+        options = self._options(row)
+        content = table.read(row, options)
+        if not isinstance(content, Refused):
+            if not isinstance(content.content, Conversation):
+                raise BadRow("a text without turns has no prompt")
+            whole = content.content
+            until = max(index for index, turn in enumerate(whole.turns) if turn.role == "assistant")
+            return whole.first(until), "".join(content_texts(whole.turns[until].content))
+        answer = options.columns.get(ANSWER) or ANSWER
+        question = read_question(row, options, [ANSWER] if answer in row else [])
+        if not isinstance(question, RlRow):
+            raise BadRow(content.reason)
+        expected = question.content.answers.get(ANSWER)
+        return question.content.prompt, None if expected is None else str(expected)
+
+    def _options(self, row: Mapping[str, Any]) -> ReadOptions:
+        """Return how to read a row.
+
+        The columns of the training apply if it has some of them.
+        """
+        names = {column or name for name, column in self.columns.items()}
+        return replace(OPTIONS, columns=self.columns) if names & row.keys() else OPTIONS
 
 
 def _path_in(medium: Any) -> str | None:

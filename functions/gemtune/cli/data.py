@@ -15,8 +15,9 @@ from gemtune.cli.check.command import check
 from gemtune.cli.connection import Connection
 from gemtune.cli.connection.completing import complete_datasets
 from gemtune.cli.connection.groups import CommandGroup
+from gemtune.cli.connection.starting import offer_service
 from gemtune.cli.connection.text import echo_columns
-from gemtune.cli.request.paths import EXISTING
+from gemtune.cli.request.paths import EXISTING, EXISTING_OR_INPUT, STANDARD_INPUT_NAME, file_of
 from gemtune.client import operations, references, uploads
 
 
@@ -29,21 +30,34 @@ def data() -> None:
 
 
 @data.command()
-@click.argument("source", metavar="FILE", type=EXISTING)
+@click.argument("source", metavar="FILE", type=EXISTING_OR_INPUT)
 @click.option("--eval", "held_out", type=EXISTING, help="File with the rows to evaluate on.")
 @click.option("--name", help="Name of the dataset (default: that of the file).")
 @click.option("--tag", "tags", multiple=True, help="Word to find it by; may be repeated.")
+@click.option(
+    "--filename",
+    metavar="NAME",
+    help=f"Name of rows on standard input, whose ending tells their kind (default: {STANDARD_INPUT_NAME}).",
+)
 @click.pass_obj
 def upload(
-    connection: Connection, source: Path, held_out: Path | None, name: str | None, tags: tuple[str, ...]
+    connection: Connection,
+    /,
+    source: Path,
+    held_out: Path | None,
+    name: str | None,
+    tags: tuple[str, ...],
+    filename: str | None,
 ) -> None:
     """Upload a file of rows, or a folder, and print the id of the dataset.
 
-    The same files have the same id, and are sent only once. An upload that was interrupted goes on where it ended.
+    FILE may be - for standard input. The same files have the same id, and are sent only once. An upload that was
+    interrupted goes on where it ended.
     """
-    files = uploads.files_of(source, held_out)
-    with showing_progress(connection) as report:
-        dataset = connection.run(uploads.upload(files, name=name or source.resolve().name, tags=tags, report=report))
+    offer_service(connection)
+    with file_of(source, filename) as path, showing_progress(connection) as report:
+        files = uploads.files_of(path, held_out)
+        dataset = connection.run(uploads.upload(files, name=name or path.resolve().name, tags=tags, report=report))
     if not connection.print_if_json(dataset.model_dump(mode="json")):
         click.echo(dataset.dataset_id)
 

@@ -52,10 +52,9 @@ def export(
         request["export_config"]["accept_loss"] = True
     path = f"/jobs/{connection.find_job(job)}/exports"
     response = connection.call("POST", path, json=request, headers=headers)
-    if not connection.print_if_json(response):
+    if not connection.as_json:
         click.echo(response["job_id"])
-    if follow:
-        raise click.exceptions.Exit(following.follow(connection, response["job_id"]))
+    following.follow_accepted(connection, response, to_its_end=follow)
 
 
 def _request(options: dict[str, str | None]) -> dict[str, Any]:

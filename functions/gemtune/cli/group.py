@@ -26,6 +26,8 @@ usage; 3 the job failed; 4 the job was cancelled; 5 the service cannot be reache
 """
 
 
+# Context of the command, as the contexts around it keep it for errors about its use.
+COMMAND = "gemtune command"
 # Commands by the names that they have elsewhere.
 OTHER_NAMES = {
     "up": "start serve server run",
@@ -109,7 +111,10 @@ class _LazyGroup(CommandGroup):
         except GemtuneError as error:
             gemtune_error = error
         except BadUse as error:
-            raise click.UsageError(str(error), ctx) from None
+            raise click.UsageError(str(error), ctx.meta.get(COMMAND, ctx)) from None
+        except click.UsageError as error:
+            error.ctx = error.ctx or ctx.meta.get(COMMAND, ctx)
+            raise
         except (KeyboardInterrupt, click.Abort) as error:
             if isinstance(error, click.Abort) and not isinstance(error.__context__, KeyboardInterrupt):
                 raise  # a question that was answered with no, or not at all
@@ -184,6 +189,7 @@ def _common_options() -> list[click.Option]:
             ctx.obj.as_json |= as_json
 
     def set_quiet(ctx: click.Context, option: click.Parameter, quiet: bool) -> None:
+        ctx.meta[COMMAND] = ctx
         if ctx.obj is not None:
             ctx.obj.quiet |= quiet
 

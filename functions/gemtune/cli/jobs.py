@@ -9,9 +9,10 @@ from typing import Any, get_args
 import click
 
 from gemtune.cli import data as datasets
-from gemtune.cli.connection import Connection, as_commands, job_lines, plans
+from gemtune.cli.connection import Connection, job_lines, plans
 from gemtune.cli.connection import follow as following
 from gemtune.cli.connection.completing import job_argument, words
+from gemtune.cli.connection.hints import as_commands
 from gemtune.cli.connection.starting import offer_service
 from gemtune.cli.connection.text import echo_columns
 from gemtune.cli.request import described
@@ -66,11 +67,10 @@ def train(
             operations.train(training.request, training.files, training.name, key=idempotency_key, report=report)
         )
     response = accepted.model_dump(mode="json")
-    if not connection.print_if_json(response):
+    if not connection.as_json:
         click.echo(accepted.job_id)
         _print_warnings(connection, response)
-    if follow:
-        raise click.exceptions.Exit(following.follow(connection, accepted.job_id))
+    following.follow_accepted(connection, response, to_its_end=follow)
 
 
 def _find_dataset(connection: Connection, training: DescribedTraining) -> None:

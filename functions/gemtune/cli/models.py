@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from gemtune.cli.connection import Connection
+from gemtune.cli.connection.starting import offer_service
 
 METHODS = ("LoRA", "QLoRA", "Full")
 # Columns of a terminal that the whole table takes.
@@ -24,6 +25,7 @@ def models(connection: Connection, family: str | None, fits: bool) -> None:
     For each method the machine is named whose memory suffices, with default settings and rows of up to 2,048 tokens;
     on a workstation the memory that a training takes. `gemtune plan` knows it for one request.
     """
+    offer_service(connection)
     answer = connection.call("GET", "/models")
     families = dict.fromkeys(model["family"] for model in answer["published"])
     if family is not None and _plain(family) not in map(_plain, families):

@@ -13,6 +13,7 @@ from gemtune.client.errors import BadUse
 FIELDS: Mapping[str, tuple[str, ...]] = {
     "dataset": ("processed_dataset_id",),
     "name": ("job_name",),
+    "columns": ("dataset_columns",),
     "modality": ("modality",),
     "model": ("training_config", "base_model_id"),
     "method": ("training_config", "method"),
@@ -33,8 +34,9 @@ class TrainOptions(TypedDict, total=False):
     """Options of a training.
 
     data: file of rows, or folder, to upload and train on. eval: file of rows to evaluate on. dataset: id of a dataset
-    that the service has. export: form of the result, as `gguf:q4_k_m`. repo: Hub repository for the result. fields: any
-    other field, by its place, as `{"training_config.packing": True}`. The others are fields of a request.
+    that the service has. columns: columns of the rows by the fields that they have, as `{"prompt": "question"}`, and
+    None for each one to ignore. export: form of the result, as `gguf:q4_k_m`. repo: Hub repository for the result.
+    fields: any other field, by its place, as `{"training_config.packing": True}`. The others are fields of a request.
     """
 
     data: str | Path
@@ -49,6 +51,7 @@ class TrainOptions(TypedDict, total=False):
     max_seq_length: int
     lora_rank: int
     seed: int
+    columns: Mapping[str, str | None]
     modality: str
     export: str
     repo: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
 from pathlib import Path
@@ -18,6 +19,7 @@ from gemtune.jobs.status import Step
 from gemtune.request.spec import read_spec
 from tests.trainer import untrained_results
 from tests.trainer.conftest import Bench
+from trainer.answers import __main__ as answers_process
 from trainer.answers.answering import Answer, Question, answer
 from trainer.answers.files import TrainedJob, TransformersFiles, find_export
 from trainer.answers.in_transformers import Transformers
@@ -165,6 +167,27 @@ def test_asking_a_checkpoint_leaves_it_as_training_resumes_from_it(bench: Bench,
         assert checkpoints.newest(export, prefix, tmp_path / "resumed") is not None
     finally:
         export.delete_prefix(f"{prefix}/checkpoints/")
+
+
+@pytest.mark.parametrize("choice", [{}, {"checkpoint": 7}, {"format": "adapter"}])
+def test_the_process_loads_every_choice_of_a_model(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, choice: dict[str, Any]
+) -> None:
+    """Load as `gemtune try` does; the checkpoint has the trained adapter."""
+    monkeypatch.setattr(answers_process, "services", lambda: bench.services)
+    export, prefix, folder = bench.services.buckets.export, f"jobs/{bench.job_id}", tmp_path / "saved"
+    shutil.copytree(adapter_of(bench), folder, ignore=shutil.ignore_patterns("manifest.json"))
+    for name in checkpoints.REQUIRED_FILES:
+        (folder / name).write_text(name)
+    checkpoints.Saving.begin(export, job_prefix=prefix, attempt=1, train_step=7).finish(folder)
+    arguments: dict[str, Any] = {"job": bench.job_id, "folder": None, "format": None, "checkpoint": None}
+    try:
+        (tmp_path / "work").mkdir()
+        runtime = answers_process._load(argparse.Namespace(**arguments | choice), tmp_path / "work")
+    finally:
+        export.delete_prefix(f"{prefix}/checkpoints/")
+    trained = Transformers(trained_job(bench, tmp_path / "trained").trained())
+    assert ask(runtime, PROMPTS[0]).tokens == ask(trained, PROMPTS[0]).tokens
 
 
 def test_a_checkpoint_that_was_deleted_is_named(bench: Bench, tmp_path: Path) -> None:

@@ -11,15 +11,15 @@ import pytest
 
 from gemtune.errors import StepError
 from tests import rows as test_rows
-from trainer.answers.rows import RowPrompt, read
+from trainer.answers.rows import NO_COLUMNS, Columns, RowPrompt, read
 
 USER, ANSWER = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}
 
 
-def prompts_of(folder: Path, *rows: Any) -> list[RowPrompt]:
+def prompts_of(folder: Path, *rows: Any, columns: Columns = NO_COLUMNS) -> list[RowPrompt]:
     file = folder / "rows.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return list(read(file))
+    return list(read(file, columns))
 
 
 @pytest.mark.parametrize(
@@ -38,6 +38,24 @@ def test_a_row_is_asked_without_its_last_answer(tmp_path: Path, row: dict[str, A
     assert prompt.conversation is not None
     assert [(turn.role, turn.content) for turn in prompt.conversation.turns] == [("user", "Hi")]
     assert (prompt.number, prompt.text, prompt.expected, prompt.refusal) == (1, "Hi", expected, None)
+
+
+COLUMNS = {"prompt": "question", "completion": "reply", "number": None}
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ({"question": "Hi", "reply": "Hello.", "number": 7}, "Hello."),
+        ({"question": "Hi", "number": 7}, None),
+        ({"prompt": "Hi", "completion": "Hello."}, "Hello."),  # of another file than the training's
+    ],
+)
+def test_rows_with_columns_of_the_training_are_read_as_there(
+    tmp_path: Path, row: dict[str, Any], expected: str | None
+) -> None:
+    (prompt,) = prompts_of(tmp_path, row, columns=COLUMNS)
+    assert (prompt.text, prompt.expected, prompt.refusal) == ("Hi", expected, None)
 
 
 def test_earlier_turns_and_the_system_message_stay(tmp_path: Path) -> None:

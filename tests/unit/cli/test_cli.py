@@ -417,7 +417,7 @@ def test_a_failed_job_is_explained_with_options_of_the_command_line(service: Fak
     service.answers["GET", "/jobs/training_d_m_0123456789ab/status"] = (200, body)
     for command in ("status", "watch"):
         result = run(command, "training_d_m_0123456789ab", url=service.url)
-        assert "--set 'dataset_columns=" in result.output
+        assert "use --column prompt=Frage --column completion=Antwort" in result.output
 
 
 def test_ctrl_c_while_the_commands_are_imported_ends_as_later() -> None:

@@ -12,7 +12,8 @@ from click.testing import CliRunner, Result
 
 from gemtune import VERSION
 from gemtune.bootstrap import services
-from gemtune.cli.connection import Connection, as_commands, follow
+from gemtune.cli.connection import Connection, follow
+from gemtune.cli.connection.hints import as_commands
 from gemtune.cli.group import main
 from gemtune.client.errors import BadUse
 from gemtune.client.profiles import url_of
@@ -130,6 +131,22 @@ def test_hints_about_jobs_name_commands() -> None:
     for chapter in CATALOGUE:
         for code, entry in chapter.codes.items():
             assert "/jobs" not in as_commands(entry.remedy), code
+
+
+@pytest.mark.parametrize(
+    ("arguments", "usage"),
+    [
+        (["status", ""], "Usage: main status [OPTIONS] JOB"),
+        (["data", "show", ""], "Usage: main data show [OPTIONS] DATASET"),
+        (["data", "upload", "-", "--filename", "rows"], "Usage: main data upload [OPTIONS] FILE"),
+        (["train"], "Usage: main train [OPTIONS] [FILE]"),
+        (["config", "use", "nothing"], "Usage: main config use [OPTIONS]"),
+        (["jobs", "--limit", "no"], "Usage: main jobs [OPTIONS]"),
+    ],
+)
+def test_wrong_use_shows_the_usage_of_the_command(service: FakeService, arguments: list[str], usage: str) -> None:
+    result = run("--url", service.url, *arguments)
+    assert (result.exit_code, result.stderr.startswith(usage)) == (2, True), result.stderr
 
 
 def test_ctrl_c_says_that_the_job_goes_on(service: FakeService, capsys: pytest.CaptureFixture[str]) -> None:

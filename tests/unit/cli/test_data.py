@@ -10,15 +10,16 @@ from typing import Any
 import click
 import pytest
 
-from gemtune.cli.connection import Connection
+from gemtune.cli.connection import Connection, follow
 from gemtune.client import uploads
 from gemtune.client.errors import BadUse
 from gemtune.client.transport import Address, Transport
-from tests.unit.cli.test_cli import run
+from tests.unit.cli.test_cli import job_body, run
 from tests.unit.conftest import FakeService
 
 ROWS = b'{"prompt": "a", "completion": "b"}\n'
 ID = "dataset_0123456789abcdef"
+JOB = "training_d_m_0123456789ab"
 
 
 def dataset(status: str, **more: Any) -> dict[str, Any]:
@@ -70,6 +71,51 @@ def test_files_that_the_service_has_are_not_sent(service: FakeService, rows_file
     service.answers["POST", "/datasets"] = (200, dataset("ready"))
     result = run("data", "upload", str(rows_file), "--tag", "a", url=service.url)
     assert (result.exit_code, result.stdout, len(service.requests)) == (0, f"{ID}\n", 1)
+
+
+@pytest.mark.parametrize(("options", "path"), [([], "train.jsonl"), (["--filename", "t.csv"], "train.csv")])
+def test_rows_on_standard_input_are_uploaded(service: FakeService, options: list[str], path: str) -> None:
+    service.answers["POST", "/datasets"] = (200, dataset("ready"))
+    result = run("data", "upload", "-", *options, url=service.url, stdin=ROWS.decode())
+    assert (result.exit_code, result.stdout) == (0, f"{ID}\n")
+    announced = service.requests[-1][3]
+    sha256 = hashlib.sha256(ROWS).hexdigest()
+    assert announced["files"] == [{"path": path, "bytes": len(ROWS), "sha256": sha256}]
+    assert announced["name"] == (options or ["", "rows.jsonl"])[1]
+
+
+def test_a_name_of_standard_input_needs_a_use_and_an_ending(service: FakeService, rows_file: Path) -> None:
+    for source, name in ((str(rows_file), "t.csv"), ("-", "a/t.csv"), ("-", "t")):
+        assert run("data", "upload", source, "--filename", name, url=service.url, stdin="x").exit_code == 2
+    assert service.requests == []
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_json_of_a_followed_job_is_one_document(service: FakeService, rows_file: Path, ends: bool) -> None:
+    service.answers["POST", "/datasets"] = (200, dataset("ready"))
+    service.answers["POST", "/train"] = (202, {"job_id": JOB, "warnings": []})
+    service.answers["POST", f"/jobs/{JOB}/exports"] = (202, {"job_id": JOB, "warnings": []})
+    status = job_body("completed", job_id=JOB, finished_at="2026-11-30T08:00:00Z")
+    service.answers["GET", f"/jobs/{JOB}/status"] = (200, status) if ends else (403, {"not": "ours"})
+    train = ("train", "--data", str(rows_file), "--model", "a/b", "--json")
+    export = ("export", JOB, "--format", "gguf", "--json")
+    for command in (train, export):
+        assert json.loads(run(*command, url=service.url).stdout)["job_id"] == JOB
+        followed = run(*command, "--follow", url=service.url)
+        assert followed.exit_code == (0 if ends else 1)
+        assert f"Submitted job {JOB}" in followed.stderr
+        assert (json.loads(followed.stdout) == status) if ends else (followed.stdout == "")
+
+
+def test_json_of_a_job_that_cannot_be_followed_names_it(
+    service: FakeService, rows_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service.answers["POST", "/datasets"] = (200, dataset("ready"))
+    service.answers["POST", "/train"] = (202, {"job_id": JOB, "warnings": []})
+    for exit_code in (follow.INTERRUPTED, follow.UNREACHABLE):
+        monkeypatch.setattr(follow, "follow", lambda connection, job_id, code=exit_code: code)
+        result = run("train", "--data", str(rows_file), "--model", "a/b", "--json", "--follow", url=service.url)
+        assert (result.exit_code, json.loads(result.stdout)["job_id"]) == (exit_code, JOB)
 
 
 def test_one_command_uploads_and_trains(service: FakeService, rows_file: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from gemtune.checks.report import CheckReport
 from gemtune.cli.check import command, page
-from gemtune.cli.connection import as_commands
+from gemtune.cli.connection.hints import as_commands
 from gemtune.process import parent_death
 from tests import rows, tiny_gemma
 from tests.unit.cli.test_cli import run
@@ -68,12 +68,18 @@ def test_equal_reasons_are_shown_once_and_in_options_of_the_command_line() -> No
     refused = [{"file": "rows.csv", "row": row, "reason": reason} for row in (1, 2, 7)]
     train = REPORT["train"] | {"refused": 3, "refused_rows": refused, "dropped_rows": []}
     text = lines(colours=False, train=train)
-    option = """use --set 'dataset_columns={"prompt": "…", "completion": "…"}'"""
+    option = "use --column prompt=COLUMN --column completion=COLUMN"
     shown = f"refused: rows 1, 2, 7 of rows.csv: the row has Frage: {option}"
     assert " ".join(line.strip() for line in text).count(shown) == 1
     hint = "to ignore them, add {messages.name: null, Team: null} to dataset_columns"
-    added = """add "messages.name": null, "Team": null to the columns of --set 'dataset_columns={…}'"""
+    added = "add --ignore messages.name --ignore Team"
     assert as_commands(hint) == f"to ignore them, {added}"
+    hint = "set dataset_columns, such as {prompt: A b, …: null}, with null for each field to ignore"
+    assert as_commands(hint) == "use --column 'prompt=A b', and --ignore COLUMN for each one to ignore"
+    assert as_commands("say in dataset_columns what it is") == "say what it is with --column FIELD=COLUMN"
+    hint = "keep one, or ignore the other in dataset_columns, such as {a.b: null}"
+    assert as_commands(hint) == "keep one, or ignore the other with --ignore a.b"
+    assert as_commands("set dataset_columns to {prompt: text}, and more") == "use --column prompt=text, and more"
     assert as_commands("add {Name, first: null} to dataset_columns") == "add {Name, first: null} to dataset_columns"
 
 

@@ -73,12 +73,13 @@ class AnswerProcess:
             except KeyboardInterrupt:
                 self._process.send_signal(signal.SIGINT)
 
-    def rows(self, file: Path) -> Iterator[Message]:
+    def rows(self, file: Path, columns: Mapping[str, str | None]) -> Iterator[Message]:
         """Yield the prompts of a file of rows; only the last one can be asked.
 
-        Raises StepError if the file cannot be read, or not to its end.
+        columns: the `dataset_columns` of the training, for rows that have such columns. Raises StepError if the file
+        cannot be read, or not to its end.
         """
-        line: dict[str, Any] = {"file": str(file.absolute())}
+        line: dict[str, Any] = {"file": str(file.absolute()), "columns": dict(columns)}
         while True:
             self._send(line)
             row = self._until("row", lambda message: None)

@@ -12,6 +12,7 @@ import click
 from gemtune.cli.answers import child
 from gemtune.cli.answers.display import Display
 from gemtune.cli.answers.location import Choice, located
+from gemtune.cli.answers.rows import RowsFile, training_columns
 from gemtune.cli.answers.session import Session
 from gemtune.cli.connection import INTERRUPTED, REFUSED, Connection
 from gemtune.cli.connection.completing import complete_checkpoints, job_argument
@@ -64,6 +65,8 @@ def try_(connection: Connection, /, job: str, prompt: str | None, **options: Any
         raise click.UsageError(message)
     if prompt is not None and not prompt.strip() and not (options["images"] or options["clips"]):
         raise click.UsageError("PROMPT is empty: say what to ask, or leave it out for a conversation")
+    if options["checkpoint"] is not None and options["format_"] is not None:
+        raise click.UsageError("--checkpoint asks weights of the training, and --format exported files: leave out one")
     lines = None if file is None or kind_of(file.name) is not None else _lines_of(file)
     job_id = connection.find_job(job)
     status = connection.call("GET", f"/jobs/{job_id}/status")
@@ -84,7 +87,8 @@ def try_(connection: Connection, /, job: str, prompt: str | None, **options: Any
                 images=tuple(options["images"]),
                 clips=tuple(options["clips"]),
             )
-            failures = _ask(session, prompt, file, lines)
+            rows = None if file is None or lines is not None else RowsFile(file, training_columns(connection, status))
+            failures = _ask(session, prompt, rows, lines)
     except KeyboardInterrupt:
         raise click.exceptions.Exit(INTERRUPTED) from None
     if failures:
@@ -92,15 +96,15 @@ def try_(connection: Connection, /, job: str, prompt: str | None, **options: Any
         raise click.exceptions.Exit(REFUSED)
 
 
-def _ask(session: Session, prompt: str | None, file: Path | None, lines: Sequence[str] | None) -> int:
+def _ask(session: Session, prompt: str | None, rows: RowsFile | None, lines: Sequence[str] | None) -> int:
     """Ask what the command line says; return how many prompts failed.
 
-    lines: of the file, if it is one of text.
+    lines: of a file of text.
     """
     if lines is not None:
         return session.ask_lines(lines)
-    if file is not None:
-        return session.ask_rows(file)
+    if rows is not None:
+        return session.ask_rows(rows)
     if prompt is None:
         return session.converse()
     session.ask_once(prompt)

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from gemtune.cli.answers.child import AnswerProcess
+from gemtune.cli.connection.hints import as_commands
 from gemtune.errors import StepError
 
 TRAINED, BASE = "trained", "base"
@@ -93,9 +94,9 @@ class Display:
 
         It goes to standard error, and as JSON, too, where each prompt has a line.
         """
-        click.echo(f"{error.code}: {error.message}", err=True)
+        click.echo(f"{error.code}: {as_commands(error.message)}", err=True)
         if error.hint:
-            click.echo(f"  {error.hint}", err=True)
+            click.echo(f"  {as_commands(error.hint)}", err=True)
         if self.as_json:
             cause = {"code": error.code, "message": error.message, "hint": error.hint}
             click.echo(json.dumps({"prompt": prompt, **more, "error": cause}, ensure_ascii=False))

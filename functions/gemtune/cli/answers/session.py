@@ -12,6 +12,7 @@ import click
 
 from gemtune.cli.answers.child import AnswerProcess
 from gemtune.cli.answers.display import BASE, STOPPED, TITLES, TRAINED, Display
+from gemtune.cli.answers.rows import RowsFile
 from gemtune.errors import StepError
 
 BEGINNING = "Ask the model. Ctrl-C stops an answer, Ctrl-D ends the conversation."
@@ -62,13 +63,13 @@ class Session:
                 self.display.error(line.rstrip("\n"), error)
         return failures
 
-    def ask_rows(self, file: Path) -> int:
+    def ask_rows(self, file: RowsFile) -> int:
         """Answer the prompt of each row; return how many were not answered.
 
         The row's own answer is printed below. Raises StepError if the file cannot be read.
         """
         failures = 0
-        for row in self.process.rows(file):
+        for row in self.process.rows(file.path, file.columns):
             if row["refusal"] is not None:
                 failures += 1
                 refusal = StepError(NOT_ASKED, f"row {row['number']} is not asked: {row['refusal']}")

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import click
 
 from gemtune.checks.report import CheckReport, Lengths, RowLeftOut, SamplePiece, SplitCheck
-from gemtune.cli.connection import as_commands
+from gemtune.cli.connection.hints import as_commands
 from gemtune.cli.connection.text import counted
 
 WIDTH, NAME_WIDTH, BAR_WIDTH = 60, 18, 24

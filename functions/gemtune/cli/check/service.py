@@ -9,7 +9,8 @@ from typing import Any
 import click
 
 from gemtune.checks.report import CheckReport
-from gemtune.cli.connection import REFUSED, Connection, as_commands
+from gemtune.cli.connection import REFUSED, Connection
+from gemtune.cli.connection.hints import as_commands
 from gemtune.client import operations
 
 

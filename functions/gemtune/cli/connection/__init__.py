@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import re
-import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 from urllib.parse import urlsplit
 
 import click
 
+from gemtune.cli.connection.hints import as_commands
 from gemtune.client.calls import Answer, Call, Operation
 from gemtune.client.errors import (
     NoSingleJob,
@@ -32,26 +31,6 @@ from gemtune.client.transport import Address, Transport
 REFUSED, FAILED, CANCELLED, UNREACHABLE, INTERRUPTED = 1, 3, 4, 5, 130
 # Exit codes by the final status of a job that is followed.
 ENDED = {"completed": 0, "failed": FAILED, "cancelled": CANCELLED}
-# Requests of the API that hints name, and the commands for them.
-COMMANDS_OF_REQUESTS = (
-    (
-        re.compile(r"`?POST /jobs/([^/\s`]+)/resume`? with max_cost_usd above"),
-        r"`gemtune resume \1 --max-cost-usd` above",
-    ),
-    (re.compile(r"`?POST /jobs/([^/\s`]+)/resume`? with max_hours above"), r"`gemtune resume \1 --max-hours` above"),
-    (re.compile(r"`?POST /jobs/([^/\s`]+)/(cancel|pause|resume)`?"), r"`gemtune \2 \1`"),
-    (re.compile(r"`?POST /jobs/([^/\s`]+)/exports`?"), r"`gemtune export \1`"),
-    (re.compile(r"`?GET /jobs/([^/\s`]+)/(status|events|artifacts|metrics|checkpoints)`?"), r"`gemtune \2 \1`"),
-    (re.compile(r"`?DELETE /jobs/([^/\s`]+)`?"), r"`gemtune delete \1`"),
-    (re.compile(r"`?GET /jobs\b`?"), "`gemtune jobs`"),
-    (re.compile(r"`?GET /models\b`?"), "`gemtune models`"),
-    (re.compile(r"`?POST /datasets/([^/\s`]+)/check`?"), r"`gemtune data check \1`"),
-    (re.compile(r"`?GET /datasets/([^/\s`:]+)`?"), r"`gemtune data show \1`"),
-    (re.compile(r"`?GET /datasets\b`?"), "`gemtune data list`"),
-)
-# Advice about names of columns in reasons and hints.
-SETTING_OF_COLUMNS = re.compile(r"set dataset_columns, such as \{(?P<pairs>[^{}]+)\}")
-ADDITION_OF_COLUMNS = re.compile(r"add \{(?P<pairs>[^{}]+)\} to dataset_columns")
 
 
 @dataclass
@@ -209,34 +188,6 @@ def _advice(error: NotAnAnswer) -> str:
         "specify the address of a gemtune service with --url, or with `gemtune config`; a service of an older gemtune "
         "must be started again, or deployed again"
     )
-
-
-def as_commands(hint: str) -> str:
-    """Return a hint of the API with commands and options of the command line."""
-    for request, command in COMMANDS_OF_REQUESTS:
-        hint = request.sub(command, hint)
-    hint = SETTING_OF_COLUMNS.sub(partial(_with_columns, _columns_option), hint)
-    return ADDITION_OF_COLUMNS.sub(partial(_with_columns, _columns_to_add), hint)
-
-
-def _with_columns(write: Callable[[Mapping[str, str | None]], str], match: re.Match[str]) -> str:
-    """Return advice about columns for the command line.
-
-    The advice stays as it is if the name of a column makes it ambiguous.
-    """
-    pairs = [pair.partition(": ") for pair in match["pairs"].split(", ")]
-    if any(not separator for _, separator, _ in pairs):
-        return match[0]
-    return write({name: None if column == "null" else column for name, _, column in pairs})
-
-
-def _columns_option(columns: Mapping[str, str | None]) -> str:
-    return "use --set " + shlex.quote(f"dataset_columns={json.dumps(columns, ensure_ascii=False)}")
-
-
-def _columns_to_add(columns: Mapping[str, str | None]) -> str:
-    inner = json.dumps(columns, ensure_ascii=False)[1:-1]
-    return f"add {inner} to the columns of --set 'dataset_columns={{…}}'"
 
 
 def print_problems(problems: Sequence[dict[str, Any]]) -> None:

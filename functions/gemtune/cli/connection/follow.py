@@ -16,9 +16,9 @@ from gemtune.cli.connection import (
     INTERRUPTED,
     UNREACHABLE,
     Connection,
-    as_commands,
     job_lines,
 )
+from gemtune.cli.connection.hints import as_commands
 from gemtune.client.errors import Unreachable
 from gemtune.jobs.status import is_final
 
@@ -87,6 +87,23 @@ def follow(
         click.echo(str(error), err=True)
         return UNREACHABLE
     return print_result(connection, job)
+
+
+def follow_accepted(connection: Connection, accepted: dict[str, Any], *, to_its_end: bool) -> None:
+    """Follow an accepted job if that is wanted, and exit with its result.
+
+    JSON is one document: the status of the job, or `accepted` if the job is not followed to its end.
+    """
+    if not to_its_end:
+        connection.print_if_json(accepted)
+        return
+    job_id = accepted["job_id"]
+    if connection.as_json and not connection.quiet:
+        click.echo(f"Submitted job {job_id}", err=True)
+    exit_code = follow(connection, job_id)
+    if exit_code in (INTERRUPTED, UNREACHABLE):
+        connection.print_if_json(accepted)
+    raise click.exceptions.Exit(exit_code)
 
 
 def print_result(connection: Connection, job: dict[str, Any]) -> int:

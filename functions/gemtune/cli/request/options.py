@@ -21,6 +21,14 @@ TRAINING_OPTIONS = (
         shell_complete=complete_models,
         help="Base model: a Hub id, gs://bucket/folder, or a local folder.",
     ),
+    click.option(
+        "--column",
+        "columns",
+        metavar="FIELD=COLUMN",
+        multiple=True,
+        help="Column of the rows that has a field, as prompt=question; may be repeated.",
+    ),
+    click.option("--ignore", "ignored", metavar="COLUMN", multiple=True, help="Column to ignore; may be repeated."),
     click.option("--method", shell_complete=words(*get_args(Method)), help="Training method: {LoRA|QLoRA|Full|RL}."),
     click.option("--epochs", type=int, help="Number of passes over all rows."),
     click.option("--max-steps", type=int, help="Number of train_steps, instead of --epochs."),
@@ -85,7 +93,24 @@ def request_of(options: Mapping[str, Any], request: dict[str, Any]) -> dict[str,
         if not separator or not field:
             raise click.UsageError(f"--set {assignment}: write FIELD=VALUE, as in --set training_config.seed=7")
         fields[field] = _value(text)
-    return request_with({**options, "export": options.get("export_"), "fields": fields}, request)
+    more = {"export": options.get("export_"), "columns": _columns_of(options, request), "fields": fields}
+    return request_with({**options, **more}, request)
+
+
+def _columns_of(options: Mapping[str, Any], request: Mapping[str, Any]) -> dict[str, str | None] | None:
+    """Return the names of columns, those of the request included.
+
+    None if no option names one. Raises click.UsageError.
+    """
+    columns: dict[str, str | None] = {}
+    for text in options.get("columns", ()):
+        field, separator, column = text.partition("=")
+        if not separator or not field or not column:
+            raise click.UsageError(f"--column {text}: write FIELD=COLUMN, as in --column prompt=question")
+        columns[field] = column
+    columns |= dict.fromkeys(options.get("ignored", ()))
+    of_request = request.get("dataset_columns")
+    return {**(of_request if isinstance(of_request, dict) else {}), **columns} if columns else None
 
 
 def _value(text: str) -> Any:

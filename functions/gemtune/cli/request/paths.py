@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
+
+STANDARD_INPUT = "-"
+STANDARD_INPUT_NAME = "rows.jsonl"
 
 
 class LocalPath(click.Path):
@@ -20,8 +28,30 @@ class LocalPath(click.Path):
 
     def convert(self, value: str | os.PathLike[str], param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the path, after the checks of click."""
-        return super().convert(Path(value).expanduser(), param, ctx)
+        return super().convert(value if value == STANDARD_INPUT else Path(value).expanduser(), param, ctx)
 
 
 EXISTING = LocalPath(exists=True)
+EXISTING_OR_INPUT = LocalPath(exists=True, allow_dash=True)
 FOLDER = LocalPath(file_okay=False)
+
+
+@contextmanager
+def file_of(source: Path, filename: str | None) -> Iterator[Path]:
+    """Yield a path of EXISTING_OR_INPUT; for `-` a copy of standard input.
+
+    filename: name of the copy; None for STANDARD_INPUT_NAME. Raises click.UsageError for a name without a use.
+    """
+    if str(source) != STANDARD_INPUT:
+        if filename is not None:
+            raise click.UsageError("--filename names rows on standard input: it goes with -")
+        yield source
+        return
+    name = filename or STANDARD_INPUT_NAME
+    if Path(name).name != name:
+        raise click.UsageError(f"--filename {name}: give a name without a folder")
+    with tempfile.TemporaryDirectory(prefix="gemtune-") as folder:
+        path = Path(folder) / name
+        with path.open("wb") as copy:
+            shutil.copyfileobj(sys.stdin.buffer, copy)
+        yield path

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gemtune.datasets.files.kinds import kind_of
+from gemtune.datasets.files.kinds import FileKind, kind_of
+from gemtune.datasets.files.table_header import BadHeader, read_header
+from gemtune.datasets.files.table_quotes import Quotes
 from gemtune.datasets.files.wrapped_rows import begin_of_array
 from gemtune.errors import ObjectNotFound
 from gemtune.jobs.parts.plan import Span
@@ -31,24 +34,26 @@ class RowSizes:
 def measure(data: Objects, files: Sequence[tuple[str, int]], config: TrainingConfig) -> RowSizes | None:
     """Estimate the rows of a train split, and their tokens.
 
-    files: names and sizes. Returns None if there are none, or if their rows are not lines of text.
+    files: names and sizes. Returns None if there are none, or if their rows are not told by lines of text.
     """
     if not files:
         return None
     first, size = files[0]
     kind = kind_of(first)
-    if kind is None or kind.layout != "json" or kind.compression is not None or size == 0:
+    if kind is None or kind.compression is not None or size == 0:
         return None
     try:
         sample = data.read_range(first, 0, SAMPLE)
     except ObjectNotFound:  # deleted in the meantime
         return None
-    lines = sample.count(b"\n") + (len(sample) == size and not sample.endswith(b"\n"))
-    if lines == 0 or begin_of_array(sample) is not None:
+    is_whole = len(sample) == size
+    counted = _count(kind, sample, is_whole=is_whole)
+    if counted is None:
         return None
-    per_row, total = len(sample) / lines, float(sum(each for _, each in files))
-    rows = total / per_row
-    is_whole = len(sample) == size and len(files) == 1
+    lines, header_bytes = counted
+    per_row, total = (len(sample) - header_bytes) / lines, float(sum(each - header_bytes for _, each in files))
+    rows = max(1.0, total / per_row)
+    is_whole = is_whole and len(files) == 1
     span = (
         Span(least=rows, expected=rows, most=rows) if is_whole else Span(least=rows / 2, expected=rows, most=2 * rows)
     )
@@ -56,6 +61,37 @@ def measure(data: Objects, files: Sequence[tuple[str, int]], config: TrainingCon
     tokens = [min(longest, per_row / bytes_per_token) for bytes_per_token in (SPARSE, USUAL, DENSE)]
     counts = [count * each for count, each in zip((span.least, span.expected, span.most), tokens, strict=True)]
     return RowSizes(span, Span(least=counts[0], expected=counts[1], most=counts[2]))
+
+
+def _count(kind: FileKind, sample: bytes, *, is_whole: bool) -> tuple[int, int] | None:
+    """Return the rows that a sample has, and the bytes in front of them.
+
+    None if its rows are not told by lines of text. is_whole: whether the sample is the whole file.
+    """
+    if kind.layout == "table":
+        return _count_table(sample, tabs=kind.ending == "tsv", is_whole=is_whole)
+    lines = sample.count(b"\n") + (is_whole and not sample.endswith(b"\n"))
+    if kind.layout != "json" or lines == 0 or begin_of_array(sample) is not None:
+        return None
+    return lines, 0
+
+
+def _count_table(sample: bytes, *, tabs: bool, is_whole: bool) -> tuple[int, int] | None:
+    """Return the rows of a table, and the bytes of its header, as `_count`.
+
+    Line breaks in quotes end no row.
+    """
+    header, *lines = sample.splitlines(keepends=True)
+    try:
+        _, delimiter = read_header(header.removeprefix(codecs.BOM_UTF8), tabs=tabs)
+    except BadHeader:
+        return None
+    rows, quotes = 0, Quotes(delimiter.encode())
+    for line in lines:
+        quotes.read(line)
+        if not quotes.are_open and (line.endswith(b"\n") or is_whole):
+            rows, quotes = rows + 1, Quotes(delimiter.encode())
+    return (rows, len(header)) if rows else None
 
 
 def amounts_of(config: TrainingConfig, sizes: RowSizes | None) -> tuple[Span | None, Span | None]:

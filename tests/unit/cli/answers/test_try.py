@@ -17,7 +17,9 @@ import pytest
 from click.testing import CliRunner
 
 from gemtune.cli.answers.display import Display
+from gemtune.cli.answers.rows import RowsFile, training_columns
 from gemtune.cli.answers.session import Session
+from gemtune.cli.connection import Connection
 from gemtune.cli.group import main
 from gemtune.process import parent_death
 from tests.unit.cli.test_cli import job_body, run
@@ -289,7 +291,7 @@ def test_ctrl_c_ends_many_prompts_at_once_and_only_the_answer_of_a_conversation(
         (
             lambda: session.ask_once("one"),
             lambda: session.ask_lines(["one", "two"]),
-            lambda: session.ask_rows(tmp_path),
+            lambda: session.ask_rows(RowsFile(tmp_path, {})),
             session.converse,
         ),
         start=1,
@@ -317,12 +319,25 @@ def test_each_row_of_a_file_is_asked_and_compared(
     file.write_text("{}")
     result = run("try", JOB, "--file", str(file), url=service.url)
     assert result.stdout == "> one\neno (1)\n(the row has: eno)\n> too long\n"
+    assert [path for _, path, *_ in service.requests if path.endswith("request")] == [f"/jobs/{JOB}/request"]
     assert "row 2 is not asked: it is empty" in result.stderr
     assert (result.exit_code, result.stderr.splitlines()[-1]) == (1, "2 prompts were not answered")
     as_json = run("try", JOB, "--file", str(file), "--json", "--base", url=service.url).stdout
     answered, *failed = map(json.loads, as_json.splitlines())
     assert (answered["row"], answered["expected"], answered["base"]["answer"]) == (1, "eno", "base eno (1)")
     assert [(line["row"], line["error"]["code"]) for line in failed] == [(2, "bad_prompt"), (3, "prompt_too_long")]
+
+
+def test_rows_of_a_file_are_read_with_the_columns_of_the_training(service: FakeService) -> None:
+    connection = Connection(service.url, as_json=False)
+    exports = {"request": {"export_config": {}}, "path": f"/jobs/{JOB}/exports", "left_out": []}
+    columns = {"prompt": "question", "id": None}
+    trained = {"request": {"dataset_columns": columns}, "path": "/train", "left_out": []}
+    service.answers["GET", "/jobs/export_x/request"] = (200, exports)
+    service.answers["GET", f"/jobs/{JOB}/request"] = [(200, trained), (200, trained), (404, {})]
+    assert training_columns(connection, {"job_id": JOB}) == columns
+    assert training_columns(connection, {"job_id": "export_x"}) == columns
+    assert training_columns(connection, {"job_id": JOB}) == {}
 
 
 @pytest.mark.parametrize("option", ["--image", "--audio"])
