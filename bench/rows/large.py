@@ -1,14 +1,16 @@
 """Time and memory of checks of large datasets.
 
-`python -m bench.rows.large MODEL_FOLDER text 1000 FOLDER` checks a tenth of 1000 MB of conversations, and then all of
-them, each by `gemtune data check` in a process of its own. With `pictures 100000` it is as many rows with a picture
-each, and the model one that sees; with `long 50` a row of 50 MB between two short ones. If memory is constant, the peak
-of ten times as many rows is hardly higher. FOLDER gets the rows, and loses them again.
+`python -m bench.rows.large MODEL_FOLDER text 1000 FOLDER [ENDING]` checks a tenth of 1000 MB of conversations, and then
+all of them, each by `gemtune data check` in a process of its own. ENDING is the kind of file: `jsonl`, `csv`, or
+`parquet`, the latter two with a prompt and a completion per row. With `pictures 100000` it is as many rows with a
+picture each, and the model one that sees; with `long 50` a row of 50 MB between two short ones. If memory is constant,
+the peak of ten times as many rows is hardly higher. FOLDER gets the rows, and loses them again.
 """
 
 from __future__ import annotations
 
 import base64
+import csv
 import io
 import json
 import os
@@ -18,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +34,47 @@ COMMAND = [sys.executable, "-c", "from gemtune.cli import main; main()", "data",
 def main() -> None:
     """Print rows, bytes, seconds and peak memory of each check."""
     model, kind, amount, folder = sys.argv[1], sys.argv[2], int(sys.argv[3]), Path(sys.argv[4])
+    ending = sys.argv[5] if len(sys.argv) > 5 else "jsonl"
     write, options = KINDS[kind]
     print(f"{'rows':>9} {'MB':>8} {'seconds':>8} {'processor s':>12} {'peak MB':>8} {'used':>9}")
     for share in (10, 1) if kind != "long" else (1,):
         with tempfile.TemporaryDirectory(dir=folder) as work:
-            path = Path(work) / "train.jsonl"
-            with path.open("w", encoding="utf-8") as file:
-                count = sum(1 for row in write(amount // share) if file.write(f"{json.dumps(row)}\n"))
+            path = Path(work) / f"train.{ending}"
+            count = WRITERS[ending](path, write(amount // share))
             _print_check(path, count, [*COMMAND, str(path), "--model", model, *options, "--output", f"{work}/output"])
+
+
+def _write_lines(path: Path, rows: Rows) -> int:
+    with path.open("w", encoding="utf-8") as file:
+        return sum(1 for row in rows if file.write(f"{json.dumps(row)}\n"))
+
+
+def _write_table(path: Path, rows: Rows) -> int:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("prompt", "completion"))
+        return sum(1 for row in rows if writer.writerow([turn["content"] for turn in row["messages"]]))
+
+
+def _write_parquet(path: Path, rows: Rows) -> int:
+    """Write groups of 10,000 rows."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema, count = pa.schema([("prompt", pa.string()), ("completion", pa.string())]), 0
+    with pq.ParquetWriter(path, schema) as writer:
+        while group := [[turn["content"] for turn in row["messages"]] for row in islice(rows, 10_000)]:
+            prompts, answers = zip(*group, strict=True)
+            writer.write_table(pa.table([prompts, answers], schema=schema))
+            count += len(group)
+    return count
+
+
+WRITERS: dict[str, Callable[[Path, Rows], int]] = {
+    "jsonl": _write_lines,
+    "csv": _write_table,
+    "parquet": _write_parquet,
+}
 
 
 def _print_check(path: Path, count: int, command: list[str]) -> None:

@@ -321,6 +321,15 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         chatgpt({"role": "user", "text": "Hi", "content": {"content_type": "multimodal_text"}}),
         "message 1: its content is multimodal_text, which is not only text: remove such conversations",
     ),
+    (
+        chatgpt({"role": "user", "text": "Hi", "metadata": {"attachments": [{"name": "a.pdf"}]}}),
+        "message 1: it has attachments, whose content is not in its text",
+    ),
+    (
+        chatgpt({"role": "user", "text": "Hi"}, {"role": "assistant", "text": "Yes?"}) | {"system": "Be brief."},
+        "the field system is unknown",
+    ),
+    (claude({"text": "Yes?", "weight": 0}), "message 2: the field weight is unknown"),
     (chatgpt({"role": "tool", "text": "Hi"}), "message 1: it is of one of ChatGPT's own tools"),
     (chatgpt({"role": "assistant", "text": "Hi", "recipient": "python"}), "message 1: it is of one of ChatGPT's own"),
     ({"mapping": {}, "current_node": "a"}, "the nodes of mapping form a circle"),

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from gemtune.datasets.conversation import Conversation, Role, Turn
+from gemtune.datasets.exports.details import leave_details
 from gemtune.datasets.reading.fields import Fields, shown, unicode_text
 from gemtune.datasets.reading.flags import read_flag
 from gemtune.datasets.reading.shape import Format, Row
@@ -30,8 +31,7 @@ def _read(row: Fields) -> Conversation:
     turns = [turn for number, each in enumerate(messages, 1) for turn in _turns(each, number, row)]
     if sum(isinstance(node, Mapping) and node.get("message") is not None for node in nodes.values()) > len(messages):
         row.reading.unread[OTHER_BRANCHES] = None
-    for name in row.names():  # such as is_archived: all else is about the conversation as a whole
-        row.leave(name)
+    leave_details(row)
     return Conversation(tuple(turns))
 
 
@@ -64,9 +64,12 @@ def _turns(message: Any, number: int, row: Fields) -> list[Turn]:
     trained = read_flag(fields, role)
     if kind != "text" or not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
         raise fields.bad(f"its content is {shown(kind)}, which is not only text: remove such conversations")
-    for left in (author, content, fields):
-        for each in left.names():
-            left.leave(each)
+    metadata = fields.peek("metadata")
+    if isinstance(metadata, Mapping) and metadata.get("attachments"):
+        raise fields.bad("it has attachments, whose content is not in its text: remove such conversations")
+    for part in (author, content, fields):
+        leave_details(part, harmless=("name",))
+        part.close()
     text = "\n".join(unicode_text(part) for part in parts)
     return [] if role == "system" and not text.strip() else [Turn(role, text, trained=trained)]
 

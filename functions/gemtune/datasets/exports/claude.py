@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from gemtune.datasets.conversation import Conversation, Role, Turn
+from gemtune.datasets.exports.details import leave_details
 from gemtune.datasets.reading.fields import Fields, shown, unicode_text
 from gemtune.datasets.reading.shape import Format, Row
 from gemtune.datasets.reading.turns import message_list, role_of
@@ -19,8 +20,7 @@ def _fits(row: Row) -> bool:
 def _read(row: Fields) -> Conversation:
     messages = message_list(row.take("chat_messages"), row, "chat_messages")
     turns = [_turn(row.within(each, "chat_messages", f"message {number}")) for number, each in enumerate(messages, 1)]
-    for name in row.names():  # such as name and summary: all else is about the conversation as a whole
-        row.leave(name)
+    leave_details(row, harmless=("name",))
     return Conversation(tuple(turns))
 
 
@@ -41,13 +41,13 @@ def _turn(fields: Fields) -> Turn:
             if kind not in ("text", "thinking") or words is None:
                 raise fields.bad(f"a part is {shown(kind)}, which is not text: remove such conversations")
             (thoughts if kind == "thinking" else texts).append(words)
-            for name in inner.names():
-                inner.leave(name)
+            leave_details(inner)
+            inner.close()
         text = "\n\n".join(texts)
     if text is None:
         raise fields.bad("it has neither text nor content")
-    for name in fields.names():
-        fields.leave(name)
+    leave_details(fields)
+    fields.close()
     return Turn(role, unicode_text(text), "\n\n".join(thoughts))
 
 
