@@ -211,17 +211,19 @@ def _probes(encoder: Encoder, model: Path) -> tuple[list[Row], list[Prompt]]:
     rows, prompts, abilities = [], [], Abilities(encoder.template)
     for name, probe in PROBES.items():
         try:
-            question = abilities.adapted(probe.first(-1))
+            question = abilities.adapted(probe).first(-1)
             text = encoder.template.render_conversation(question, add_generation_prompt=True)
             plain = replace(question, tools=(), template_options={})
             if plain != question and text == encoder.template.render_conversation(plain, add_generation_prompt=True):
                 continue  # the template does not read what the probe is about
         except (BadRow, TemplateRefusal, StepError):
             continue
+        encoded = encoder.encode(probe)
+        if probe.turns[-1].thinking and isinstance(encoded, Refused):
+            continue
         variables = dict(question.template_options) | ({"tools": list(question.tools)} if question.tools else {})
         tokens = tokenizer.encode(text, add_special_tokens=False).ids
         prompts.append(Prompt(name, [dict(message) for message in question.messages()], tokens, variables))
-        encoded = encoder.encode(probe)
         if not isinstance(encoded, Refused):
             rows.append(_limited(Row(encoded.input_ids, encoded.labels, probe=True), PROBE_POSITIONS))
     return rows, prompts

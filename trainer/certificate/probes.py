@@ -68,7 +68,8 @@ _WEATHER = {
         },
     },
 }
-# The last turn of each probe is the answer. Tools and options that the chat template does not read make no probe.
+# The last turn of each probe is the answer. Tools, options and thoughts that the chat template does not read make no
+# probe.
 PROBES: Mapping[str, Conversation] = {
     name: of_messages([{"role": role, "content": content} for role, content in turns]) for name, turns in _TURNS.items()
 } | {
@@ -117,5 +118,8 @@ PROBES: Mapping[str, Conversation] = {
     ),
     "thinking": Conversation(
         (Turn("user", "What is 17 times 3?"), Turn("assistant", "51.")), template_options={"enable_thinking": True}
+    ),
+    "a thought": Conversation(
+        (Turn("user", "What is 19 times 3?"), Turn("assistant", "57.", thinking="20 times 3 is 60, less 3 is 57."))
     ),
 }

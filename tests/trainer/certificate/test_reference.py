@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 import torch
+import trl
+from tokenizers import Tokenizer
 
 from gemtune.jobs.status import Step
 from tests import tiny_gemma
@@ -20,6 +22,7 @@ from trainer.certificate import reference
 from trainer.certificate.held_out_rows import MEDIA, MEDIA_TOKENS, POSITIONS, ROW_POSITIONS, ROWS, TOKENS, collect
 from trainer.certificate.reference import RECORDED
 from trainer.export.trained_weights import REFERENCE
+from trainer.rows.encoded import UNTRAINED
 from trainer.rows.prepared import AUDIO, COLUMNS, PICTURES, TokenFile
 from trainer.store import manifest
 
@@ -139,13 +142,28 @@ def test_probes_ask_for_tools_and_thinking_only_where_the_template_reads_them(tm
         "an empty answer",
         "a program",
     } <= names
-    assert names.isdisjoint({"tools", "a question with tools", "thinking"})
+    assert names.isdisjoint({"tools", "a question with tools", "thinking", "a thought"})
     template = base / "chat_template.jinja"
     tools = "{{ bos_token }}{% if tools %}{{ tools | tojson }}{% endif %}{% if enable_thinking %}<think>{% endif %}"
     template.write_text(template.read_text().replace("{{ bos_token }}", tools, 1))
     prompts = {prompt.name: prompt for prompt in collect(tmp_path, base).prompts}
     assert prompts["a question with tools"].options["tools"][0]["function"]["name"] == "get_weather"
     assert prompts["thinking"].options == {"enable_thinking": True}
+
+
+def test_a_probe_has_a_thought_where_the_template_shows_it(tmp_path: Path) -> None:
+    base = tiny_gemma.build(tmp_path / "base", "gemma4-e-text")
+    template = Path(trl.__file__).parent / "chat_templates" / "gemma4_v5.jinja"
+    (base / "chat_template.jinja").write_text(template.read_text())
+    collected = collect(tmp_path, base)
+    assert "a thought" in {prompt.name for prompt in collected.prompts}
+    tokenizer = Tokenizer.from_file(str(base / "tokenizer.json"))
+    answers = [
+        tokenizer.decode([label for label in row.labels if label != UNTRAINED], skip_special_tokens=False)
+        for row in collected.rows
+        if row.probe
+    ]
+    assert any(answer.startswith("<|channel>thought") for answer in answers), answers
 
 
 def test_a_reference_is_read_as_it_was_written(tmp_path: Path, tiny: Path) -> None:
