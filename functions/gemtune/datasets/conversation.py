@@ -93,6 +93,12 @@ class Turn:
         """Return whether the turn says nothing at all."""
         return not self.calls and not self.thinking.strip() and not _has_content(self.content)
 
+    @property
+    def is_plain(self) -> bool:
+        """Return whether it is a text of the user or the assistant."""
+        is_text = self.role in ("user", "assistant") and not self.calls and not self.thinking
+        return is_text and (isinstance(self.content, str) or not self.languages)
+
     def with_content(self, content: Content) -> Turn:
         """Return the turn with another content."""
         return replace(self, content=content, response=None)
@@ -149,7 +155,7 @@ class Conversation:
 
         Every chat template shows these.
         """
-        return not self.unusual_fields and all(turn.role != "system" for turn in self.turns)
+        return not self.tools and all(turn.is_plain for turn in self.turns)
 
     @property
     def unusual_fields(self) -> tuple[str, ...]:

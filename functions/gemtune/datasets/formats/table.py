@@ -104,17 +104,26 @@ def read(row: Mapping[str, Any], options: ReadOptions | None = None) -> ReadRow 
 def renamed(row: Mapping[str, Any], options: ReadOptions, *, keep: Collection[str] = ()) -> dict[str, Any]:
     """Return a row whose fields have the names that formats expect.
 
-    keep: names that stay whatever their case. Raises BadRow if the row has another field of such a name.
+    keep: names that stay whatever their case. Raises BadRow if the row has another field of a name that the request
+    gives to one.
     """
     present = {name: value for name, value in row.items() if not is_missing(value)}
+    named = _by_own_names(present, options) if options.columns else present
+    return named if all(map(str.islower, named)) else _in_usual_case(named, options, keep)
+
+
+def _by_own_names(row: Row, options: ReadOptions) -> dict[str, Any]:
+    """Return a row whose fields have the names that the request gives them.
+
+    Raises BadRow if the row has another field of such a name.
+    """
     for name, column in options.columns.items():
-        if column is None or column == name or column not in present:
+        if column is None or column == name or column not in row:
             continue
-        if name in present and name not in options.columns.values():
+        if name in row and name not in options.columns.values():
             raise BadRow(f"the row has a field {shown(name)} beside {shown(column)}, which dataset_columns calls so")
     own_names = {column: name for name, column in options.columns.items() if column is not None}
-    named = {own_names.get(name, name): value for name, value in present.items()}
-    return named if all(map(str.islower, named)) else _in_usual_case(named, options, keep)
+    return {own_names.get(name, name): value for name, value in row.items()}
 
 
 def _in_usual_case(row: Row, options: ReadOptions, keep: Collection[str]) -> dict[str, Any]:
