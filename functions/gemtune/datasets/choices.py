@@ -17,13 +17,15 @@ class Choice:
     """Columns of such rows.
 
     answers: the two answers, or whole conversations. verdict: the column that says which is better. better: by its
-    values, as texts in lower case, the index of the better answer; any other value says that neither is.
+    values, as texts in lower case, the index of the better answer; any other value says that neither is. prompt: a
+    column with the prompt that other formats do not have it in.
     """
 
     whose: str
     answers: tuple[str, str]
     verdict: str
     better: Mapping[str, int]
+    prompt: str | None = None
 
     @property
     def columns(self) -> tuple[str, str, str]:
@@ -35,7 +37,7 @@ CHOICES = (
     Choice("PKU-SafeRLHF", ("response_0", "response_1"), "better_response_id", {"0": 0, "1": 1}),
     Choice("AlpacaFarm", ("output_1", "output_2"), "preference", _FIRST_OR_SECOND),
     Choice("HelpSteer2", ("response_1", "response_2"), "preference_strength", _STRENGTHS),
-    Choice("HelpSteer3", ("response1", "response2"), "overall_preference", _STRENGTHS),
+    Choice("HelpSteer3", ("response1", "response2"), "overall_preference", _STRENGTHS, prompt="context"),
     Choice("LMSYS's arena", ("conversation_a", "conversation_b"), "winner", {"model_a": 0, "model_b": 1}),
     Choice("LMSYS's arena", ("response_a", "response_b"), "winner", {"model_a": 0, "model_b": 1}),
 )

@@ -351,6 +351,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"log": [{"from": "human", "value": "Hi"}]}, "set dataset_columns, such as {conversations: log}"),
     ({"from": "human", "value": "Hi"}, "such a row is one message: write all messages of a conversation into one row"),
     ({"input_ids": [1], "labels": [1]}, "its texts are tokens of a tokenizer already"),
+    ({"custom_id": "1", "body": {"messages": [USER]}}, "it is a request or an answer of an API: write the messages"),
+    ({"id": "1", "choices": [{"index": 0, "message": ASSISTANT}]}, "it is a request or an answer of an API"),
     ({"id": 1, "annotations": [], "data": {"a": "b"}}, "it is an export of Label Studio with all details"),
     ({"input": [USER], "output": "Yes?"}, "for messages, set dataset_columns to {prompt: input, completion: output}"),
     ({"Prompt": "Hi", "prompt": "Ho", "Completion": "Yes?"}, "the field Prompt is unknown"),

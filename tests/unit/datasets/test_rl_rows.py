@@ -93,6 +93,10 @@ def question(row: dict[str, Any], *answers: str) -> RlRow[Question]:
         {"instruction": "Hi", "input": "", "output_1": "What?", "output_2": "Hello!", "preference": 2.0},
         {"prompt": "Hi", "response_1": "Hello!", "response_2": "What?", "preference_strength": -3},
         {"prompt": "Hi", "response1": "What?", "response2": "Hello!", "overall_preference": "1"},
+        {
+            **{"context": messages(HI), "response1": "Hello!", "response2": "What?", "overall_preference": -2},
+            **{"domain": "general", "language": "en", "individual_preference": [{"score": -2, "reasoning": "…"}]},
+        },
         {"prompt": "Hi", "response_a": "What?", "response_b": "Hello!", "winner": "model_b", "model_a": "x"},
         {
             **{"conversation_a": messages(HI, GOOD), "conversation_b": messages(HI, BAD), "winner": "model_a"},

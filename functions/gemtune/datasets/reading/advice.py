@@ -46,6 +46,8 @@ def of_shape(row: Row) -> str | None:
         return "such a row is one message: write all messages of a conversation into one row, as conversations"
     if {"input_ids", "attention_mask"} & row.keys():
         return "its texts are tokens of a tokenizer already: write the texts themselves"
+    if "choices" in row or isinstance(structured(row.get("body")), Mapping):
+        return "it is a request or an answer of an API: write the messages of the request, and the answer behind them"
     if {"annotations", "data"} <= row.keys():
         return "it is an export of Label Studio with all details: export JSON-MIN or CSV, and name its columns"
     if isinstance(structured(row.get("row")), Mapping):

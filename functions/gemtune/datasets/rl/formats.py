@@ -16,7 +16,7 @@ from gemtune.datasets.reading import transcript
 from gemtune.datasets.reading.content import read_content
 from gemtune.datasets.reading.fields import HARMLESS, Fields, cell_text
 from gemtune.datasets.reading.tools import read_tools, structured
-from gemtune.datasets.reading.turns import by_message, is_text, read_turns
+from gemtune.datasets.reading.turns import by_message, column_turns, is_text, read_turns
 from gemtune.datasets.refusal import BadRow
 from gemtune.datasets.rl.answers import (
     PROMPTS,
@@ -139,6 +139,8 @@ def _read_choice(row: Fields) -> Pair:
             f"{choice.verdict} is {str(verdict)[:40]!r}, so that neither answer is preferred: leave the row out"
         )
     prompt = read_prompt(row)
+    if choice.prompt is not None and choice.prompt in row and not prompt.turns:
+        prompt = prompt.with_turns(column_turns(row, choice.prompt, "user"))
     answers = {column: _answer(row, column, row.take(column)) for column in choice.answers}
     first, second = choice.answers
     whole, (chosen, rejected) = split_answers(
