@@ -25,7 +25,9 @@ def plan(deployment: Deployment) -> None:
     need("terraform")
     terraform = Terraform(deployment)
     terraform.init()
-    terraform("plan", *deployment.variables(images.placeholders(deployment)))
+    variables = deployment.variables(images.placeholders(deployment))
+    terraform.planned_outputs(variables)  # refuses names that nothing reads
+    terraform("plan", *variables)
 
 
 def build_images(deployment: Deployment) -> None:

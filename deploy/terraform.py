@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy import known_errors
+from deploy import variables as deploy_variables
 from deploy.deployment import Deployment
 from deploy.tools import ROOT, Failed, Refused, read, run
 
@@ -69,13 +70,19 @@ class Terraform:
         return {name: output["value"] for name, output in described.items()}
 
     def planned_outputs(self, variables: Sequence[str]) -> dict[str, Any]:
-        """Return the outputs that a plan knows, without changing anything."""
+        """Return the outputs that a plan knows, without changing anything.
+
+        Raises Refused for names of variables that nothing reads.
+        """
         plan = self.deployment.folder / "capacity.tfplan"
         try:
-            self._read("plan", "-input=false", "-refresh=false", "-lock=false", f"-out={plan}", *variables)
+            options = ("-input=false", "-no-color", "-refresh=false", "-lock=false", f"-out={plan}")
+            printed = self._read("plan", *options, *variables)
             planned = json.loads(self._read("show", "-json", str(plan)) or "{}")
         finally:
             plan.unlink(missing_ok=True)
+        given = {name: variable.get("value") for name, variable in planned.get("variables", {}).items()}
+        deploy_variables.check(given, printed)
         outputs = planned.get("planned_values", {}).get("outputs", {})
         return {name: output["value"] for name, output in outputs.items() if "value" in output}
 

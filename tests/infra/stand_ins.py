@@ -101,6 +101,7 @@ class StandIns:
         self.checkout = linked_checkout(folder / "checkout")
         self.answers: list[tuple[list[str], str, int, bool, str, int]] = []
         self.capacity = capacity
+        self.variables: dict[str, Any] = {}
         for name in ("gcloud", "terraform"):
             self.install(name)
 
@@ -127,7 +128,9 @@ class StandIns:
 
     def write_answers(self) -> None:
         """Make the answers known to the programs."""
-        planned = {"planned_values": {"outputs": {"capacity": {"value": self.capacity}}}}
+        variables = {name: {"value": value} for name, value in self.variables.items()}
+        outputs = {"capacity": {"value": self.capacity}}
+        planned = {"variables": variables, "planned_values": {"outputs": outputs}}
         always = (["show"], json.dumps(planned), 0, False, "", 0)
         (self.folder / "answers").write_text(json.dumps([*self.answers, always]))
 
