@@ -81,8 +81,8 @@ class Terraform:
             planned = json.loads(self._read("show", "-json", str(plan)) or "{}")
         finally:
             plan.unlink(missing_ok=True)
-        given = {name: variable.get("value") for name, variable in planned.get("variables", {}).items()}
-        deploy_variables.check(given, printed)
+        values = {name: variable.get("value") for name, variable in planned.get("variables", {}).items()}
+        deploy_variables.check(values, printed)
         outputs = planned.get("planned_values", {}).get("outputs", {})
         return {name: output["value"] for name, output in outputs.items() if "value" in output}
 

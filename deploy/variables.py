@@ -19,13 +19,13 @@ NAME = re.compile(r"^    (\w+) += ", re.M)
 UNDECLARED = re.compile(r'does\s+not\s+declare\s+a\s+variable\s+named\s+"([^"]+)"')
 
 
-def check(given: Mapping[str, Any], warnings: str) -> None:
+def check(values: Mapping[str, Any], warnings: str) -> None:
     """Raise Refused if a variable or a name in its value is unknown.
 
-    given: values of the variables as they were written, which Terraform's plan has as JSON. warnings: output of the
+    values: those of the variables as they were written, which Terraform's plan has as JSON. warnings: output of the
     plan.
     """
-    unknown = [*_undeclared(warnings), *_unknown_in_objects(given)]
+    unknown = [*_undeclared(warnings), *_unknown_in_objects(values)]
     if unknown:
         raise Refused(
             f"nothing reads {', '.join(unknown)}; correct the names in terraform/terraform.tfvars, or remove them. "
@@ -34,27 +34,27 @@ def check(given: Mapping[str, Any], warnings: str) -> None:
 
 
 def _undeclared(warnings: str) -> Iterator[str]:
-    known = [name for name, _ in VARIABLE.findall(_text())]
+    names = [name for name, _ in VARIABLE.findall(_text())]
     for name in dict.fromkeys(UNDECLARED.findall(warnings.replace("│", " "))):
-        yield _with_advice(name, name, known)
+        yield _with_advice(name, name, names)
 
 
-def _unknown_in_objects(given: Mapping[str, Any]) -> Iterator[str]:
+def _unknown_in_objects(values: Mapping[str, Any]) -> Iterator[str]:
     for variable, body in VARIABLE.findall(_text()):
         described = TYPE.search(body)
-        shape, known = ("", []) if described is None else (described[1], NAME.findall(described[2]))
-        value = given.get(variable)
+        shape, names = ("", []) if described is None else (described[1], NAME.findall(described[2]))
+        value = values.get(variable)
         if not shape or not isinstance(value, dict):
             continue
         objects = value if shape == "map(object" else {"": value}
         for key, each in objects.items():
             for name in each if isinstance(each, dict) else ():
-                if name not in known:
-                    yield _with_advice(".".join(filter(None, (variable, key, name))), name, known)
+                if name not in names:
+                    yield _with_advice(".".join(filter(None, (variable, key, name))), name, names)
 
 
-def _with_advice(place: str, name: str, known: Iterable[str]) -> str:
-    similar = get_close_matches(name, list(known), n=1)
+def _with_advice(place: str, name: str, names: Iterable[str]) -> str:
+    similar = get_close_matches(name, list(names), n=1)
     return f"{place} (perhaps {similar[0]})" if similar else place
 
 

@@ -69,7 +69,7 @@ def test_all_options_are_known(applied_plan: Applied) -> None:
 
 
 def test_every_object_among_the_variables_is_read() -> None:
-    """Objects are written in the two shapes that the check knows, a name per line."""
+    """The check knows two shapes of objects, with a name on each line."""
     text = (ROOT / "terraform" / "variables.tf").read_text()
     shapes = [shape for _, body in variables.VARIABLE.findall(text) for shape, _ in variables.TYPE.findall(body)]
     assert len(shapes) == text.count("\nvariable ") + text.startswith("variable ")
