@@ -14,7 +14,7 @@ from gemtune.cli.connection import follow as following
 from gemtune.cli.connection.completing import job_argument, words
 from gemtune.cli.connection.hints import as_commands
 from gemtune.cli.connection.starting import offer_service
-from gemtune.cli.connection.text import echo_columns
+from gemtune.cli.connection.text import echo_columns, echo_line
 from gemtune.cli.request import described
 from gemtune.cli.request import options as train_options
 from gemtune.cli.request.described import DescribedTraining
@@ -97,7 +97,7 @@ def _print_plan(connection: Connection, planned: Planned) -> None:
     answer = planned.model_dump(mode="json")
     if not connection.print_if_json(answer):
         for line in plans.format_plan(answer["plan"]):
-            click.echo(line)
+            echo_line(line)
         _print_warnings(connection, answer)
 
 
@@ -174,7 +174,7 @@ def events(connection: Connection, job: str, follow: bool) -> None:
     response = connection.call("GET", f"/jobs/{job_id}/events")
     if not connection.print_if_json(response):
         for event in response["events"]:
-            click.echo(job_lines.format_event(event))
+            echo_line(job_lines.format_event(event))
 
 
 @click.command()
@@ -261,36 +261,36 @@ def _print_job(job: dict[str, Any]) -> None:
         "wandb_url",
     ):
         if job[name] is not None:
-            click.echo(f"{name + ':':22}{job[name]}")
+            echo_line(f"{name + ':':22}{job[name]}")
     if job.get("lineage"):  # an older service sends none
-        click.echo(f"{'lineage:':22}{' <- '.join((job['job_id'], *job['lineage']))}")
+        echo_line(f"{'lineage:':22}{' <- '.join((job['job_id'], *job['lineage']))}")
     if waiting := job.get("waiting"):  # an older service does not send it
-        click.echo(f"{'waiting:':22}{job_lines.format_waiting(waiting)}, since {waiting['since'][:19]}")
+        echo_line(f"{'waiting:':22}{job_lines.format_waiting(waiting)}, since {waiting['since'][:19]}")
     if pause := job.get("pause"):
-        click.echo(f"{'pause:':22}since {pause['at'][:19]}, {job_lines.format_pause(job)}")
+        echo_line(f"{'pause:':22}since {pause['at'][:19]}, {job_lines.format_pause(job)}")
     if job.get("spent"):  # an older service does not send it
-        click.echo(f"{'spent:':22}{plans.format_spent(job)}")
+        echo_line(f"{'spent:':22}{plans.format_spent(job)}")
     if job.get("plan"):
-        click.echo(f"{'plan:':22}{plans.format_total(job['plan'])}")
+        echo_line(f"{'plan:':22}{plans.format_total(job['plan'])}")
     for name, step in job["steps"].items():
         cause = f", {step['cause']}" if step["cause"] else ""
         duration = "" if step["state"] == "running" and not step["seconds"] else f", {step['seconds']:.1f} s"
-        click.echo(f"{name + ':':22}{step['state']}, attempt {step['attempt']}{duration}{cause}")
+        echo_line(f"{name + ':':22}{step['state']}, attempt {step['attempt']}{duration}{cause}")
     if job.get("rows"):  # an older service sends none
-        click.echo(f"{'rows:':22}{job_lines.format_rows(job['rows'])}")
+        echo_line(f"{'rows:':22}{job_lines.format_rows(job['rows'])}")
     if job["progress"]:
-        click.echo(f"{'progress:':22}{job_lines.format_progress(job['progress'])}")
+        echo_line(f"{'progress:':22}{job_lines.format_progress(job['progress'])}")
     for title, metrics in (("metrics:", job["metrics"]), ("base model:", (job["metrics"] or {}).get("baseline"))):
         if values := job_lines.format_metrics(metrics or {}):
             train_step = (metrics or {}).get("train_step")
             after = "" if train_step is None else f", after train_step {train_step}"
-            click.echo(f"{title:22}{values}{after}")
+            echo_line(f"{title:22}{values}{after}")
     for warning in job.get("warnings", ()):  # an older service sends no warnings
-        click.echo(f"{'warning:':22}{warning['message']} ({as_commands(warning['hint'])})")
+        echo_line(f"{'warning:':22}{warning['message']} ({as_commands(warning['hint'])})")
     if job["error"]:
-        click.echo(f"{'error:':22}{as_commands(job['error'])} ({job['error_detail']['code']})")
+        echo_line(f"{'error:':22}{as_commands(job['error'])} ({job['error_detail']['code']})")
         if job["error_detail"]["hint"]:
-            click.echo(f"{'':22}{as_commands(job['error_detail']['hint'])}")
+            echo_line(f"{'':22}{as_commands(job['error_detail']['hint'])}")
 
 
 COMMANDS = {c.name: c for c in (train, plan, jobs, status, request, events, pause, resume, account, cancel, delete)}

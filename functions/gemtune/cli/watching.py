@@ -15,8 +15,11 @@ from gemtune.cli.connection.completing import complete_jobs, job_argument
 from gemtune.cli.connection.text import echo_columns
 from gemtune.client.errors import Unreachable
 
-# Jobs that `watch` shows without a job.
+# Jobs that `watch` shows without a job, and the columns before their ids, with the longest values.
 SHOWN_JOBS = 20
+SHOWN = {"created": "08:00:00", "status": "completed"}
+# Characters that a table takes beside ids, with some of a name.
+OTHER_COLUMNS = 40
 
 
 @click.command()
@@ -105,7 +108,7 @@ def _watch_list(connection: Connection) -> None:
             while True:
                 page = poller.get("/jobs", params={"limit": min(SHOWN_JOBS, max(1, console.height - 3))})
                 if page is not None:
-                    live.update(_table(page["jobs"]))
+                    live.update(_table(page["jobs"], console.width))
                 time.sleep(following.POLL_SECONDS)
     except KeyboardInterrupt:
         return
@@ -114,15 +117,21 @@ def _watch_list(connection: Connection) -> None:
         raise click.exceptions.Exit(UNREACHABLE) from None
 
 
-def _table(jobs: list[dict[str, Any]]) -> Any:
-    """Return a table of jobs that fits the terminal."""
-    from rich import box
-    from rich.table import Table
+def _table(jobs: list[dict[str, Any]], width: int) -> Any:
+    """Return a table of jobs that fits the terminal.
 
-    table = Table("created", "status", "name", "job", box=box.SIMPLE, pad_edge=False)
-    table.columns[2].no_wrap = table.columns[3].no_wrap = True
-    for job in jobs:
-        table.add_row(job["created_at"][11:19], job["status"], job["job_name"], job["job_id"])
+    A narrow one shows the last part of each id, which names a job as well. The names are cut first.
+    """
+    from rich import box
+    from rich.table import Column, Table
+
+    is_narrow = any(width < OTHER_COLUMNS + len(job["job_id"]) for job in jobs)
+    fixed = [Column(name, no_wrap=True, min_width=len(longest)) for name, longest in SHOWN.items()]
+    ids = [job["job_id"].rpartition("_")[2] if is_narrow else job["job_id"] for job in jobs]
+    job_column = Column("job", no_wrap=True, min_width=max(map(len, ids), default=0))
+    table = Table(*fixed, job_column, Column("name", no_wrap=True), box=box.SIMPLE, pad_edge=False)
+    for job, job_id in zip(jobs, ids, strict=True):
+        table.add_row(job["created_at"][11:19], job["status"], job_id, job["job_name"])
     return table
 
 

@@ -250,13 +250,21 @@ class AsyncDatasets:
         return [await asyncio.to_thread(download, file, target) for file in await self.files(dataset_id)]
 
     async def check(
-        self, dataset_id: str, *, model: str, training_config: Mapping[str, Any] | None = None, samples: int = 3
+        self,
+        dataset_id: str,
+        *,
+        model: str,
+        training_config: Mapping[str, Any] | None = None,
+        columns: Mapping[str, str | None] | None = None,
+        fields: Mapping[str, Any] | None = None,
+        samples: int = 3,
     ) -> answers.DatasetCheck:
         """Return what a training would make of a dataset, without a job.
 
-        samples: number of rows that the report shows with their tokens.
+        columns: as for a training. fields: others that the check takes, such as `modality`. samples: number of rows
+        that the report shows with their tokens.
         """
-        body = {"base_model_id": model, "training_config": dict(training_config or {}), "samples": samples}
+        body = operations.check_request(model, training_config, columns, fields, samples=samples)
         operation = operations.check_dataset(dataset_id, body)
         return await self._transport.run(operation)
 

@@ -133,6 +133,19 @@ def list_jobs(*, status: str | None, modality: str | None, limit: int | None) ->
     return jobs
 
 
+def check_request(
+    model: str,
+    training_config: Mapping[str, Any] | None,
+    columns: Mapping[str, str | None] | None,
+    fields: Mapping[str, Any] | None,
+    *,
+    samples: int,
+) -> dict[str, Any]:
+    """Return the request for a check of a dataset."""
+    body = {"base_model_id": model, "training_config": dict(training_config or {}), "samples": samples}
+    return body | ({} if columns is None else {"dataset_columns": dict(columns)}) | dict(fields or {})
+
+
 def check_dataset(dataset_id: str, request: Mapping[str, Any]) -> Operation[answers.DatasetCheck]:
     """Return the check of a dataset once it is over.
 

@@ -153,6 +153,16 @@ def test_a_check_is_waited_for(service: FakeService) -> None:
     assert service.requests[0][3] == body
 
 
+def test_a_check_takes_what_a_training_takes(service: FakeService) -> None:
+    check = {"check_id": "c", "dataset_id": "d", "status": "done", "created_at": "2026-11-24T12:00:00Z"}
+    empty = {"report": None, "error": None, "rows_left_out": None}
+    service.answers["POST", "/datasets/d/check"] = (202, check | empty)
+    columns = {"prompt": "question", "id": None}
+    Client(service.url).datasets.check("d", model="a/b", columns=columns, fields={"modality": "vision"})
+    body = {"base_model_id": "a/b", "training_config": {}, "samples": 3}
+    assert service.requests[-1][3] == body | {"dataset_columns": columns, "modality": "vision"}
+
+
 def test_a_plan_leaves_nothing(url: str, rows: Path, world: World) -> None:
     client = Client(url)
     before = client.datasets.list()

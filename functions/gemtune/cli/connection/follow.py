@@ -19,6 +19,7 @@ from gemtune.cli.connection import (
     job_lines,
 )
 from gemtune.cli.connection.hints import as_commands
+from gemtune.cli.connection.text import echo_line
 from gemtune.client.errors import Unreachable
 from gemtune.jobs.status import is_final
 
@@ -138,10 +139,9 @@ def next_steps(job_id: str) -> str:
 
 def explain_interrupt(job_id: str) -> int:
     """Say after Ctrl-C that the job goes on; return the exit code."""
-    click.echo(
-        f"\nThe job goes on. Look at it again with `gemtune watch {job_id}`, cancel it with `gemtune cancel {job_id}`.",
-        err=True,
-    )
+    click.echo("\nThe job goes on.", err=True)
+    click.echo(f"Look at it again: gemtune watch {job_id}", err=True)
+    click.echo(f"Cancel it: gemtune cancel {job_id}", err=True)
     return INTERRUPTED
 
 
@@ -240,7 +240,7 @@ def follow_events(connection: Connection, job_id: str, *, sleep: Callable[[float
             for event in response["events"] if response is not None else ():
                 after = event["seq"]
                 if not connection.print_if_json(event):
-                    click.echo(job_lines.format_event(event))
+                    echo_line(job_lines.format_event(event))
                 if event["status"] in ENDED:
                     return ENDED[event["status"]]
             sleep(POLL_SECONDS)

@@ -24,7 +24,8 @@ def format_plan(plan: dict[str, Any]) -> Iterator[str]:
         yield _line("minutes", "unknown, since the amount of rows or the size of the model is")
     else:
         yield _line("minutes", format_span(plan["minutes"], "{:.1f}"))
-        yield _line("cost", _cost(plan))
+        if not _is_free(plan):
+            yield _line("cost", _cost(plan))
     for name, step in plan["steps"].items():
         jobs = text.counted(step["jobs"], "job")
         basis = f"measured by {jobs}" if step["basis"] == "measured" else "estimated from the hardware"
@@ -49,6 +50,8 @@ def format_account(account: dict[str, Any]) -> Iterator[str]:
     yield _line("owner", account["owner"])
     yield _line("month", f"{account['month']} (UTC)")
     yield _line("hours", f"{account['hours']:.2f}{_limit(account['budget_hours'], 'hours')}")
+    if account["usd"] is None and account["budget_usd"] is None and account["owner"] == LOCAL:
+        return  # on a workstation nobody expects a price
     usd = "unknown, since a price is" if account["usd"] is None else f"{account['usd']:.2f} USD"
     yield _line("cost", f"{usd}{_limit(account['budget_usd'], 'USD')}")
 
@@ -61,8 +64,10 @@ def format_total(plan: dict[str, Any]) -> str:
     """Format the time and the cost of a plan."""
     if plan["minutes"] is None:
         return "unknown"
-    cost = f"cost {_cost(plan)}" if plan["usd"] is None else _cost(plan)
-    return f"{format_span(plan['minutes'], '{:.1f}')} minutes, {cost}"
+    minutes = f"{format_span(plan['minutes'], '{:.1f}')} minutes"
+    if _is_free(plan):
+        return minutes
+    return f"{minutes}, {'cost ' if plan['usd'] is None else ''}{_cost(plan)}"
 
 
 def format_memory(memory: dict[str, Any]) -> str:
@@ -89,6 +94,11 @@ def format_alternative(other: dict[str, Any]) -> str:
             "cost unknown" if other["usd"] is None else f"{other['usd']:.2f} USD",
         ]
     return f"{other['change']}: {', '.join(parts)}"
+
+
+def _is_free(plan: dict[str, Any]) -> bool:
+    """Return whether a plan is for a workstation whose price nobody has stated."""
+    return plan["machine"] == LOCAL and (plan["usd"] is None or not plan["usd"]["most"])
 
 
 def _cost(plan: dict[str, Any]) -> str:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import shutil
 import sys
+import textwrap
 from collections.abc import Sequence
+from typing import Any
 
 import click
 
-INDENT = "    "
+# Indentation of further lines; a column that would not fit with it has none.
+INDENT = "  "
 
 
 def counted(number: int, noun: str) -> str:
@@ -21,9 +24,19 @@ def echo_columns(columns: Sequence[str]) -> None:
 
     In a terminal that is too narrow for it, they go on in further lines, which are indented.
     """
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    for line in fit_columns(columns, width):
+    for line in fit_columns(columns, terminal_width()):
         click.echo(line)
+
+
+def echo_line(line: str) -> None:
+    """Print a line of text, at whose spaces a narrow terminal breaks it."""
+    for part in fit_text(line, terminal_width()):
+        click.echo(part)
+
+
+def terminal_width() -> int | None:
+    """Return the columns of the terminal; None if standard output is none."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def fit_columns(columns: Sequence[str], width: int | None) -> list[str]:
@@ -34,10 +47,24 @@ def fit_columns(columns: Sequence[str], width: int | None) -> list[str]:
     whole = "  ".join(columns).rstrip()
     if width is None or len(whole) <= width:
         return [whole]
-    lines = [columns[0].rstrip()]
-    for column in map(str.strip, columns[1:]):
-        if column and len(lines[-1]) + 2 + len(column) <= width:
+    first, *others = filter(None, map(str.strip, columns))
+    lines = [first]
+    for column in others:
+        if len(lines[-1]) + 2 + len(column) <= width:
             lines[-1] += f"  {column}"
-        elif column:
-            lines.append(f"{INDENT}{column}")
+        else:
+            lines.append(_indented(column, width))
     return lines
+
+
+def fit_text(line: str, width: int | None) -> list[str]:
+    """Return the lines of a text, whose words stay whole. width: as above."""
+    if width is None or len(line) <= width:
+        return [line]
+    options: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
+    first, *others = textwrap.wrap(line, width, subsequent_indent=INDENT, **options)
+    return [first.rstrip(), *(_indented(each.strip(), width) for each in others)]
+
+
+def _indented(text: str, width: int) -> str:
+    return text if len(text) + len(INDENT) > width >= len(text) else f"{INDENT}{text}"
