@@ -97,7 +97,7 @@ def format_alternative(other: dict[str, Any]) -> str:
 
 
 def _is_free(plan: dict[str, Any]) -> bool:
-    """Return whether a plan is for a workstation whose price nobody has stated."""
+    """Return whether a plan is for a workstation without a stated price."""
     return plan["machine"] == LOCAL and (plan["usd"] is None or not plan["usd"]["most"])
 
 
