@@ -122,6 +122,7 @@ def test_a_long_row_of_a_table_is_skipped_over_several_pages(
     [
         ("train.jsonl.gz", gzip.compress(jsonl(rows.train_rows(2)), mtime=0)),
         ("train.json", json.dumps(rows.train_rows(2)).encode()),
+        ("train.json", json.dumps({"data": rows.train_rows(2)}).encode()),
         ("train.parquet", b"PAR1"),
         ("train.jsonl", '{"prompt": "a"}\n'.encode("utf-16")),
     ],

@@ -67,7 +67,15 @@ def refusal(world: World) -> tuple[str, str]:
     return ".".join(map(str, problem.loc)), problem.msg
 
 
-@pytest.mark.parametrize(("row", "algorithm"), [(DPO, BY_DPO), (GRPO, BY_GRPO)])
+@pytest.mark.parametrize(
+    ("row", "algorithm"),
+    [
+        *((DPO, BY_DPO), (GRPO, BY_GRPO)),
+        ({name.title(): text for name, text in DPO.items()}, BY_DPO),
+        ({name.title(): text for name, text in GRPO.items()}, BY_GRPO),
+        ({"prompt": "Hi", "response_0": "Hello", "response_1": "No", "better_response_id": "0"}, BY_DPO),
+    ],
+)
 @pytest.mark.parametrize(
     "files",
     [
@@ -75,6 +83,7 @@ def refusal(world: World) -> tuple[str, str]:
         {"train.parquet": parquet},
         {"training.jsonl": jsonl},
         {"my_rows.json": lambda row: json.dumps([row, row], indent=1).encode()},
+        {"my_rows.json": lambda row: json.dumps({"version": 1, "data": [row, row]}, indent=1).encode()},
         {"train.jsonl.gz": lambda row: gzip.compress(jsonl(row), mtime=0)},
         {"data/train-00000-of-00002.parquet": parquet, "data/train-00001-of-00002.parquet": parquet},
         {"train.tsv": lambda row: "\n".join(["\t".join(row), "\t".join(row.values())]).encode("utf-16")},

@@ -110,6 +110,11 @@ def test_rows_in_a_field_of_the_only_object_are_those_of_an_array(file: dict[str
         assert text_columns.of_text(kind, written_file) == {"prompt", "completion"}
 
 
+def test_rows_in_a_field_may_be_of_any_format_but_messages() -> None:
+    for row in ({"input": "a", "output": "b"}, {"user": "a", "assistant": "b"}, {"messages": [{"role": "user"}]}):
+        assert read(json.dumps({"examples": [row, row]}).encode(), "train.json") == [(1, row), (2, row)]
+
+
 def test_lines_of_the_hubs_viewer_are_the_rows_in_them() -> None:
     cut = [*VIEWED[:2], VIEWED[2] | {"truncated_cells": ["prompt"]}]
     content = "".join(json.dumps(row) + "\n" for row in cut).encode()

@@ -28,7 +28,7 @@ _ABOUT = frozenset(
 _BLANKS = re.compile(rb"[ \t\r\n]*+")
 _SCALAR = re.compile(rb"[^,\]{}\[\" \t\r\n]++")
 # The first row of an array; messages are not rows.
-_ROWS = re.compile(rb"\[[ \t\r\n]*+\{(?![ \t\r\n]*+\"(?:role|content|from|value|user|input)\")")
+_ROWS = re.compile(rb"\[[ \t\r\n]*+\{(?![ \t\r\n]*+\"(?:role|content|from|value)\")")
 # Fields of a row of the viewer.
 _OF_VIEWER = frozenset(("row_idx", "row", "truncated_cells"))
 
