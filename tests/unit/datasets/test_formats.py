@@ -262,6 +262,16 @@ def test_a_plain_text_is_a_text_to_continue() -> None:
     assert (read.content, read.format, read.unread_fields) == (PlainText("Once upon a time"), "text", ("source",))
 
 
+def test_turns_in_a_plain_text_are_counted() -> None:
+    for text, turn in (
+        ("<|im_start|>user\nHi<|im_end|>", "<|im_start|>"),
+        ("### Human: Hi### Assistant: Ho", "### Human:"),
+    ):
+        read = table.read({"text": text})
+        assert not isinstance(read, Refused)
+        assert (read.content, read.unread_fields) == (PlainText(text), (turn,))
+
+
 def test_the_type_of_dataset_format_has_every_format_of_the_table() -> None:
     assert {each.name for each in table.FORMATS} == {*get_args(FormatName)} == {name for name, *_ in ROWS} | {"text"}
 

@@ -7,6 +7,10 @@ from gemtune.datasets.reading.fields import Fields
 from gemtune.datasets.reading.shape import Format, Row
 
 
+# Beginnings of turns in templates of other models. Such a text is learned as it is, its questions too.
+TURNS = ("<|im_start|>", "<|start_header_id|>", "[INST]", "### Human:", "### Instruction:")
+
+
 def _fits(row: Row) -> bool:
     return "text" in row
 
@@ -20,6 +24,9 @@ def _read(row: Fields) -> PlainText:
     text = row.take_text("text") or ""
     if not text.strip():
         raise row.bad("an empty text")
+    for turn in TURNS:
+        if turn in text:
+            row.reading.unread[turn] = None
     return PlainText(text)
 
 
