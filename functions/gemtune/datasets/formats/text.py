@@ -6,7 +6,6 @@ from gemtune.datasets.conversation import PlainText
 from gemtune.datasets.reading.fields import Fields
 from gemtune.datasets.reading.shape import Format, Row
 
-
 # Beginnings of turns in templates of other models. Such a text is learned as it is, its questions too.
 TURNS = ("<|im_start|>", "<|start_header_id|>", "[INST]", "### Human:", "### Instruction:")
 
