@@ -78,8 +78,18 @@ KNOWN_ERRORS = (
     KnownError(
         r"Service account \S+ (does not exist|was not found)|Error 400: .*service account.* does not exist",
         "a service account is new and not known everywhere yet",
-        _LATER,
+        f"{_LATER}; if it is one of `callers`, `publishers` or `uploaders`, see whether it is written correctly",
         60,
+    ),
+    KnownError(
+        r"Error 400: (User|Group|Domain|Principal) \S+ does not exist",
+        "a member of `callers`, `publishers` or `uploaders` does not exist",
+        "correct it in terraform/terraform.tfvars",
+    ),
+    KnownError(
+        r"Secret \[?\S+/secrets/\S+ not found",
+        "the secret that `hf_token_secret` or `wandb_key_secret` names does not exist",
+        "create it first: gcloud secrets create NAME --data-file=-; or correct the name",
     ),
     KnownError(
         r"cannot run builds in this region|no concurrent builds quota available",

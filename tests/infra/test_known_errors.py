@@ -58,6 +58,12 @@ LASTING = {
 │ total memory. Quota violated: MemAllocPerProjectRegion requested: 85899345920 allowed: 42949672960
 """: "leave large machines out of `machines`",
     "You do not have quota for using GPUs without zonal redundancy.": "the project has no quota for this GPU",
+    """│ Error: Error applying IAM policy for cloudrun service "v1/projects/p/locations/l/services/gemtune-api": Error
+│ setting IAM policy: googleapi: Error 400: User me@exmaple.com does not exist., badRequest
+""": "a member of `callers`, `publishers` or `uploaders` does not exist",
+    """│ Error: Error retrieving IAM policy for secretmanager secret "projects/p/secrets/hub-token": googleapi: Error
+│ 404: Secret [projects/123/secrets/hub-token] not found.
+""": "the secret that `hf_token_secret` or `wandb_key_secret` names does not exist",
     "googleapi: Error 409: Database already exists. Please use another database_id": "use a project of its own",
     "Error waiting to create Service: Quota exceeded for total allowable count of GPUs per project per region.": (
         "the project has no quota for this GPU"
