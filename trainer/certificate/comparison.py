@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gc
 import json
+import math
 import resource
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +20,18 @@ from trainer.certificate.files.case import Case
 from trainer.certificate.held_out_rows import OWN_QUESTIONS, ComparisonRows, Row
 from trainer.certificate.output_head import OutputHead, heads_of
 from trainer.certificate.reference import ANSWER_TOKENS, ANSWERS, Reference, RowStates
-from trainer.certificate.runtimes import LlamaCpp, Runtime, Transformers
-from trainer.certificate.sums import Block, Sums, noise_of
+from trainer.certificate.runtimes import LlamaCpp, Runtime, Transformers, suppressed_tokens
+from trainer.certificate.sums import Block, Sums, deviations, noise_of
+from trainer.certificate.verdict import DEVIATION
 from trainer.conversation.chat_template import json_object
 from trainer.export.tokenizer_files import end_tokens
+from trainer.gguf.llama_library import LlamaModel, LoadError
 
 # Source of a reference that was not recorded in training, in words for the certificate.
 COMPUTED = "as computed from the trained files: the job was trained by a version that recorded nothing"
 KINDS = ("rows", "probes")
+# Rows of each kind, and positions of each of them, on which the function that llama.cpp computes is measured.
+FUNCTION_ROWS, FUNCTION_POSITIONS = 6, 8
 
 
 def compare(stored: Mapping[str, Any]) -> dict[str, Any]:
@@ -64,11 +70,63 @@ def compare(stored: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def measure(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the noise floor for a case with `floor`, else its comparison.
+    """Return what a case asks for: a comparison, unless it names a file.
 
-    See `measure_floor` and `compare`.
+    See `compare`, `measure_function` for a case with `exact`, and `measure_floor` for one with `floor`.
     """
+    if stored.get("exact") is not None:
+        return measure_function(stored)
     return compare(stored) if stored.get("floor") is None else dict(measure_floor(stored))
+
+
+def measure_function(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how far llama.cpp computes the trained model in 16 bits otherwise.
+
+    stored: a case whose `exact` names a GGUF file in 16 bits. Returns `deviation`, the median over positions of
+    `sums.deviations`, and `noise`, the same of llama.cpp with and without its cache in 8 bits, which moves logits as
+    far as rounding the weights to bf16 does; None if the deviation is small, infinity if llama.cpp has no such cache.
+    Returns only `cannot_load` if llama.cpp cannot run the file.
+    """
+    case = Case.read(stored)
+    expected = _reference(case, stored)
+    head, _ = heads_of(case.base, case.adapter)
+    suppressed = suppressed_tokens(case.trained)
+    pairs = [pair for pair in zip(expected.rows.rows, expected.states, strict=True) if not pair[0].media]
+    of_kinds = (
+        (pair for pair in pairs if pair[0].positions and pair[0].probe is is_probe) for is_probe in (False, True)
+    )
+    rows = [pair for of_kind in of_kinds for pair in islice(of_kind, FUNCTION_ROWS)]
+    try:
+        model = LlamaModel(case.tools, Path(stored["exact"]))
+        exact = [_first_logits(model, row) for row, _ in rows]
+    except LoadError as error:
+        return _cannot_load(error)
+    trained = [head(states.hidden[: len(logits)]) for (_, states), logits in zip(rows, exact, strict=True)]
+    deviation, noise = _median_deviation(trained, exact, suppressed), None
+    if not deviation <= DEVIATION:
+        try:
+            noise = _median_deviation(exact, [_first_logits(model, row, rounded=True) for row, _ in rows], suppressed)
+        except LoadError:
+            noise = math.inf
+    return {"deviation": deviation, "noise": noise}
+
+
+def _first_logits(model: LlamaModel, row: Row, *, rounded: bool = False) -> torch.Tensor:
+    """Return llama.cpp's logits of a row's first compared positions."""
+    positions = row.positions[:FUNCTION_POSITIONS]
+    blocks = model.logits(row.input_ids[: positions[-1] + 1], set(positions), rounded=rounded)
+    return torch.cat([torch.from_numpy(block.copy()) for block in blocks])
+
+
+def _median_deviation(
+    first: Sequence[torch.Tensor], second: Sequence[torch.Tensor], suppressed: Sequence[int]
+) -> float:
+    """Return the median of `sums.deviations` over the positions of some rows.
+
+    0 without rows.
+    """
+    by_row = [deviations(*pair, suppressed) for pair in zip(first, second, strict=True)]
+    return float(torch.cat(by_row).median()) if by_row else 0.0
 
 
 def measure_floor(stored: Mapping[str, Any]) -> dict[str, dict[str, float]]:
@@ -92,7 +150,7 @@ def measure_floor(stored: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     for kind in KINDS:
         compared = _compared(expected, kind, rounded)
         pairs = (pair for row, states in compared for pair in _pairs(row, states, head, rounded))
-        kl, agreement = noise_of(pairs)
+        kl, agreement = noise_of(pairs, rounded.suppressed)
         floor[kind] = {"kl": kl, "agreement": agreement}
     return floor
 
@@ -183,7 +241,7 @@ def _shown(content: Any) -> str:
 
 def _measured(expected: Reference, heads: tuple[OutputHead, OutputHead | None], exported: Runtime) -> dict[str, Any]:
     """Return the metrics by kind of row, and the answers that are right."""
-    sums = {kind: Sums() for kind in KINDS}
+    sums = {kind: Sums(exported.suppressed) for kind in KINDS}
     right = {"trained": 0, "exported": 0}
     for kind in KINDS:
         for row, states in _compared(expected, kind, exported):

@@ -2,7 +2,8 @@
 
 `python -m trainer.certificate.comparison_process CASE RESULT`. The export is loaded as any user would load it, and the
 step that wrote it needs no torch. CASE is a JSON file: see `case.Case`; reference, a folder of `reference.write`, or
-else rows of `held_out_rows.collect`; and floor, if the base model is measured, as `comparison.measure_floor` explains.
+else rows of `held_out_rows.collect`; floor, if the base model is measured, as `comparison.measure_floor` explains; and
+exact, if the function is, as `comparison.measure_function` does.
 The result is written to the JSON file RESULT.
 """
 

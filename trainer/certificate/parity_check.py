@@ -8,6 +8,7 @@ torch; a separate process computes.
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -26,6 +27,8 @@ from trainer.certificate.held_out_rows import ComparisonRows
 from trainer.certificate.verdict import Check
 from trainer.export.trained_weights import TrainedWeights
 from trainer.process import child
+
+log = logging.getLogger(__name__)
 
 NAME, PAGE = "certificate.json", "certificate.md"
 
@@ -88,6 +91,24 @@ def issue(certificate: Certificate, monotonic: Callable[[], float] = time.monoto
     )
     _write(certificate, parity, checks, asdict(limits), result)
     return parity
+
+
+def check_function(certificate: Certificate, file: Path) -> None:
+    """Check that llama.cpp computes the function that was trained.
+
+    file: the trained model as GGUF in 16 bits. Limits of formats cannot show that: they allow for rounding. After QLoRA
+    there is no record of the trained model in 16 bits, so nothing is compared. Raises StepError `export_differs`.
+    """
+    if certificate.spec.training_config.method == "QLoRA":
+        return
+    result = _run(certificate, {"exact": str(file)})
+    if "cannot_load" in result:
+        raise _differs(f"llama.cpp cannot run it: {result['cannot_load']}")
+    deviation, limit = result["deviation"], verdict.allowed_deviation(result["noise"])
+    log.info("llama.cpp's logits in 16 bits deviate by %.2g of their variance; at most %.2g may", deviation, limit)
+    if not deviation <= limit:
+        share = f"{deviation:.2g} of their variance, and not at most {limit:.2g}"
+        raise _differs(f"llama.cpp computes it otherwise than transformers: logits in 16 bits deviate by {share}")
 
 
 def _write(

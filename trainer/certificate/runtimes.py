@@ -39,11 +39,12 @@ MEDIA = ("image", "audio", "video")
 class Runtime(Protocol):
     """A model that was loaded from files.
 
-    reads_media: whether it takes pictures and audio.
+    reads_media: whether it takes pictures and audio. suppressed: tokens whose logits are minus infinity.
     """
 
     name: str
     reads_media: bool
+    suppressed: Sequence[int]
 
     def prompts(self, messages: Messages, options: Options) -> Mapping[str, Tokens]:
         """Return the tokens of a prompt, by each way that the export offers.
@@ -87,6 +88,7 @@ class Transformers:
     """
 
     reads_media = True
+    suppressed: Sequence[int] = ()
 
     def __init__(self, folder: Path, adapter: Path | None = None, *, with_media: bool = False):
         from transformers import AutoTokenizer
@@ -185,6 +187,7 @@ class LlamaCpp:
 
     def __init__(self, gguf: Path, trained: Path, tools: Path):
         self._model = LlamaModel(tools, gguf)
+        self.suppressed: Sequence[int] = suppressed_tokens(trained)
         self._modelfile = (gguf.parent / "Modelfile").read_text()
         self._template = file_template.read(self._model, json_object(trained / "tokenizer_config.json"))
 
@@ -223,6 +226,15 @@ def _are_texts(messages: Messages) -> bool:
     A Modelfile's template renders nothing else.
     """
     return all(isinstance(message["content"], str) for message in messages)
+
+
+def suppressed_tokens(trained: Path) -> list[int]:
+    """Return the tokens that a model never generates.
+
+    trained: folder with the generation config of training. The unified models of Gemma 4 suppress tokens of media.
+    """
+    tokens = json_object(trained / "generation_config.json").get("suppress_tokens")
+    return [token for token in tokens if isinstance(token, int)] if isinstance(tokens, list) else []
 
 
 def dtype_for(folder: Path) -> torch.dtype | Literal["auto"]:

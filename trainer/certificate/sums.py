@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,8 @@ import torch
 TIE = 0.1
 # Below this mean variance per position of what training changed in log-probabilities, there is nothing to lose.
 MIN_CHANGE = 1e-8
+# Logit of tokens that are never generated. It is finite, as differences of it have to be.
+SUPPRESSED = -1e4
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +37,9 @@ class Block:
 class Sums:
     """Sums over positions; all are of float64.
 
-    kl: KL divergence KL(trained || exported), in nats. same: positions with the same most likely token. agreeing: the
-    same, or with tokens that are almost equally likely to the trained model. changed: positions where the base model's
+    suppressed: tokens that are never generated, which do not count. kl: KL divergence KL(trained || exported), in nats.
+    same: positions with the same most likely token. agreeing: the same, or with tokens that are almost equally likely
+    to the trained model. changed: positions where the base model's
     first choice is clearly less likely to the trained model than its own; changed_agreeing: those of them where the
     export agrees with it. trained_loss, exported_loss, base_loss: negative log-likelihood of the
     targets, in nats. lost_squares: squares of exported less trained loss. change: Var(t), where t are the
@@ -46,6 +49,7 @@ class Sums:
     exported_from_base: KL(trained || base) and KL(exported || base).
     """
 
+    suppressed: Sequence[int] = ()
     positions: int = 0
     kl: float = 0.0
     same: int = 0
@@ -68,7 +72,7 @@ class Sums:
         A GGUF file may have fewer columns than the model, as it leaves out those without a token.
         """
         columns = min(block.trained.shape[1], block.exported.shape[1])
-        p, q = (torch.log_softmax(logits[:, :columns], dim=1) for logits in (block.trained, block.exported))
+        p, q = (self._log_softmax(logits[:, :columns]) for logits in (block.trained, block.exported))
         trained_choice, exported_choice = p.argmax(1), q.argmax(1)
         rows = torch.arange(len(p))
         trained_loss, exported_loss = (-each[rows, block.targets].double() for each in (p, q))
@@ -91,7 +95,7 @@ class Sums:
             self.changed += int(changed.sum())
             self.changed_agreeing += int((changed & agreeing).sum())
         if block.base is not None:
-            b = torch.log_softmax(block.base[:, :columns], dim=1)
+            b = self._log_softmax(block.base[:, :columns])
             self.exported_from_base += float(_row_sums(q.exp(), q - b).double().sum())
             # The mean of a change, weighted with the trained model's probabilities, is a divergence.
             change = p.sub_(b)
@@ -102,6 +106,9 @@ class Sums:
             self.change += float(_row_sums(probabilities, change.square()).double().sum())
             self.kept_change += float(_row_sums(probabilities, change.mul_(exported_change)).double().sum())
         return trained_choice == block.targets, exported_choice == block.targets
+
+    def _log_softmax(self, logits: torch.Tensor) -> torch.Tensor:
+        return torch.log_softmax(without(self.suppressed, logits), dim=1)
 
     def metrics(self) -> dict[str, Any]:
         """Return means per position; None where there is nothing to measure."""
@@ -127,19 +134,43 @@ class Sums:
         }
 
 
-def noise_of(pairs: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> tuple[float, float]:
+def noise_of(pairs: Iterable[tuple[torch.Tensor, torch.Tensor]], suppressed: Sequence[int] = ()) -> tuple[float, float]:
     """Return the mean KL(first || second) of pairs of logits, and agreement.
 
-    The agreement is that of `Sums.agreeing`, as a share of the positions.
+    suppressed: tokens that do not count. The agreement is that of `Sums.agreeing`, as a share of the positions.
     """
     total, agreeing, count = 0.0, 0, 0
     for first, second in pairs:
         columns = min(first.shape[1], second.shape[1])
-        p, q = (torch.log_softmax(each[:, :columns], dim=1) for each in (first, second))
+        p, q = (torch.log_softmax(without(suppressed, each[:, :columns]), dim=1) for each in (first, second))
         total += float(_row_sums(p.exp(), p - q).double().sum())
         agreeing += int(_agreeing(p, q).sum())
         count += len(p)
     return total / max(1, count), agreeing / max(1, count)
+
+
+def deviations(first: torch.Tensor, second: torch.Tensor, suppressed: Sequence[int] = ()) -> torch.Tensor:
+    """Return by position how far logits deviate, as a share of their variance.
+
+    Var(second - first) / Var(first) over the vocabulary, (positions,). first, second: logits. suppressed: tokens that
+    do not count.
+    """
+    counts = torch.ones(min(first.shape[1], second.shape[1]), dtype=torch.bool)
+    counts[[token for token in suppressed if token < len(counts)]] = False
+    first, second = (each[:, : len(counts)][:, counts] for each in (first, second))
+    return (second - first).var(1) / first.var(1).clamp(min=1e-30)
+
+
+def without(suppressed: Sequence[int], logits: torch.Tensor) -> torch.Tensor:
+    """Return logits in which suppressed tokens have the same one everywhere.
+
+    llama.cpp gives them minus infinity, and transformers suppresses them in generation only.
+    """
+    if not suppressed:
+        return logits
+    changed = logits.clone()
+    changed[:, [token for token in suppressed if token < logits.shape[1]]] = SUPPRESSED
+    return changed
 
 
 def _agreeing(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:

@@ -21,6 +21,11 @@ DISAGREEMENT = 1.5
 # Positions at which the first choices may differ in addition to the limit: among some tens of positions, one or two
 # have two tokens of almost the same probability. So many answers may be wrong in addition, too.
 NEAR_TIES = 2
+# Deviation of llama.cpp's logits in 16 bits from those of training, as a share of their variance, that is always
+# allowed: computing in bf16 costs Gemma 3 270M 0.0002. Beyond it, so many times the noise, which honest tiny models of
+# six shapes had 0.7 to 1 times. Another activation had 100 times in a Gemma 2, 89 in a Gemma 3, 14 in a Gemma 4 E and
+# 2.3 in a dense Gemma 4, whose random layers amplify any rounding; in a Gemma 1 with small weights it changed nothing.
+DEVIATION, DEVIATION_NOISE = 0.002, 3.0
 # Standard errors of the lost loss that are held to be chance.
 ERRORS = 2.0
 
@@ -108,6 +113,14 @@ def allowed_kl(limits: Limits, floor: float | None, factor: float = 1.0) -> floa
     """
     beyond = limits.kl * WITHOUT_FLOOR if floor is None else min(limits.noise * floor, MAX_KL * factor)
     return max(limits.kl * factor, beyond if floor is not None else beyond * factor)
+
+
+def allowed_deviation(noise: float | None) -> float:
+    """Return how far llama.cpp's logits in 16 bits may deviate.
+
+    noise: see `comparison.measure_function`; None allows DEVIATION only.
+    """
+    return max(DEVIATION, DEVIATION_NOISE * (noise or 0.0))
 
 
 def _allowed_agreement(limit: float, floor: Floor | None, kind: str) -> float:

@@ -35,12 +35,14 @@ def write(
     untrained: Collection[str] = (),
     *,
     check_stop: Callable[[], None] = lambda: None,
+    check_exact: Callable[[Path], None] = lambda file: None,
 ) -> int:
     """Write a model as a GGUF file; return how many tensors were dithered.
 
     The vision encoder of a vision model becomes a second file, PROJECTOR. model: a folder with the whole model in bf16;
     its configuration files are modified in place. tools: the folder of llama.cpp. untrained: llama.cpp's names of
-    tensors that training did not change. Raises StepError `family_without_gguf`, `gguf_tools_missing`, `gguf_failed`.
+    tensors that training did not change. check_exact: called with the file in 16 bits, before it is quantized; may
+    raise anything. Raises StepError `family_without_gguf`, `gguf_tools_missing`, `gguf_failed`.
     """
     check_family(folder_contents.config_of(model))
     if not is_built(tools):
@@ -51,8 +53,13 @@ def write(
     dithered = 0
     if export.converted:
         _convert(model, target, "f16", tools, check_stop)
+        check_exact(target)
     else:
-        dithered = _quantized(model, target, export.llama_type, tools, untrained, check_stop)
+        exact = target.with_name("exact.gguf")  # in bf16, the precision of the weights, which are rounded only once
+        _convert(model, exact, "bf16", tools, check_stop)
+        check_exact(exact)
+        dithered = _quantized(exact, target, export.llama_type, tools, untrained, check_stop)
+        exact.unlink()
     _end_at_calls(model, target, tools, check_stop)
     if "vision_config" in folder_contents.config_of(model):
         _convert(model, folder / PROJECTOR, "f16", tools, check_stop, "--mmproj")
@@ -60,20 +67,18 @@ def write(
 
 
 def _quantized(
-    model: Path,
+    exact: Path,
     target: Path,
     llama_type: str,
     tools: Path,
     untrained: Collection[str],
     check_stop: Callable[[], None],
 ) -> int:
-    """Quantize a model; return how many of its tensors were dithered.
+    """Quantize a file in 16 bits; return how many of its tensors were dithered.
 
     `dither` dithers the tensors whose weights are already on the quantization grid; if there are any, the model is
     quantized again.
     """
-    exact = target.with_name("exact.gguf")  # in bf16, the precision of the weights, so that they are rounded only once
-    _convert(model, exact, "bf16", tools, check_stop)
     quantize = ["-P", "-m", "trainer.gguf.quantizer", "quantize", str(tools), str(exact), str(target), llama_type]
     _run(quantize, "quantized", check_stop)
     dither = ["-P", "-m", "trainer.gguf.dither", str(tools), str(exact), str(target), *untrained]
@@ -81,7 +86,6 @@ def _quantized(
     if dithered:
         log.info("dithered %d tensors whose weights were on the grid of %s", dithered, llama_type)
         _run(quantize, "quantized", check_stop)
-    exact.unlink()
     return dithered
 
 

@@ -149,12 +149,16 @@ class LlamaModel:
         """Return whether llama.cpp stops generating at a token."""
         return bool(self._llama.llama_vocab_is_eog(self._vocab, token))
 
-    def logits(self, tokens: Sequence[int], positions: Collection[int]) -> Iterator[np.ndarray[Any, Any]]:
+    def logits(
+        self, tokens: Sequence[int], positions: Collection[int], *, rounded: bool = False
+    ) -> Iterator[np.ndarray[Any, Any]]:
         """Yield the logits of some positions, in order.
 
-        Blocks are (at most POSITIONS positions, vocabulary) in float32. The next block reuses their memory.
+        Blocks are (at most POSITIONS positions, vocabulary) in float32. The next block reuses their memory. rounded:
+        keep keys and values in 8 bits, for which llama.cpp needs heads of a multiple of 32 dimensions. Raises
+        LoadError.
         """
-        context = self._context(len(tokens))
+        context = self._context(len(tokens), rounded=rounded)
         try:
             for start in range(0, len(tokens), POSITIONS):
                 chunk = range(start, min(start + POSITIONS, len(tokens)))
@@ -206,8 +210,10 @@ class LlamaModel:
         llama.llama_sampler_chain_add(chain, llama.llama_sampler_init_dist(sampling.seed))
         return chain
 
-    def _context(self, length: int) -> Any:
+    def _context(self, length: int, *, rounded: bool = False) -> Any:
         settings = self._llama.llama_context_default_params()
+        if rounded:
+            settings.type_k = settings.type_v = self._llama.GGML_TYPE_Q8_0
         settings.n_ctx = length
         settings.n_batch = settings.n_ubatch = POSITIONS
         settings.n_threads = settings.n_threads_batch = self._threads

@@ -10,6 +10,7 @@ import logging
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from gemtune.errors import StepError
@@ -155,9 +156,11 @@ def _write_certified(
 
     written: see `write`. Raises StepError, LosesTooMuch.
     """
-    note = export_files.write(context, trained, folder, written=written)
+    certificate = certificate_of(context, trained, folder, "")
+    check = partial(parity_check.check_function, certificate)
+    note = export_files.write(context, trained, folder, written=written, check_exact=check)
     context.enter("comparing the export with the trained model")
-    return parity_check.issue(certificate_of(context, trained, folder, note), context.clock.monotonic)
+    return parity_check.issue(replace(certificate, note=note), context.clock.monotonic)
 
 
 def certificate_of(context: Context, trained: TrainedWeights, folder: Path, note: str) -> parity_check.Certificate:

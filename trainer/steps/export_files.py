@@ -65,14 +65,16 @@ def write(
     folder: Path,
     *,
     written: Callable[[Path], None] = lambda path: None,
+    check_exact: Callable[[Path], None] = lambda file: None,
     untrained: Sequence[str] | None = None,
     tokenizer: Path | None = None,
 ) -> str:
     """Write the export's files; return a note for its certificate, or "".
 
     An adapter is copied, without importing torch; its weights are linked. written: called with each complete file of
-    weights of a merged model or in GGUF, and may put a link in its place. untrained: llama.cpp's names of tensors that
-    training did not change; None for those that it never does. tokenizer: see `merge.merge`.
+    weights of a merged model or in GGUF, and may put a link in its place. check_exact: see `conversion.write`.
+    untrained: llama.cpp's names of tensors that training did not change; None for those that it never does. tokenizer:
+    see `merge.merge`.
     """
     export = context.spec.export
     if isinstance(export, AdapterExport):
@@ -103,21 +105,30 @@ def write(
             if untrained is None:
                 is_trained = trained.adapter is None or context.spec.training_config.train_embeddings
                 untrained = () if is_trained else (conversion.EMBEDDING,)
-            note = _write_gguf(context, export, whole, folder, untrained)
+            note = _write_gguf(context, export, whole, folder, untrained, check_exact)
             for file in sorted(folder.glob("*.gguf")):
                 written(file)
             return note
     assert_never(export)
 
 
-def _write_gguf(context: Context, export: GgufExport, whole: Path, folder: Path, untrained: Sequence[str]) -> str:
+def _write_gguf(
+    context: Context,
+    export: GgufExport,
+    whole: Path,
+    folder: Path,
+    untrained: Sequence[str],
+    check_exact: Callable[[Path], None],
+) -> str:
     """Write a merged model as GGUF; delete the merged model.
 
     whole: its folder. Returns a note for the certificate, or "".
     """
     folder.mkdir()
     context.enter("writing GGUF")
-    dithered = conversion.write(whole, folder, export, context.llama_cpp, untrained, check_stop=context.check_stop)
+    dithered = conversion.write(
+        whole, folder, export, context.llama_cpp, untrained, check_stop=context.check_stop, check_exact=check_exact
+    )
     turns = turns_of(ChatTemplate(whole, json_object(whole / "tokenizer_config.json")))
     (folder / "Modelfile").write_text(modelfile(turns, export.file_name))
     shutil.rmtree(whole)

@@ -1,0 +1,80 @@
+"""The check that llama.cpp computes the function that was trained."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from gemtune.errors import StepError
+from gemtune.request.exports import GgufExport, export_of
+from gemtune.request.spec import Spec
+from tests import tiny_gemma
+from tests.trainer import untrained_results
+from tests.trainer.gguf.test_gguf import tools  # noqa: F401
+from trainer.certificate import comparison, held_out_rows, parity_check
+from trainer.certificate.sums import deviations
+from trainer.export.merge import merge
+from trainer.export.trained_weights import TrainedWeights
+from trainer.gguf import conversion
+
+
+def write_checked(work: Path, tools: Path, shape: str, quantization: Any, **changed: Any) -> None:  # noqa: F811
+    """Write a tiny model as GGUF, with the check; changed: of its config."""
+    base = tiny_gemma.build(work / "base", shape, head_dim=256)
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps(config | changed))
+    adapter = untrained_results.write_adapter(base, work / "adapter", std=0.05)
+    trained, export = TrainedWeights(base, adapter, work), export_of("gguf", quantization)
+    assert isinstance(export, GgufExport)
+    fields = {"processed_dataset_id": "x", "training_config": {"base_model_id": "a/b"}}
+    spec = Spec.model_validate(fields | {"export_config": {"format": "gguf", "quantization": quantization}})
+    rows, folder = held_out_rows.collect(work, adapter), work / "exported"
+    certificate = parity_check.Certificate(
+        spec, trained, rows, folder, work, tools, lambda: None, compare=comparison.measure
+    )
+    merge(base, adapter, work / "merged", "none")
+    folder.mkdir()
+    check = partial(parity_check.check_function, certificate)
+    conversion.write(work / "merged", folder, export, tools, check_exact=check)
+
+
+@pytest.mark.parametrize(
+    ("shape", "quantization", "changed"),
+    [
+        ("gemma2", "q4_k_m", {"hidden_activation": "silu"}),
+        ("gemma3", "q2_k", {"hidden_activation": "silu"}),
+        ("gemma3", "f16", {"query_pre_attn_scalar": 64}),
+        ("gemma4-e-text", "q8_0", {"hidden_activation": "relu"}),
+    ],
+)
+def test_another_function_is_noticed_in_every_quantization(
+    tmp_path: Path,
+    tools: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    shape: str,
+    quantization: str,
+    changed: dict[str, Any],
+) -> None:
+    """Do so even if the configuration is not known to be another one."""
+    monkeypatch.setattr(conversion, "check_family", lambda config: None)
+    with pytest.raises(StepError, match="computes it otherwise than transformers") as error:
+        write_checked(tmp_path, tools, shape, quantization, **changed)
+    assert error.value.code == "export_differs"
+
+
+@pytest.mark.parametrize("shape", ["gemma4-e-text", "gemma4-moe-text"])
+def test_the_same_function_passes(tmp_path: Path, tools: Path, shape: str) -> None:  # noqa: F811
+    write_checked(tmp_path, tools, shape, "q4_k_m")
+    assert (tmp_path / "exported" / "model-q4_k_m.gguf").is_file()
+
+
+def test_suppressed_tokens_do_not_count() -> None:
+    first = torch.tensor([[1.0, 2.0, 3.0, 4.0]])
+    second = torch.tensor([[1.0, 2.0, -torch.inf, 4.0, 9.0]])
+    assert deviations(first, second, [2, 77]).tolist() == [0.0]
+    assert not torch.isfinite(deviations(first, second)).any()
