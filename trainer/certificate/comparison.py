@@ -80,7 +80,7 @@ def measure(stored: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def measure_function(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """Return how far llama.cpp computes the trained model in 16 bits otherwise.
+    """Return how far llama.cpp's logits in 16 bits are from the trained ones.
 
     stored: a case whose `exact` names a GGUF file in 16 bits. Returns `deviation`, the median over positions of
     `sums.deviations`, and `noise`, the same of llama.cpp with and without its cache in 8 bits, which moves logits as

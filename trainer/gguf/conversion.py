@@ -74,7 +74,7 @@ def _quantized(
     untrained: Collection[str],
     check_stop: Callable[[], None],
 ) -> int:
-    """Quantize a file in 16 bits; return how many of its tensors were dithered.
+    """Quantize a file in 16 bits; return how many tensors were dithered.
 
     `dither` dithers the tensors whose weights are already on the quantization grid; if there are any, the model is
     quantized again.

@@ -335,7 +335,7 @@ def test_gemma_4_gives_the_same_results_in_llama_cpp_and_transformers(tmp_path: 
     base = tiny_gemma.build(tmp_path / "base", shape)
     adapter = untrained_results.write_adapter(base, tmp_path / "adapter", std=0.05)
     merge(base, adapter, tmp_path / "merged", "none")
-    if shape == "gemma4-unified":  # as in google/gemma-4-12B-it, and llama.cpp gives these tokens minus infinity
+    if shape == "gemma4-unified":  # llama.cpp gives tokens that are never generated minus infinity
         settings = json_object(tmp_path / "merged" / "generation_config.json")
         (tmp_path / "merged" / "generation_config.json").write_text(
             json.dumps(settings | {"suppress_tokens": [77, 99]})
