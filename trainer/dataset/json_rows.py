@@ -70,6 +70,8 @@ def _parsed(row: bytes) -> dict[str, Any] | Refused:
         read = read_json_object(row, max_bytes=len(row), not_finite=True)
     except Unreadable as error:
         reason = error.message.removeprefix("this ").removeprefix("is ")
+        if row.lstrip().startswith(b"[") and error.code != "not_json":
+            reason += ': write a list of messages as {"messages": […]}'
         return Refused(reason + _cause(row) if error.code == "not_json" else reason)
     if cells := cut_cells(read):
         return Refused(f"the viewer of the Hub has cut off its {shown(cells[0])}: download the file itself")

@@ -206,6 +206,11 @@ def test_a_file_that_cannot_be_read_is_named(content: bytes, name: str, message:
         (b'[{"a": 1}, 5, "x", [], {"a": 2}, ]', "train.json", {2: "not a JSON object", 3: "not a", 4: "not", 6: "not"}),
         (b'[1}, {"a": 2}]', "train.json", {1: "not JSON"}),
         (b'[{"a": 1,}, ]', "train.json", {1: "not JSON (line 1, column 9): there may be a comma", 2: "not JSON (line"}),
+        (
+            b'[[{"role": "user"}]]',
+            "train.json",
+            {1: 'not a JSON object: write a list of messages as {"messages": […]}'},
+        ),
         (b'{"a": 1},\n', "train.jsonl", {1: "not JSON (line 1, column 9): remove the comma behind it"}),
         (b"{'a': 1}\n", "train.jsonl", {1: "not JSON (line 1, column 2): it is written as Python prints it"}),
         (b'{"a": 1}\n\n{\n\xff\n', "train.jsonl", {3: "not JSON", 4: "not UTF-8"}),

@@ -202,6 +202,21 @@ def test_calls_in_tags_are_learned_as_the_templates_own(folder: Path) -> None:
     assert (ours.input_ids, ours.labels) == (expected.input_ids, expected.labels)
 
 
+def test_a_transcript_of_glaives_is_learned_as_the_templates_own_calls(folder: Path) -> None:
+    arguments = json.dumps({"city": "Rome", "days": 2})
+    functions = json.dumps(TOOL["function"], indent=4)
+    transcript = {
+        "system": f"SYSTEM: Be brief with access to the following functions. Use them if required -\n{functions}\n",
+        "chat": "USER: The weather?\n\n\nASSISTANT: <functioncall> "
+        f"""{{"name": "weather", "arguments": '{arguments}'}} <|endoftext|>\n\n\n"""
+        "FUNCTION RESPONSE: sunny\n\n\nASSISTANT: It is sunny. <|endoftext|>\n\n\n",
+    }
+    row = ROWS["call, result, answer"]
+    ours = encoded(folder, transcript)
+    assert ours.input_ids == ids_of_transformers(folder, row)
+    assert trained_ranges(ours) == pieces_of_model(folder, ours.input_ids)
+
+
 @pytest.mark.parametrize("train_on", ["last_turn", "weights"])
 def test_train_on_chooses_the_turns(train_on: TrainOn, folder: Path) -> None:
     messages = [*ASKED, assistant("It is sunny.", weight=1), user("Sure?"), assistant("Yes?")]
