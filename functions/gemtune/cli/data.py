@@ -107,7 +107,9 @@ def delete(connection: Connection, dataset_id: str) -> None:
 @data.command()
 @click.argument("dataset_id", metavar="DATASET", shell_complete=complete_datasets)
 @click.option("--split", type=click.Choice(["train", "held_out"]), help="Split of the dataset (default: train).")
-@click.option("--limit", type=click.IntRange(1, 200), default=20, show_default=True, help="Maximum number of rows.")
+@click.option(
+    "--limit", "-n", type=click.IntRange(1, 200), default=20, show_default=True, help="Maximum number of rows."
+)
 @click.option("--after", help="Go on where a page ended: its `next_after`.")
 @click.option("--check", "check_id", help="Check that read the rows: print their text and tokens as well.")
 @click.pass_obj

@@ -30,7 +30,7 @@ from gemtune.jobs.secret_names import REFERENCE, USER_PREFIX
 )
 @click.option("--token", metavar="NAME", help="Hub token to use, as stored with `gemtune secret NAME`.")
 @click.option("--job-name", help="Name of the export job (default: the name of the trained job).")
-@click.option("--follow", is_flag=True, help="Wait for the export and exit with its result.")
+@click.option("--follow", "-f", is_flag=True, help="Wait for the export and exit with its result.")
 @click.option("--idempotency-key", metavar="KEY", help="Reuse the job created earlier with the same KEY and request.")
 @click.pass_obj
 def export(

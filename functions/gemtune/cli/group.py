@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from typing import Any
 
@@ -11,7 +10,7 @@ from click.shell_completion import CompletionItem
 
 from gemtune.cli.connection import INTERRUPTED, REFUSED, Connection
 from gemtune.cli.connection.completing import PROFILE_MEANT, URL_MEANT, complete_profiles
-from gemtune.cli.connection.groups import CommandGroup
+from gemtune.cli.connection.groups import CommandGroup, suggest
 from gemtune.client.errors import BadUse
 from gemtune.errors import CannotStore, GemtuneError
 
@@ -37,13 +36,42 @@ OTHER_NAMES = {
     "jobs": "ls list ps",
     "status": "show get describe retrieve view info inspect",
     "watch": "follow tail",
+    "metrics": "curve loss history",
+    "logs": "log output",
+    "events": "list-events",
     "checkpoints": "list-checkpoints checkpoint",
+    "request": "rerun retry clone repeat",
     "cancel": "stop kill abort",
     "delete": "rm remove",
+    "account": "whoami usage billing",
     "try": "chat ask generate completions infer inference predict complete",
     "artifacts": "download pull weights results files",
     "config": "login auth profile configure",
     "secret": "token login env",
+}
+# Commands that list things, so that `gemtune jobs list` means them, too.
+LISTS = ("jobs", "models")
+# Options by the names that they have elsewhere.
+OTHER_OPTIONS = {
+    other: own
+    for own, others in {
+        "--data": "--training-file --train-file --file --dataset-file --rows",
+        "--eval": "--validation-file --eval-file --validation --val --test",
+        "--model": "--base-model --base",
+        "--name": "--suffix --job-name --run-name --title",
+        "--epochs": "--n-epochs --num-epochs --num-train-epochs --epoch",
+        "--learning-rate": "--lr",
+        "--batch-size": "--bs --batch --per-device-train-batch-size",
+        "--max-seq-length": "--max-length --seq-length --context-length --max-len",
+        "--lora-rank": "--rank --lora-r --lora",
+        "--column": "--columns --map --dataset-columns",
+        "--ignore": "--drop --exclude",
+        "--follow": "--watch --wait --stream",
+        "--limit": "--max --count",
+        "--output": "--out --output-file --output-dir --download-dir --local-dir",
+        "--force": "--overwrite --clobber --replace",
+    }.items()
+    for other in others.split()
 }
 
 
@@ -113,6 +141,9 @@ class _LazyGroup(CommandGroup):
         except BadUse as error:
             raise click.UsageError(str(error), ctx.meta.get(COMMAND, ctx)) from None
         except click.UsageError as error:
+            if isinstance(error, click.NoSuchOption) and (meant := OTHER_OPTIONS.get(error.option_name)):
+                message = f"No such option '{error.option_name}'. Did you mean '{meant}'?"
+                raise click.UsageError(message, error.ctx) from None
             error.ctx = error.ctx or ctx.meta.get(COMMAND, ctx)
             raise
         except (KeyboardInterrupt, click.Abort) as error:
@@ -163,11 +194,11 @@ class _LazyGroup(CommandGroup):
             if len(args) == 1:
                 click.echo(ctx.get_help())
                 ctx.exit()
+        if args[0] in LISTS and args[1:2] in (["list"], ["ls"]):
+            args = [args[0], *args[2:]]
         if args[0] not in self.modules and not args[0].startswith("-"):
-            near = difflib.get_close_matches(args[0], [*self.modules, "help"], n=3)
-            meant = [own for own, others in OTHER_NAMES.items() if args[0] in others.split()] or near
-            suggestion = f" Did you mean {' or '.join(meant)}?" if meant else " `gemtune --help` lists all."
-            ctx.fail(f"There is no command {args[0]!r}.{suggestion}")
+            meant = suggest(args[0], [*self.modules, "help"], OTHER_NAMES)
+            ctx.fail(f"There is no command {args[0]!r}.{meant or ' `gemtune --help` lists all.'}")
         return super().resolve_command(ctx, args)
 
 

@@ -31,7 +31,7 @@ from gemtune.methods import Modality
 @train_options.with_options
 @click.option("--print", "prints", is_flag=True, help="Print the request, and neither upload nor submit anything.")
 @click.option("--dry-run", is_flag=True, help="Show what the job would take, and create nothing.")
-@click.option("--follow", is_flag=True, help="Wait for the job and exit with its result.")
+@click.option("--follow", "-f", is_flag=True, help="Wait for the job and exit with its result.")
 @click.option("--idempotency-key", metavar="KEY", help="Reuse the job created earlier with the same KEY and request.")
 @click.pass_obj
 def train(
@@ -116,7 +116,7 @@ def plan(connection: Connection, /, file: str | None, data: Path | None, held_ou
 @click.command()
 @click.option("--status", shell_complete=words(*Status), help="Filter by status.")
 @click.option("--modality", shell_complete=words(*get_args(Modality)), help="Filter by modality: {text|vision|audio}.")
-@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="Maximum number of jobs.")
+@click.option("--limit", "-n", type=click.IntRange(1), default=50, show_default=True, help="Maximum number of jobs.")
 @click.pass_obj
 def jobs(connection: Connection, status: str | None, modality: str | None, limit: int) -> None:
     """List jobs, newest first."""
@@ -164,7 +164,7 @@ def request(connection: Connection, job: str) -> None:
 
 @click.command()
 @job_argument
-@click.option("--follow", is_flag=True, help="Print new events until the job is over and exit with its result.")
+@click.option("--follow", "-f", is_flag=True, help="Print new events until the job is over and exit with its result.")
 @click.pass_obj
 def events(connection: Connection, job: str, follow: bool) -> None:
     """List the events of a job."""

@@ -8,7 +8,8 @@ from typing import Any
 import click
 import pytest
 
-from gemtune.cli.group import OTHER_NAMES, main
+from gemtune.cli.connection import groups as command_groups
+from gemtune.cli.group import OTHER_NAMES, OTHER_OPTIONS, main
 from gemtune.client.errors import NotAnAnswer
 from gemtune.client.sync import Client
 from tests.unit.cli.test_cli import run
@@ -71,6 +72,45 @@ def test_names_that_commands_have_elsewhere_lead_to_ours() -> None:
         for name in others.split():
             assert name not in main.list_commands(click.Context(main))  # type: ignore[attr-defined]
             assert own in run(name).stderr
+
+
+def test_names_that_commands_of_groups_have_elsewhere_lead_to_ours() -> None:
+    named = {name.split()[1] for name in commands() if " " in name} | {"set", "use"}
+    assert set(command_groups.OTHER_NAMES) <= named
+    for group in ("data", "config", "completion"):
+        assert f"`main {group} --help`" in run(group, "nothing-like-it").stderr
+    words = {"ls": "list", "rm": "delete", "pull": "download", "validate": "check", "uplaod": "upload"}
+    for name, own in words.items():
+        assert f"Did you mean {own}?" in run("data", name, "x").stderr
+    for name, own in {"ls": "list", "rm": "delete", "create": "set"}.items():  # and not a secret of that name
+        assert f"Did you mean {own}?" in run("secret", name, stdin="x").stderr
+    assert "Did you mean use?" in run("config", "switch", "x").stderr
+
+
+def test_options_by_their_names_elsewhere_lead_to_ours() -> None:
+    train = {option for parameter in command_of("train").params for option in parameter.opts}
+    others = {option for name in ("jobs", "data download") for each in command_of(name).params for option in each.opts}
+    for other, own in OTHER_OPTIONS.items():
+        assert own in train | others
+        assert other not in train
+        command = ("train",) if own in train else ("jobs",) if own == "--limit" else ("data", "download", "x")
+        assert f"Did you mean '{own}'" in run(*command, other, "1").stderr, other
+
+
+def command_of(name: str) -> click.Command:
+    command: click.Command | None = main
+    for part in name.split():
+        assert isinstance(command, click.Group)
+        command = command.get_command(click.Context(command), part)
+    assert command is not None
+    return command
+
+
+def test_lists_may_be_called_so(service: FakeService) -> None:
+    service.answers["GET", "/jobs"] = (200, {"jobs": [], "next_page_token": None})
+    for words in (("jobs", "list"), ("jobs", "ls", "-n", "3"), ("jobs",)):
+        assert run(*words, url=service.url).exit_code == 0
+    assert "limit=3" in service.requests[1][1]
 
 
 def commands() -> set[str]:

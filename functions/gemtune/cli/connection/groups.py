@@ -1,13 +1,26 @@
-"""Groups of commands, whose help text has the whole first sentence of each."""
+"""Groups of commands: whole sentences in help texts, and names of elsewhere."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import difflib
+from collections.abc import Iterable, Mapping
 
 import click
 
 # Characters of a sentence; click would cut it at the width of the terminal.
 LONGEST_SENTENCE = 500
+# Commands of groups by the names that they have elsewhere.
+OTHER_NAMES = {
+    "list": "ls all",
+    "show": "get describe retrieve info inspect view",
+    "delete": "rm remove del unset",
+    "upload": "push create add put",
+    "download": "pull content retrieve-content fetch export",
+    "check": "validate lint",
+    "rows": "head preview cat sample",
+    "set": "add put create login",
+    "use": "switch select activate",
+}
 
 
 class CommandGroup(click.Group):
@@ -30,3 +43,27 @@ class CommandGroup(click.Group):
                     if command is not None
                 ]
             )
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command of an argument list.
+
+        Names near commands if there is none.
+        """
+        own = self.list_commands(ctx)
+        if args[0] not in own and not args[0].startswith("-"):
+            meant = suggest(args[0], own, {name: others for name, others in OTHER_NAMES.items() if name in own})
+            help_text = f" `{ctx.command_path} --help` lists all."
+            ctx.fail(f"There is no command {args[0]!r}.{meant or help_text}")
+        return super().resolve_command(ctx, args)
+
+
+def suggest(name: str, own_names: Iterable[str], other_names: Mapping[str, str]) -> str:
+    """Return a sentence with the commands that a name may mean, or nothing.
+
+    other_names: words that mean each command elsewhere.
+    """
+    meant = [own for own, others in other_names.items() if name in others.split()]
+    meant = meant or difflib.get_close_matches(name, [*own_names], n=3)
+    return f" Did you mean {' or '.join(meant)}?" if meant else ""

@@ -9,7 +9,7 @@ import click
 
 from gemtune.bootstrap import services
 from gemtune.cli.connection import Connection
-from gemtune.cli.connection.groups import CommandGroup
+from gemtune.cli.connection.groups import OTHER_NAMES, CommandGroup
 from gemtune.errors import SecretNotFound
 from gemtune.jobs.secret_names import REFERENCE, USER_PREFIX
 from gemtune.ports import SecretStat
@@ -22,7 +22,8 @@ class _WithDefault(CommandGroup):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Return the command of an argument list."""
-        return super().resolve_command(ctx, args if args[0] in self.commands else ["set", *args])
+        is_command = args[0] in self.commands or any(args[0] in others.split() for others in OTHER_NAMES.values())
+        return super().resolve_command(ctx, args if is_command else ["set", *args])
 
 
 @click.group(cls=_WithDefault, subcommand_metavar="NAME | COMMAND [ARGS]...")
