@@ -138,18 +138,29 @@ inputs = processor.apply_chat_template(
 output = model.generate(**inputs, max_new_tokens=64)
 print(processor.decode(output[0][inputs["input_ids"].shape[1] :], skip_special_tokens=True))""",
 )
+# AutoProcessor of a Gemma 4 needs torchvision and librosa even for audio alone; the example needs neither.
 _AUDIO_MODEL = (
     "AutoModelForImageTextToText",
-    "AutoProcessor",
-    """processor = AutoProcessor.from_pretrained(folder)  # needs Pillow, torchvision and librosa; was not tried
+    "AutoFeatureExtractor, AutoTokenizer",
+    """import soundfile
 
-content = [{"type": "audio", "path": "speech.wav"}, {"type": "text", "text": "What is said?"}]
-inputs = processor.apply_chat_template(
-    [{"role": "user", "content": content}],
-    add_generation_prompt=True, tokenize=True, return_tensors="pt", return_dict=True,
+tokenizer, extractor = AutoTokenizer.from_pretrained(folder), AutoFeatureExtractor.from_pretrained(folder)
+
+samples, rate = soundfile.read("speech.wav", dtype="float32")  # one channel, at most 30 seconds
+assert rate == 16_000 and samples.ndim == 1
+audio = extractor([samples], return_tensors="pt")
+# A soft token stands for four frames, and in a unified model, which reads the samples themselves, for one.
+frames = 1 if model.config.model_type == "gemma4_unified" else 4
+soft = tokenizer.audio_token * int(audio["input_features_mask"][0, ::frames].sum())
+content = [{"type": "audio"}, {"type": "text", "text": "What is said?"}]
+text = tokenizer.apply_chat_template(
+    [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
 )
-output = model.generate(**inputs, max_new_tokens=64)
-print(processor.decode(output[0][inputs["input_ids"].shape[1] :], skip_special_tokens=True))""",
+text = text.replace(tokenizer.audio_token, tokenizer.boa_token + soft + tokenizer.eoa_token)
+inputs = tokenizer(text, add_special_tokens=False, return_tensors="pt")
+types = 3 * (inputs["input_ids"] == model.config.audio_token_id)
+output = model.generate(**inputs, **audio, mm_token_type_ids=types, max_new_tokens=64)
+print(tokenizer.decode(output[0][inputs["input_ids"].shape[1] :], skip_special_tokens=True))""",
 )
 _MODELS: Mapping[Modality, tuple[str, str, str]] = {
     "text": _TEXT_MODEL,

@@ -18,7 +18,7 @@ from gemtune.jobs.status import Step
 from gemtune.request.spec import Spec
 from tests.trainer.conftest import Bench
 from tests.trainer.steps.test_train import adapter, resumes_to_the_bit
-from tests.trainer.tones import chat, encoded, right_answer, samples
+from tests.trainer.tones import QUESTION, chat, encoded, right_answer, samples
 from tests.trainer.training import media_jobs
 from tests.trainer.training.media_jobs import BenchOf, assert_compared_with_media, reference_metrics
 from tests.trainer.training.rl_trainers import prepared_folder, randomize_adapter
@@ -182,10 +182,13 @@ def test_a_resumed_training_ends_with_the_same_weights(shape: str, method: str, 
     resumes_to_the_bit(uninterrupted, interrupted, stop_at=4)
 
 
-def test_a_merged_export_answers_as_trained(bench_for: BenchOf) -> None:
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_merged_export_answers_as_trained_and_as_its_readme_shows(
+    shape: str, bench_for: BenchOf, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     from transformers import AutoModelForImageTextToText
 
-    bench = bench_for("gemma4-e", **LEARNING)
+    bench = bench_for(shape, **LEARNING)
     bench.export = {"format": "merged"}
     bench.to(Step.EXPORT)
     model = AutoModelForImageTextToText.from_pretrained(bench.job.adapter_path)
@@ -195,3 +198,10 @@ def test_a_merged_export_answers_as_trained(bench_for: BenchOf) -> None:
     assert metrics.eval_loss == pytest.approx(reference_metrics(bench, model, reference_inputs, HELD_OUT)[0], rel=2e-2)
     heard = range(202, 208, 3)
     assert answers_of(bench, model, heard) == [right_answer(number) for number in heard]
+    folder = Path(bench.job.adapter_path or "")
+    code = (folder / "README.md").read_text().partition("```python\n")[2].partition("```")[0]
+    (folder / "speech.wav").write_bytes(encoded(samples(202)))
+    monkeypatch.chdir(folder)
+    capsys.readouterr()
+    exec(code.replace("What is said?", QUESTION), {})
+    assert capsys.readouterr().out.strip().splitlines()[-1] == right_answer(202)
