@@ -40,12 +40,15 @@ def replacements(code: str) -> Iterator[str]:
     imported |= set(_other_names(tree, imported))
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store | ast.Del):
-            if _root(node) in imported or _takes_a_module(node.value):
+            if _root(node) in imported or _takes_a_module(node.value) or _takes_a_class(node.value):
                 yield f"{ast.unparse(node)} = …" if isinstance(node.ctx, ast.Store) else f"del {ast.unparse(node)}"
         elif isinstance(node, ast.Subscript) and _is_of_imports(node.value):
             yield f"del {ast.unparse(node.value)}[…]" if isinstance(node.ctx, ast.Del) else ast.unparse(node)
+        elif isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store | ast.Del):
+            if _is_namespace(node.value, imported):
+                yield f"{ast.unparse(node.value)}[…]"
         elif isinstance(node, ast.Call):
-            yield from _calls(node)
+            yield from _calls(node, imported)
         elif isinstance(node, ast.Import | ast.ImportFrom) and "mock" in ast.unparse(node):
             yield ast.unparse(node)
 
@@ -60,20 +63,25 @@ def _imported_names(tree: ast.AST) -> Iterator[str]:
 
 
 def _other_names(tree: ast.AST, imported: set[str]) -> Iterator[str]:
-    """Yield names that are assigned an import or a part of one."""
+    """Yield names that stand for an import or a part of one."""
     for node in ast.walk(tree):
+        if isinstance(node, ast.For) and isinstance(node.target, ast.Name):
+            elements = node.iter.elts if isinstance(node.iter, ast.Tuple | ast.List) else ()
+            yield from (node.target.id for element in elements if _root(element) in imported)
         if isinstance(node, ast.Assign | ast.AnnAssign) and isinstance(node.value, ast.Name | ast.Attribute):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
             if _root(node.value) in imported:
                 yield from (target.id for target in targets if isinstance(target, ast.Name))
 
 
-def _calls(call: ast.Call) -> Iterator[str]:
+def _calls(call: ast.Call, imported: set[str]) -> Iterator[str]:
     function = call.func
     if isinstance(function, ast.Name) and function.id in TAKES_AN_ATTRIBUTE:
         yield f"{function.id}(…)"
     elif isinstance(function, ast.Attribute):
-        of_imports = _is_of_imports(function.value)
+        if ast.unparse(function) in {"type.__setattr__", "type.__delattr__"}:
+            yield f"{ast.unparse(function)}(…)"
+        of_imports = _is_of_imports(function.value) or _is_namespace(function.value, imported)
         if of_imports and function.attr in CHANGES_A_MAPPING | CHANGES_A_LIST:
             yield f"{ast.unparse(function)}(…)"
 
@@ -84,6 +92,22 @@ def _is_of_imports(node: ast.AST) -> bool:
 
 def _takes_a_module(node: ast.AST) -> bool:
     return isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in {"import_module", "__import__"}
+
+
+def _takes_a_class(node: ast.AST) -> bool:
+    """Return whether an expression is the class of an object."""
+    if isinstance(node, ast.Attribute):
+        return node.attr == "__class__" or _takes_a_class(node.value)
+    return isinstance(node, ast.Call) and ast.unparse(node.func) == "type"
+
+
+def _is_namespace(node: ast.AST, imported: set[str]) -> bool:
+    """Return whether an expression has the attributes of an import by name."""
+    if isinstance(node, ast.Attribute) and node.attr == "__dict__":
+        return _root(node) in imported or _takes_a_class(node.value)
+    if isinstance(node, ast.Call) and ast.unparse(node.func) == "vars" and node.args:
+        return _root(node.args[0]) in imported or _takes_a_class(node.args[0])
+    return False
 
 
 def _root(node: ast.AST) -> str | None:
@@ -114,6 +138,13 @@ def _root(node: ast.AST) -> str | None:
         "import torch\nlibrary: Any = torch\nlibrary.arange = print",
         "import torch\nlayer = torch.nn.Linear\nlayer.forward = print",
         "setattr(torch, 'arange', print)",
+        "def f(model):\n    type(model).forward = print",
+        "def f(model):\n    model.__class__.forward = print",
+        "def f(model):\n    type.__setattr__(type(model), 'forward', print)",
+        "import torch\nvars(torch)['arange'] = print",
+        "import torch\ntorch.__dict__['arange'] = print",
+        "import torch\nvars(torch).update(arange=print)",
+        "from torch import nn\nfor layer in (nn.Linear, nn.Embedding):\n    layer.reset_parameters = print",
         "from unittest.mock import patch",
         "import unittest.mock as m",
     ],
@@ -129,6 +160,7 @@ def test_a_replacement_is_recognized(code: str) -> None:
         "import sys\ncount = len(sys.modules)",
         "import os\nos.environ['HF_HUB_OFFLINE'] = '1'",
         "def install(module):\n    module.forward = print",
+        "def install(model):\n    vars(model)['save_pretrained'] = print",
         "class A:\n    def __init__(self):\n        self.x = 1",
     ],
 )
