@@ -192,6 +192,21 @@ def test_metrics_do_not_depend_on_the_batch_size(bench_of: Callable[..., Bench],
     assert not trainer._metrics["eval"]  # else TRL logs them with what is logged next
 
 
+def test_a_batch_is_counted_without_padding_and_logged_without_metrics_of_logits(
+    bench_of: Callable[..., Bench], tmp_path: Path
+) -> None:
+    trainer = make_trainer(kto_bench(bench_of, batch_size=6).to(Step.PREPARE), tmp_path)
+    batch = next(iter(trainer.get_train_dataloader()))
+    assert not bool(batch["attention_mask"].all())
+    tokens = int(batch["attention_mask"].sum())
+    for _ in range(2):
+        trainer.training_step(trainer.model, dict(batch))
+    assert trainer.tokens_seen == 2 * tokens
+    logged = set(trainer.unlogged_metrics())
+    assert {"rewards/chosen", "rewards/rejected", "rewards/margins", "kl"} <= logged
+    assert not any(name.startswith("logits/") for name in logged)
+
+
 def test_what_users_say_in_an_answer_is_not_scored(bench_of: Callable[..., Bench], tmp_path: Path) -> None:
     """Compare masks with the gaps that prepare found, also of DPO."""
     hi, ho = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Captain"}
