@@ -54,6 +54,10 @@ def test_exports_match_the_table_in_its_order() -> None:
         for name, kind in EXPORTS.items()
         for each in kind.exports
     ]
+    differing = [
+        f"{' '.join(name)}: {values}" for name, values in exports_in_order if QUANTIZATIONS.get(name) != values
+    ]
+    assert not differing, "state them in QUANTIZATIONS, as they were decided:\n" + "\n".join(differing)
     assert exports_in_order == list(QUANTIZATIONS.items())
 
 
