@@ -16,10 +16,12 @@ from typing import Any
 
 import flask.testing
 import pytest
+from google.cloud import firestore
 
 import gemtune.services
 from gemtune.checks.record import results_folder
 from gemtune.checks.task import REPORT
+from gemtune.embedded.file_logs import FileLogs
 from gemtune.handlers.endpoints import ENDPOINTS
 from gemtune.jobs.parts.metrics import Metrics, Progress
 from gemtune.jobs.parts.results import StepResult
@@ -27,14 +29,13 @@ from gemtune.jobs.status import Step
 from gemtune.machines.throughput import Observation, Speed
 from gemtune.request.uploads.dataset import DatasetUpload
 from gemtune.services.cleanup.positions import Position
+from tests.conftest import GCP
 from tests.fakes import World, request
 from tests.handlers.conftest import embedded_only
 from tests.services.damage import damaged
 from tests.services.test_newer_documents import CONTENT, FILE
 from tests.services.test_running import Running
 from tests.services.test_waiting import planned, verdict
-
-pytestmark = embedded_only  # the other backend holds the same documents; its own parts are in tests/contract
 
 # Columns of the database that are not damaged.
 KEPT: Mapping[str, str] = {
@@ -224,6 +225,7 @@ def places(world: World, ids: Ids) -> dict[str, Place]:
     return {place.kind: place for place in reversed(stored)}
 
 
+@embedded_only
 def test_damage_in_any_place_is_no_internal_error_and_stops_nothing_else(
     backend: World,
     api: flask.testing.FlaskClient,
@@ -245,6 +247,7 @@ def test_damage_in_any_place_is_no_internal_error_and_stops_nothing_else(
     assert stopped == {}
 
 
+@embedded_only
 def test_every_kind_of_record_is_among_the_places(backend: World, busy: tuple[list[Running], Ids]) -> None:
     """Notice a kind that would go undamaged: let `busy` write one."""
     assert sorted(places(backend, busy[1])) == KINDS
@@ -254,3 +257,64 @@ def test_every_kind_of_record_is_among_the_places(backend: World, busy: tuple[li
         for prefix in re.findall(r'^PREFIX = "(.*)"$', path.read_text(), re.MULTILINE)
     }
     assert {f"{kind.split()[1].partition('/')[0]}/" for kind in KINDS if kind.startswith("shared.body ")} == prefixes
+
+
+def documents_of(project: str, ids: Ids) -> dict[str, firestore.DocumentSnapshot[Any]]:
+    """Return one document of each kind in Firestore: of these ids, if there is one."""
+    client = firestore.Client(project=project)
+    found = [each for collection in client.collections() for each in collection.stream()]
+    found += client.document(f"training_jobs/{ids.job_id}").collection("events").stream()
+    found.sort(key=lambda each: ids.job_id not in each.reference.path)
+    return {each.reference.parent.id + each.id.split(":")[0] * (":" in each.id): each for each in reversed(found)}
+
+
+@pytest.mark.parametrize("backend", [GCP], indirect=True)
+def test_damage_to_a_document_of_firestore_stops_nothing_else(
+    backend: Any, api: flask.testing.FlaskClient, busy: tuple[list[Running], Ids], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Damage documents beyond their texts, which both backends read alike."""
+    caplog.set_level(logging.ERROR)
+    services = backend.services
+    services.__dict__["logs"] = FileLogs(services.buckets.export)  # there is no emulator of Cloud Logging
+    (_, second), ids = busy
+    Running(backend, key="key of a job that trains")
+    stopped: dict[str, list[str]] = {}
+    documents = documents_of(backend.project, ids)
+    assert list(faults(backend, api, second, ids, caplog)) == []
+    kinds = {"training_jobs", "events", "idempotency_keys", "tombstones"}
+    assert set(documents) == kinds | {f"shared{name}" for name in ("accounts", "slots", "sweeps", "throughput")}
+    for kind, document in documents.items():
+        whole = document.to_dict() or {}
+        damages = {"empty": {}, "numbers": dict.fromkeys(whole, 7), "lists": {name: [] for name in whole}}
+        for name, fields in damages.items():
+            caplog.clear()
+            document.reference.set(fields)
+            for fault in faults(backend, api, second, ids, caplog):
+                stopped.setdefault(f"{kind}: {fault}", []).append(name)
+            document.reference.set(whole)
+    assert stopped == {}
+
+
+@pytest.mark.parametrize("backend", [GCP], indirect=True)
+@pytest.mark.parametrize("damage", [{}, {"job_id": 7}, {"job_id": "a/b"}, {"job_id": "training_unknown"}], ids=str)
+def test_a_damaged_key_does_not_keep_its_request_from_its_job(backend: Any, damage: dict[str, Any]) -> None:
+    job_id = backend.submit("key")
+    client = firestore.Client(project=backend.project)
+    (key,) = client.collection("idempotency_keys").stream()
+    key.reference.set(damage)
+    assert backend.submit("key") == job_id
+    client.recursive_delete(client.document(f"training_jobs/{job_id}"))
+    assert backend.submit("key") == job_id
+    assert key.reference.get().to_dict() == {"job_id": job_id}
+
+
+@pytest.mark.parametrize("backend", [GCP], indirect=True)
+def test_a_job_with_a_damaged_list_of_writes_is_cancelled_and_deleted(backend: Any, api: Any) -> None:
+    job_id = backend.submit("key")
+    client = firestore.Client(project=backend.project)
+    client.document(f"training_jobs/{job_id}").update({"write_ids": 7})
+    assert api.post(f"/jobs/{job_id}/cancel").status_code == 202
+    assert api.delete(f"/jobs/{job_id}").status_code == 200
+    client.document(f"tombstones/{job_id}").update({"key_hash": 7})
+    backend.clock.advance(days=60)
+    assert backend.services.store.drop_tombstones(backend.clock.now(), limit=10) == 1

@@ -144,13 +144,29 @@ def document(client: flask.testing.FlaskClient) -> dict[str, Any]:
     return answer.json
 
 
+def differences(named: set[tuple[str, str]], place: str) -> list[str]:
+    """Return the operations that only a place or only ENDPOINTS has."""
+    ours = {(endpoint.method, endpoint.path) for endpoint in ENDPOINTS}
+    missing = [f"{method} {path} is not in {place}: add it" for method, path in sorted(ours - named)]
+    return missing + [f"{method} {path} is in {place}, but no endpoint" for method, path in sorted(named - ours)]
+
+
+def test_an_operation_that_only_one_place_has_is_named() -> None:
+    ours = {(endpoint.method, endpoint.path) for endpoint in ENDPOINTS}
+    assert differences(ours - {("GET", "/models")} | {("GET", "/model")}, "a page") == [
+        "GET /models is not in a page: add it",
+        "GET /model is in a page, but no endpoint",
+    ]
+
+
 def test_the_document_matches_the_interface(document: dict[str, Any]) -> None:
     operations = {
         (method.upper(), path): operation
         for path, methods in document["paths"].items()
         for method, operation in methods.items()
     }
-    assert set(operations) == set(INTERFACE)
+    assert differences(set(operations), "the OpenAPI document") == []
+    assert differences(set(INTERFACE), "INTERFACE, the second copy in this test") == []
     for (method, path), (parameters, success, refusals) in INTERFACE.items():
         operation = operations[method, path]
         sent = [parameter for parameter in operation["parameters"] if parameter["in"] != "path"]
@@ -284,12 +300,12 @@ def test_the_page_on_the_http_api_names_every_endpoint() -> None:
     named = re.findall(r"`(GET|POST|PUT|DELETE) (/[^`?\s]*)[^`]*`", PAGE.read_text())
     ids = {"/jobs": "{job_id}", "/datasets": "{dataset_id}"}
     paths = {(method, path.replace("{id}", ids.get(f"/{path.split('/')[1]}", ""))) for method, path in named}
-    assert paths == {(endpoint.method, endpoint.path) for endpoint in ENDPOINTS}
+    assert differences(paths, "docs/http-api.md") == []
 
 
 def test_the_gateway_routes_every_endpoint() -> None:
     routes = re.findall(r'\["(/[^"]*)", "(\w+)", "\w+"\]', GATEWAY.read_text())
-    assert {(method.upper(), path) for path, method in routes} == {(each.method, each.path) for each in ENDPOINTS}
+    assert differences({(method.upper(), path) for path, method in routes}, "terraform/api_gateway.tf") == []
 
 
 CODES = {"page_token": "bad_page_token", "after": "bad_page_token", "Idempotency-Key": "bad_idempotency_key"} | {

@@ -53,6 +53,18 @@ def salvaged(snapshot: Snapshot) -> Job:
     return salvage_job(fields, facts)
 
 
+def text_of(snapshot: Snapshot, field: str) -> str | None:
+    """Return a field of a document; None if it is missing or no text."""
+    value = (snapshot.to_dict() or {}).get(field)
+    return value if isinstance(value, str) and value else None
+
+
+def write_ids_of(snapshot: Snapshot) -> list[str]:
+    """Return the ids of the newest writes of a job's document."""
+    stored = (snapshot.to_dict() or {}).get("write_ids")
+    return [each for each in stored if isinstance(each, str)] if isinstance(stored, list) else []
+
+
 def summary_of(snapshot: Snapshot) -> JobSummary:
     """Return a job as lists show it; it may be unreadable."""
     fields = _fields(snapshot)

@@ -68,8 +68,14 @@ class FirestoreSharedDocuments:
 
 
 def _body(snapshot: Snapshot) -> str | None:
-    """Return the text of a document, or None if it does not exist."""
-    return snapshot.get("body") if snapshot.exists else None
+    """Return the text of a document, or None if it does not exist.
+
+    The text of a document without one is empty, which its readers treat like any other damage.
+    """
+    if not snapshot.exists:
+        return None
+    body = (snapshot.to_dict() or {}).get("body")
+    return body if isinstance(body, str) else ""
 
 
 def _fields(name: str, body: str | None) -> dict[str, str | None]:

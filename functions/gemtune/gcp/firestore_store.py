@@ -38,7 +38,9 @@ from gemtune.gcp.firestore_documents import (
     read_all,
     salvaged,
     summary_of,
+    text_of,
     token_after,
+    write_ids_of,
 )
 from gemtune.gcp.firestore_writes import CALL_SECONDS, retry_conflicts
 from gemtune.jobs import changes, steps
@@ -81,7 +83,8 @@ class FirestoreStore:
 
         def attempt() -> CreateResult:
             """Store the job once; raises Firestore's error on a conflict."""
-            existing = self._find_same(job)
+            key = None if job.key_hash is None else self._documents.key(job.key_hash).get(timeout=CALL_SECONDS)
+            existing = self._find_same(job, key)
             if existing is not None:
                 # The job is new if an earlier attempt stored it and its response was lost. The spec's name shows
                 # that, as each request has its own.
@@ -93,8 +96,10 @@ class FirestoreStore:
                 batch.update(parent.reference, {"version": firestore.Increment(1)})
             batch.create(self._documents.job(job.job_id), document_of(job))
             batch.create(self._documents.event(event), event_document_of(event))
-            if job.key_hash is not None:
-                batch.create(self._documents.key(job.key_hash), {"job_id": job.job_id})
+            if key is not None and key.exists:  # it names no job
+                batch.update(key.reference, {"job_id": job.job_id}, option=self._unchanged(key))
+            elif key is not None:
+                batch.create(key.reference, {"job_id": job.job_id})
             batch.commit(timeout=CALL_SECONDS)
             return CreateResult(job, is_new=True)
 
@@ -103,7 +108,8 @@ class FirestoreStore:
     def find_by_key(self, key_hash: str) -> Job | None:
         """Return the job that an idempotency key's document names, or None."""
         key = self._documents.key(key_hash).get(timeout=CALL_SECONDS)
-        return self._find(key.get("job_id")) if key.exists else None
+        job_id = text_of(key, "job_id")
+        return None if job_id is None else self._find(job_id)
 
     def get(self, job_id: str) -> Job:
         """Return a job. Raises JobNotFound, RecordUnreadable."""
@@ -227,7 +233,7 @@ class FirestoreStore:
             return 0
         batch = self._client.batch()
         for snapshot in expired:
-            if (key_hash := snapshot.get("key_hash")) is not None:
+            if (key_hash := text_of(snapshot, "key_hash")) is not None:
                 batch.delete(self._documents.key(key_hash))
             batch.delete(snapshot.reference)
         batch.commit(timeout=CALL_SECONDS)
@@ -243,7 +249,7 @@ class FirestoreStore:
         def attempt() -> Job:
             """Read, decide and write once; raises on a conflict."""
             snapshot = self._documents.read_job(job_id)
-            stored_ids = (snapshot.to_dict() or {}).get("write_ids", [])
+            stored_ids = write_ids_of(snapshot)
             for write_id, after in attempted:
                 if write_id in stored_ids:
                     return after  # an earlier attempt was stored, but its response was lost
@@ -267,19 +273,19 @@ class FirestoreStore:
         """Return the precondition that a document is as in this snapshot."""
         return self._client.write_option(last_update_time=snapshot.update_time)
 
-    def _find_same(self, job: Job) -> Job | None:
+    def _find_same(self, job: Job, key: Snapshot | None) -> Job | None:
         """Return the stored job with this job's key or id, or None.
 
-        Raises JobWasDeleted.
+        key: document of its idempotency key, if it has one. Raises JobWasDeleted.
         """
-        by_key = None if job.key_hash is None else self._documents.key(job.key_hash).get(timeout=CALL_SECONDS)
-        return self._find(by_key.get("job_id") if by_key is not None and by_key.exists else job.job_id)
+        named = None if key is None else text_of(key, "job_id")
+        return (None if named is None else self._find(named)) or self._find(job.job_id)
 
     def _find(self, job_id: str) -> Job | None:
         """Return a job, or None if it never existed. Raises JobWasDeleted."""
-        if self.was_deleted(job_id):
-            raise JobWasDeleted(job_id)
         try:
+            if self.was_deleted(job_id):
+                raise JobWasDeleted(job_id)
             return self.get(job_id)
         except JobNotFound:
             return None

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import pkgutil
 from collections.abc import Iterator
+from typing import Any, get_args
 
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from gemtune.jobs import record, steps
+from gemtune.jobs import parts, record, steps
 from gemtune.jobs.events import Event
-from gemtune.jobs.parts import holds, plan
 from gemtune.jobs.parts.base import Record
 from gemtune.jobs.parts.results import JobWarning, RowsSummary, StepResult, UnreadField
-from gemtune.jobs.record import JobSummary
+from gemtune.jobs.record import Job, JobSummary
 from gemtune.jobs.status import Step
 from tests.unit.jobs.test_job import NOW, running
 
@@ -30,7 +32,10 @@ MEANINGFUL = {
 
 def record_types() -> Iterator[type[BaseModel]]:
     """Yield the classes of all stored records."""
-    for module in (record, holds, plan):
+    modules = [
+        importlib.import_module(f"{parts.__name__}.{each.name}") for each in pkgutil.iter_modules(parts.__path__)
+    ]
+    for module in (record, *modules):
         for value in vars(module).values():
             if isinstance(value, type) and issubclass(value, Record) and value is not Record:
                 yield value
@@ -62,3 +67,16 @@ def test_the_details_of_an_event_are_the_same_after_they_were_stored() -> None:
     _, (event,) = steps.finish_step(*running(Step.PREPARE), result, at=NOW)
     assert event.details == json.loads(json.dumps(event.details))
     assert Event.model_validate_json(event.model_dump_json()) == event
+
+
+@pytest.mark.parametrize("name", StepResult.model_fields)
+def test_a_field_of_a_step_result_is_one_of_the_record_with_the_same_type(name: str) -> None:
+    """Else a step would deliver what no record keeps, and nobody would notice."""
+
+    def without_none(annotation: Any) -> Any:
+        return {each for each in get_args(annotation) if each is not type(None)} or {annotation}
+
+    assert name in Job.model_fields, f"{name} of StepResult is no field of Job: add it there"
+    delivered, kept = StepResult.model_fields[name].annotation, Job.model_fields[name].annotation
+    is_optional = type(None) in get_args(kept)
+    assert without_none(delivered) == (without_none(kept) if is_optional else {kept})
