@@ -260,12 +260,12 @@ def test_every_kind_of_record_is_among_the_places(backend: World, busy: tuple[li
 
 
 def documents_of(project: str, ids: Ids) -> dict[str, firestore.DocumentSnapshot[Any]]:
-    """Return one document of each kind in Firestore: of these ids, if there is one."""
+    """Return one document of each kind: of these ids, if there is one."""
     client = firestore.Client(project=project)
-    found = [each for collection in client.collections() for each in collection.stream()]
-    found += client.document(f"training_jobs/{ids.job_id}").collection("events").stream()
-    found.sort(key=lambda each: ids.job_id not in each.reference.path)
-    return {each.reference.parent.id + each.id.split(":")[0] * (":" in each.id): each for each in reversed(found)}
+    documents = [each for collection in client.collections() for each in collection.stream()]
+    documents += client.document(f"training_jobs/{ids.job_id}").collection("events").stream()
+    documents.sort(key=lambda each: ids.job_id not in each.reference.path)
+    return {each.reference.parent.id + each.id.split(":")[0] * (":" in each.id): each for each in reversed(documents)}
 
 
 @pytest.mark.parametrize("backend", [GCP], indirect=True)

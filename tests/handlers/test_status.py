@@ -43,16 +43,18 @@ NOT_SHOWN_OF_STEPS = {"checkpoint_at_last_assessment", "fruitless", "interruptio
 MADE = {"cost_usd", "error_detail", "plan_error", "spent"}
 
 
-def gaps(record: type[BaseModel], status: type[BaseModel], not_shown: set[str], made: set[str]) -> list[str]:
+def gaps(record: type[BaseModel], status: type[BaseModel], not_shown: set[str], computed: set[str]) -> list[str]:
     """Return what to decide about fields that only one of two models has."""
-    kept, shown = set(record.model_fields), set(status.model_fields)
+    recorded, shown = set(record.model_fields), set(status.model_fields)
     decisions = {
-        f"of {record.__name__}: show it in {status.__name__}, or list it among those not shown": kept
+        f"of {record.__name__}: show it in {status.__name__}, or list it among those not shown": recorded
         - shown
         - not_shown,
-        f"of {status.__name__}: add it to {record.__name__}, or list it among those made": shown - kept - made,
-        "is listed as not shown, but it is shown or not recorded": not_shown - (kept - shown),
-        "is listed as made, but it is recorded or not shown": made - (shown - kept),
+        f"of {status.__name__}: add it to {record.__name__}, or list it among those computed": shown
+        - recorded
+        - computed,
+        "is listed as not shown, but it is shown or not recorded": not_shown - (recorded - shown),
+        "is listed as computed, but it is recorded or not shown": computed - (shown - recorded),
     }
     return [f"{name} {decision}" for decision, names in decisions.items() for name in sorted(names)]
 
@@ -65,9 +67,9 @@ def test_every_field_of_a_record_is_in_the_status_or_in_the_list_of_those_that_a
 def test_a_field_that_only_one_of_two_models_has_is_named() -> None:
     assert gaps(Job, JobStatus, NOT_SHOWN - {"claim"} | {"owner"}, MADE - {"spent"} | {"x"}) == [
         "claim of Job: show it in JobStatus, or list it among those not shown",
-        "spent of JobStatus: add it to Job, or list it among those made",
+        "spent of JobStatus: add it to Job, or list it among those computed",
         "owner is listed as not shown, but it is shown or not recorded",
-        "x is listed as made, but it is recorded or not shown",
+        "x is listed as computed, but it is recorded or not shown",
     ]
 
 

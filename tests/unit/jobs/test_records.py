@@ -77,6 +77,6 @@ def test_a_field_of_a_step_result_is_one_of_the_record_with_the_same_type(name: 
         return {each for each in get_args(annotation) if each is not type(None)} or {annotation}
 
     assert name in Job.model_fields, f"{name} of StepResult is no field of Job: add it there"
-    delivered, kept = StepResult.model_fields[name].annotation, Job.model_fields[name].annotation
-    is_optional = type(None) in get_args(kept)
-    assert without_none(delivered) == (without_none(kept) if is_optional else {kept})
+    delivered, stored = StepResult.model_fields[name].annotation, Job.model_fields[name].annotation
+    is_optional = type(None) in get_args(stored)
+    assert without_none(delivered) == (without_none(stored) if is_optional else {stored})
