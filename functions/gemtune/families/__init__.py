@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from gemtune.errors import Problem
@@ -41,16 +41,19 @@ def of_config(config: Mapping[str, Any]) -> tuple[Family, ModelType] | None:
     return None if family is None else (family, family.model_types[str(config["model_type"])])
 
 
-def adapter_limits(config: Mapping[str, Any]) -> str | None:
+def adapter_limits(config: Mapping[str, Any], targets: Collection[str] | None = None) -> str | None:
     """Return why some programs cannot load an adapter of a model, if so.
 
-    None if all that load adapters can. config: content of its config.json.
+    None if all that load adapters can. config: content of its config.json. targets: ends of the names of the layers
+    that the adapter is on; None for the usual ones.
     """
     family_and_type = of_config(config)
     if family_and_type is None:
         return None
     family, kind = family_and_type
-    return family.why_experts_need_peft if has_experts(config) else kind.why_no_vllm_adapter
+    if has_experts(config) and (targets is None or set(targets) & set(family.experts)):
+        return family.why_experts_need_peft
+    return kind.why_no_vllm_adapter
 
 
 def has_experts(config: Mapping[str, Any]) -> bool:

@@ -10,6 +10,7 @@ from gemtune.request.training_config import TrainingConfig
 from trainer.steps.adapter_limits import adapter_limits
 
 PLAIN = {"model_type": "gemma3_text"}
+MIXTURE = {"model_type": "gemma4", "text_config": {"enable_moe_block": True}}
 
 
 @pytest.mark.parametrize(
@@ -22,7 +23,13 @@ PLAIN = {"model_type": "gemma3_text"}
         (PLAIN, {"new_tokens": ["<a>"], "use_dora": True}, ["PEFT only", "DoRA"]),
         ({"model_type": "gemma3"}, {"train_vision_tower": True}, ["--enable-tower-connector-lora"]),
         ({"model_type": "gemma3n"}, {"use_dora": True}, ["PEFT only"]),
-        ({"model_type": "gemma4", "text_config": {"enable_moe_block": True}}, {}, ["PEFT only"]),
+        (MIXTURE, {}, ["PEFT only"]),
+        (MIXTURE, {"target_modules": ["q_proj", "experts.down_proj"]}, ["PEFT only"]),
+        (MIXTURE, {"target_modules": ["q_proj"]}, ["may not start"]),
+        (MIXTURE, {"target_modules": ["q_proj", "router.proj"]}, ["may not start", "on router.proj: leave them out"]),
+        ({"model_type": "gemma4"}, {"target_modules": ["layers.3.mlp.down_proj", "k_proj"]}, []),
+        ({"model_type": "gemma4"}, {"target_modules": "all-linear"}, []),
+        ({"model_type": "gemma4"}, {"target_modules": ["q_proj", "per_layer_projection"]}, ["on per_layer_projection"]),
     ],
 )
 def test_each_limit_of_an_adapter_is_named(
