@@ -6,6 +6,7 @@ import hashlib
 import json
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import click
 import pytest
@@ -105,6 +106,18 @@ def test_json_of_a_followed_job_is_one_document(service: FakeService, rows_file:
         assert followed.exit_code == (0 if ends else 1)
         assert f"Submitted job {JOB}" in followed.stderr
         assert (json.loads(followed.stdout) == status) if ends else (followed.stdout == "")
+
+
+def test_a_submitted_job_says_in_a_terminal_how_to_watch_it(
+    service: FakeService, rows_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service.answers["POST", "/datasets"] = (200, dataset("ready"))
+    service.answers["POST", "/train"] = (202, {"job_id": JOB, "warnings": []})
+    train = ("train", "--data", str(rows_file), "--model", "a/b")
+    assert run(*train, url=service.url).stderr == ""
+    monkeypatch.setattr(follow, "sys", Mock(stderr=Mock(isatty=lambda: True)))
+    assert f"gemtune watch {JOB}" in run(*train, url=service.url).stderr
+    assert run(*train, "--quiet", url=service.url).stderr == ""
 
 
 def test_json_of_a_job_that_cannot_be_followed_names_it(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -95,10 +96,11 @@ def follow_accepted(connection: Connection, accepted: dict[str, Any], *, to_its_
 
     JSON is one document: the status of the job, or `accepted` if the job is not followed to its end.
     """
-    if not to_its_end:
-        connection.print_if_json(accepted)
-        return
     job_id = accepted["job_id"]
+    if not to_its_end:
+        if not connection.print_if_json(accepted) and not connection.quiet and sys.stderr.isatty():
+            click.echo(f"See its progress: gemtune watch {job_id}", err=True)
+        return
     if connection.as_json and not connection.quiet:
         click.echo(f"Submitted job {job_id}", err=True)
     exit_code = follow(connection, job_id)
