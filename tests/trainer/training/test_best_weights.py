@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from tests.trainer.steps.test_interruptions import history, same_training
 from tests.trainer.steps.test_train import adapter, after_steps
 from tests.trainer.training.test_grpo import HAS_AN_E, grpo_bench
 from trainer.store import checkpoints
+from trainer.training import best_weights
 
 BenchOf = Callable[..., Bench]
 STEPS = {"eval_strategy": "steps", "eval_steps": 2, "save_steps": 5}
@@ -132,3 +134,27 @@ def test_a_missing_best_checkpoint_leaves_the_last_weights(
     assert bench.job.metrics is not None
     assert (bench.job.metrics.train_step, bench.job.metrics.eval_loss) == (last, evaluations(bench)[last])
     assert f"train_step {best_step(bench)}, which evaluated best, is gone" in caplog.text
+
+
+@pytest.mark.parametrize("loss", [1.5, 2.5])
+def test_a_copy_of_a_checkpoint_is_removed_once_its_weights_are_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loss: float
+) -> None:
+    """Where the local disk is memory, the copy takes as much of it as the checkpoint has bytes."""
+
+    def copy(export: Any, prefix: str, train_step: int, into: Path) -> Path:
+        into.mkdir()
+        (into / "weights").touch()
+        return into
+
+    monkeypatch.setattr(checkpoints, "at_train_step", copy)
+    loaded: list[str] = []
+    trainer: Any = SimpleNamespace(
+        args=SimpleNamespace(metric_for_best_model="eval_loss", greater_is_better=False),
+        state=SimpleNamespace(best_global_step=4, best_metric=2.0),
+        _load_from_checkpoint=loaded.append,
+    )
+    into = tmp_path / "best"
+    restored = best_weights.restore(trainer, {"eval_loss": loss}, None, "jobs/a", into)  # type: ignore[arg-type]
+    assert (restored, loaded) == ((4, [str(into)]) if loss > 2.0 else (None, []))
+    assert not into.exists()
