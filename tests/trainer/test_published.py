@@ -62,6 +62,8 @@ def spec_of(**training: object) -> Spec:
 def test_every_field_is_either_published_or_withheld(
     model: type[Spec | TrainingConfig | ExportConfig], decided: frozenset[str]
 ) -> None:
+    undecided = sorted(set(model.model_fields) - decided)
+    assert not undecided, f"publish these fields of {model.__name__} or withhold them: {', '.join(undecided)}"
     assert decided == set(model.model_fields)
 
 

@@ -140,7 +140,7 @@ def test_a_missing_best_checkpoint_leaves_the_last_weights(
 def test_a_copy_of_a_checkpoint_is_removed_once_its_weights_are_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loss: float
 ) -> None:
-    """Where the local disk is memory, the copy takes as much of it as the checkpoint has bytes."""
+    """Save memory where the local disk is memory."""
 
     def copy(export: Any, prefix: str, train_step: int, into: Path) -> Path:
         into.mkdir()

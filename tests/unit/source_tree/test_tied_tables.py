@@ -5,23 +5,28 @@ mypy checks the rest: the trainer's matches over these types have no default, so
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import ast
+import re
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import gguf
 import pytest
-from pydantic import Field, TypeAdapter
+from pydantic import BaseModel, Field, TypeAdapter
 
 from gemtune.jobs.sources import Source
-from gemtune.request import exports, rewards
+from gemtune.request import exports, rewards, rl_spec
 from gemtune.request.exports import ExportFormat, GgufExport, Limits
 from gemtune.request.rewards import RewardBase
+from gemtune.request.spec import ExportConfig, Notify, TrainRequest, WandbConfig
+from gemtune.request.training_config import TrainingConfig
 from trainer.export.merge import encoding_of
 from trainer.rows.rewards import score_function
 
-DOCS = Path(__file__).parent.parent.parent.parent / "docs"
+ROOT = Path(__file__).parents[3]
+DOCS = ROOT / "docs"
 EXPORTS_PAGE = (DOCS / "export-and-certificate.md").read_text()
 REWARDS_PAGE = (DOCS / "methods-and-rewards.md").read_text()
 # The required fields of each reward.
@@ -149,3 +154,36 @@ def test_a_reward_that_only_requests_have_is_found(monkeypatch: pytest.MonkeyPat
         "rhymes is not in the table of rewards in docs/",
         "the trainer has no function for rhymes",
     ]
+
+
+# The requests' parts whose fields something has to read: what is refused or shown only has no effect.
+PARTS = (
+    TrainRequest,
+    TrainingConfig,
+    ExportConfig,
+    WandbConfig,
+    Notify,
+    rl_spec.GrpoConfig,
+    rl_spec.DpoConfig,
+    rl_spec.KtoConfig,
+)
+WITHOUT_EFFECT = ("functions/gemtune/request/rules/", "trainer/published.py")
+OWNERS = re.compile(r"(config|spec|rl|request|job|notify|wandb|training|algorithm|self|_of\(.*\))$")
+
+
+def fields_that_nothing_reads(models: Iterable[type[BaseModel]]) -> list[str]:
+    """Return fields that neither the service nor the trainer reads."""
+    read: set[str] = set()
+    for path in [*(ROOT / "trainer").rglob("*.py"), *(ROOT / "functions" / "gemtune").rglob("*.py")]:
+        if not path.relative_to(ROOT).as_posix().startswith(WITHOUT_EFFECT):
+            reads = (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute))
+            read |= {node.attr for node in reads if OWNERS.search(ast.unparse(node.value))}
+    return [f"{model.__name__}.{name}" for model in models for name in model.model_fields if name not in read]
+
+
+def test_every_field_of_a_request_is_read() -> None:
+    class More(TrainingConfig):
+        clip_norm: float = 1.0
+
+    unread = fields_that_nothing_reads([*PARTS, More])
+    assert unread == ["More.clip_norm"], "nothing reads these fields, so they have no effect"
