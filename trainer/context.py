@@ -97,12 +97,13 @@ class Context:
         """Return the seconds since the cap was reached; negative before that."""
         return -math.inf if self.cap_reached_at is None else self.clock.monotonic() - self.cap_reached_at
 
-    def check_pause(self) -> None:
+    def check_pause(self, *, seconds_to_end: float = 0.0) -> None:
         """Raise StopRequested if the job is to be paused, or a cap is reached.
 
         For work of the train step outside of its train_steps, which goes on after SIGTERM: there is nothing to save.
+        seconds_to_end: as in `stop_cause`.
         """
-        if (cause := self._pause_cause(0.0)) is not None:
+        if (cause := self._pause_cause(seconds_to_end)) is not None:
             raise StopRequested(cause)
 
     def _pause_cause(self, seconds_to_end: float) -> str | None:

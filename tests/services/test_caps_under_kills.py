@@ -7,21 +7,23 @@ training itself is a loop that lets time pass.
 from __future__ import annotations
 
 import random
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
 
 import pytest
 
 from gemtune.admission.platform import PlatformError
 from gemtune.errors import CapReached
+from gemtune.jobs.parts.metrics import EvaluationMetrics
 from gemtune.jobs.record import Claim, FencingToken, Job
 from gemtune.jobs.status import Step
 from gemtune.jobs.steps import HEARTBEAT_SECONDS
 from gemtune.ports import ExecutionState
 from gemtune.request.parsing import read_resume
 from tests.fakes import World
-from trainer.context import Context
+from trainer.context import Context, StopRequested
 from trainer.steps.train_attempt import TrainAttempt
 
 JOBS, SEED = 100, 22
@@ -55,6 +57,9 @@ class Trained:
         self.total = chance.randint(5, 15)
         self.step_seconds, self.save_seconds = chance.uniform(0.5, 60), chance.uniform(0.1, 90)
         self.save_every = chance.randint(1, 6)
+        # Half of the jobs evaluate, for up to ten times as long as a train_step takes.
+        self.evaluate_every = chance.choice((0, chance.randint(1, 6)))
+        self.evaluation_seconds, self.has_baseline = self.step_seconds * chance.uniform(0.1, 10), False
         hours = chance.uniform(0.02, 0.3)
         by_price = {"max_cost_usd": 3.6 * hours} if chance.random() < 0.5 else {"max_hours": hours}
         self.job_id = self.world.submit(**by_price)
@@ -166,13 +171,15 @@ class Trained:
             self._pass(1.0)
 
     def _context(self, job: Job, fence: FencingToken) -> Context:
-        services, unused = self.world.services, Any
+        services = self.world.services
         left = services.advance.seconds_left(job, fence.step)
         assert left is not None
         assert fence.began is not None
         return Context(
             job=job,
-            spec=unused,  # type: ignore[arg-type]
+            spec=SimpleNamespace(  # type: ignore[arg-type]
+                training_config=SimpleNamespace(eval_strategy="steps" if self.evaluate_every else "no")
+            ),
             fence=fence,
             buckets=services.buckets,
             advance=services.advance,
@@ -186,13 +193,25 @@ class Trained:
 
     def _train(self, context: Context) -> bool:
         """Train from the newest checkpoint. Returns whether it is finished."""
-        attempt, step = TrainAttempt(context, progress=Any), self.checkpoint  # type: ignore[arg-type]
+        attempt = TrainAttempt(context, Recorded())  # type: ignore[arg-type]
+        if self.evaluate_every and not self._evaluate_base(context, attempt):
+            return False
+        with suppress(StopRequested):
+            context.check_pause(seconds_to_end=attempt.seconds_to_end)
+            return self._train_steps(context, attempt)
+        return self._stop(context)
+
+    def _train_steps(self, context: Context, attempt: TrainAttempt) -> bool:
+        step = self.checkpoint
         attempt.last_step_at = self.world.clock.monotonic()
         while step < self.total:
             began = self.seconds
             self._pass(self.step_seconds * self.chance.uniform(0.8, 1.2))
             self.longest_step, step = max(self.longest_step, self.seconds - began), step + 1
             must_stop = attempt._must_stop()
+            if self.evaluate_every and step % self.evaluate_every == 0:
+                self._pass(self.evaluation_seconds * self.chance.uniform(0.8, 1.2))
+                attempt.hooks().evaluated(step, EvaluationMetrics(loss=1.0))
             if must_stop or step % self.save_every == 0 or step == self.total:
                 began = self.seconds
                 self._pass(self.save_seconds * self.chance.uniform(0.8, 1.2))
@@ -205,6 +224,31 @@ class Trained:
                 context.advance.stop(self.job_id, context.fence, cause=attempt.stop_cause)
                 return False
         return True
+
+    def _stop(self, context: Context) -> bool:
+        """End the attempt at its cap; return that training is not finished."""
+        assert self.fence is not None
+        context.advance.stop(self.job_id, self.fence, cause="cost_cap")
+        return False
+
+    def _evaluate_base(self, context: Context, attempt: TrainAttempt) -> bool:
+        """Evaluate the base model once. Returns False if a cap ended that."""
+        attempt.recall_evaluation()
+        if not self.has_baseline:
+            began = self.seconds
+            self._pass_checked(context, self.evaluation_seconds)
+            if context.stop_cause() is not None:
+                return self._stop(context)
+            attempt.note_evaluation(self.seconds - began)
+            self.has_baseline = True
+        return True
+
+
+class Recorded:
+    """Progress that is recorded nowhere."""
+
+    def evaluated(self, train_step: int, metrics: EvaluationMetrics) -> None:
+        """Record nothing."""
 
 
 def test_no_job_passes_its_cap_by_more_than_a_train_step_and_a_checkpoint_and_all_go_on(tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ def _train(context: Context, tracking: Tracking) -> None:
             )
         )
     with refuse_unsupported_model(config.base_model_id, trained=lambda: trainer.state.global_step > 0):
-        baseline = None if held_out is None else _baseline(context, trainer)
+        baseline = None if held_out is None else _baseline(context, trainer, attempt)
         if baseline is not None:
             tracking.evaluated(0, baseline, group="baseline")
         if not _train_to_end(context, trainer, attempt):
@@ -163,7 +163,7 @@ def _train_to_end(context: Context, trainer: JobTrainer, attempt: TrainAttempt) 
     from trainer.training import job_trainer
 
     resumed = checkpoints.newest(context.buckets.export, context.prefix, attempt.resumed)
-    context.check_pause()
+    context.check_pause(seconds_to_end=attempt.seconds_to_end)
     log.info("training %s", "from the beginning" if resumed is None else f"from train_step {resumed[0].train_step}")
     context.enter("training")
     attempt.progress.began()
@@ -242,18 +242,21 @@ def _evaluate_best(
     return best, last if best is None else _evaluate(context, trainer)
 
 
-def _baseline(context: Context, trainer: JobTrainer) -> EvaluationMetrics:
+def _baseline(context: Context, trainer: JobTrainer, attempt: TrainAttempt) -> EvaluationMetrics:
     """Return the metrics of the model that training starts from.
 
     The trainer's model still is that model: a fresh adapter changes nothing (its B is zero), and no checkpoint is
     loaded yet. The metrics are stored next to the loss curve, so that a resumed run need not evaluate again.
     """
     export, name = context.buckets.export, f"{context.prefix}/metrics/baseline.json"
+    attempt.recall_evaluation()
     try:
         return EvaluationMetrics.model_validate_json(export.read(name))
     except ObjectNotFound:
         context.enter("evaluating the base model")
+        began = context.clock.monotonic()
         metrics = _evaluate(context, trainer)
+        attempt.note_evaluation(context.clock.monotonic() - began)
         export.write(name, metrics.model_dump_json().encode())
         return metrics
 

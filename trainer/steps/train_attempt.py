@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from gemtune.jobs.parts.metrics import Progress
+from gemtune.errors import ObjectNotFound
+from gemtune.jobs.parts.metrics import EvaluationMetrics, Progress
 from trainer.context import Context
 from trainer.store import checkpoints
 from trainer.training.interface import Hooks, JobTrainer
@@ -20,8 +22,9 @@ class TrainAttempt:
     """State of an attempt while it trains, and its hooks.
 
     Times are in seconds of the clock's `monotonic`. stop_cause: why training stops early. saved_at: time of the newest
-    checkpoint, at first of the beginning. longest_step, save_seconds: durations so far. saving: the checkpoint
-    whose weights are uploaded already. saving_began: time at which the newest checkpoint began to be saved.
+    checkpoint, at first of the beginning. longest_step, save_seconds, evaluation_seconds: durations so far, the last of
+    earlier attempts too. saving: the checkpoint whose weights are uploaded already. saving_began: time at which the
+    newest checkpoint began to be saved.
     """
 
     context: Context
@@ -31,6 +34,7 @@ class TrainAttempt:
     saved_at: float | None = None
     longest_step: float = 0.0
     save_seconds: float = 0.0
+    evaluation_seconds: float = 0.0
     saving: checkpoints.Saving | None = None
     saving_began: float = 0.0
 
@@ -56,7 +60,7 @@ class TrainAttempt:
         """Return the callbacks of this attempt for a trainer."""
         return Hooks(
             self._stepped,
-            self.progress.evaluated,
+            self._evaluated,
             self._saved,
             self._must_stop,
             self._must_save,
@@ -75,11 +79,39 @@ class TrainAttempt:
             rewards=rewards_in(logs),
         )
 
+    def recall_evaluation(self) -> None:
+        """Take over how long evaluations of earlier attempts took."""
+        with suppress(ObjectNotFound, ValueError):
+            self.evaluation_seconds = float(self.context.buckets.export.read(self._evaluation_file))
+
+    def note_evaluation(self, seconds: float) -> None:
+        """Note how long an evaluation took, for later attempts too."""
+        if seconds > self.evaluation_seconds:
+            self.evaluation_seconds = seconds
+            self.context.buckets.export.write(self._evaluation_file, str(seconds).encode())
+
+    @property
+    def seconds_to_end(self) -> float:
+        """Seconds that may pass before the next checkpoint, times two."""
+        evaluates = self.context.spec.training_config.eval_strategy != "no"
+        return 2 * (max(self.longest_step, self.evaluation_seconds if evaluates else 0.0) + self.save_seconds)
+
+    @property
+    def _evaluation_file(self) -> str:
+        return f"{self.context.prefix}/metrics/evaluation_seconds"
+
+    def _evaluated(self, train_step: int, metrics: EvaluationMetrics) -> None:
+        """Record an evaluation of a train_step, which has just ended."""
+        if self.last_step_at is not None:
+            self.note_evaluation(self.context.clock.monotonic() - self.last_step_at)
+        self.progress.evaluated(train_step, metrics)
+
     def _must_stop(self) -> bool:
         """Return whether to stop now, and note the cause.
 
         The causes are those of `Context.stop_cause`, and a deadline. A deadline or a cap that leaves no time for
-        another train_step and a checkpoint counts as reached, with a factor of two to be safe.
+        another train_step and a checkpoint counts as reached, with a factor of two to be safe. So does a cap that
+        leaves none for an evaluation, which may follow the train_step.
         """
         now = self.context.clock.monotonic()
         shutil.rmtree(self.resumed, ignore_errors=True)  # it has been loaded, and the next one needs the room
@@ -87,7 +119,7 @@ class TrainAttempt:
             self.longest_step = max(self.longest_step, now - self.last_step_at)
         self.last_step_at = now
         needed = 2 * (self.longest_step + self.save_seconds)
-        self.stop_cause = self.context.stop_cause(seconds_to_end=needed)
+        self.stop_cause = self.context.stop_cause(seconds_to_end=self.seconds_to_end)
         if self.stop_cause is None and self.context.deadline is not None and now + needed >= self.context.deadline:
             self.stop_cause = "out_of_time"
         return self.stop_cause is not None

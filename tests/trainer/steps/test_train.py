@@ -207,6 +207,11 @@ def test_checkpoints_are_deleted_once_the_adapter_is_published(trained_once: Cal
     assert checkpoints.list_all(bench.services.buckets.export, f"jobs/{bench.job_id}") == []
 
 
+def test_the_duration_of_evaluations_is_kept_for_later_attempts(trained_once: Callable[..., Bench]) -> None:
+    bench = trained_once()
+    assert float(bench.services.buckets.export.read(f"jobs/{bench.job_id}/metrics/evaluation_seconds")) > 0
+
+
 def test_an_outdated_attempt_stops_and_writes_nothing(bench: Bench) -> None:
     bench.run(Step.PREPARE)
     context = bench.context(Step.TRAIN)
@@ -215,7 +220,7 @@ def test_an_outdated_attempt_stops_and_writes_nothing(bench: Bench) -> None:
     with pytest.raises(StaleAttempt):
         train.run(context)
     after = {stat.name for stat in bench.services.buckets.export.list("")} - set(before)
-    assert {name.rpartition("/")[2] for name in after} <= {"baseline.json", "1.jsonl"}
+    assert {name.rpartition("/")[2] for name in after} <= {"baseline.json", "evaluation_seconds", "1.jsonl"}
 
 
 def test_a_training_of_a_cancelled_job_stops_without_a_checkpoint(bench: Bench) -> None:
