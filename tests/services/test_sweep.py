@@ -89,6 +89,17 @@ def test_a_part_of_the_sweep_that_fails_leaves_the_repair_of_jobs_to_happen(
     assert world.launcher.started[-1] == (lost.job_id, 2)
 
 
+def test_a_sweep_that_cannot_list_the_jobs_fails_after_its_other_parts(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cleaned: list[str] = []
+    monkeypatch.setattr(world.services.store, "unfinished", fail)
+    monkeypatch.setattr(world.services.buckets.config, "remove_unfinished", lambda before: cleaned.append("config"))
+    with pytest.raises(ConnectionError):
+        world.services.sweep()
+    assert cleaned == ["config"]
+
+
 def test_a_job_that_cannot_be_repaired_does_not_stop_the_repair_of_others(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -71,11 +71,12 @@ class Sweep:
         """Run one sweep.
 
         Every part has a time limit, and a repair that fails does not prevent the others. If there is no time for some
-        parts, the next sweep begins with another one.
+        parts, the next sweep begins with another one. An error that keeps it from listing the jobs is raised in the
+        end, so that the platform shows a failed sweep.
         """
         now, began = self.clock.now(), self.clock.monotonic()
         self._run("events", self._publishing(now), PART_SECONDS)
-        self._run("jobs", self._repairs_of_jobs(now), REPAIR_SECONDS)
+        error = self._run("jobs", self._repairs_of_jobs(now), REPAIR_SECONDS)
         parts = {
             "slots": self.unused_slots(now),
             "accounts": self._old_accounts(),
@@ -92,9 +93,14 @@ class Sweep:
                 log.warning("the sweep has no time left for %s", name)
                 continue
             self._run(name, repairs, PART_SECONDS)
+        if error is not None:
+            raise error
 
-    def _run(self, part: str, repairs: Repairs, seconds: float) -> None:
-        """Run repairs until they have taken so many seconds."""
+    def _run(self, part: str, repairs: Repairs, seconds: float) -> Exception | None:
+        """Run repairs until they have taken so many seconds.
+
+        Returns the error that kept them from being listed, if one did.
+        """
         deadline = self.clock.monotonic() + seconds
 
         def run() -> None:
@@ -104,7 +110,7 @@ class Sweep:
                     if self.clock.monotonic() >= deadline:
                         return
 
-        self._guarded(part, run)
+        return self._guarded(part, run)
 
     def _publishing(self, now: datetime) -> Repairs:
         """Publish events that are not published yet."""
@@ -137,8 +143,8 @@ class Sweep:
         for name in self.budgets.old_accounts():
             yield Repair(name, partial(self.budgets.remove, name))
 
-    def _guarded(self, subject: str, repair: Callable[[], object]) -> None:
-        """Run one repair, and log the error if it fails.
+    def _guarded(self, subject: str, repair: Callable[[], object]) -> Exception | None:
+        """Run one repair; log the error if it fails, and return it.
 
         subject: the name of what is repaired, for the log.
         """
@@ -146,8 +152,10 @@ class Sweep:
             repair()
         except (VersionConflict, Stale, JobNotFound, JobWasDeleted) as error:
             log.info("%s needs no repair any more: %s", subject, error)
-        except Exception:
+        except Exception as error:
             log.exception("the sweep could not repair %s; the next one tries again", subject)
+            return error
+        return None
 
     def _repair(self, job: Job, now: datetime) -> None:
         """Relaunch an unfinished job that no execution runs.
