@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from gemtune.llama_cpp import problem_of_config
 from tests import tiny_gemma
@@ -31,6 +32,15 @@ SAME = 0.005
 SLIDING, GLOBAL = "sliding_attention", "full_attention"
 _LARGE = {"attention_k_eq_v": True, "num_global_key_value_heads": 1, "num_key_value_heads": 2, "num_attention_heads": 4}
 _SHARING = {"num_kv_shared_layers": 3, "hidden_size_per_layer_input": 16}
+# llama.cpp has fixed these numbers, and that 20 layers have their own keys and values.
+_SHAPE_OF_3N = {
+    "num_hidden_layers": 25,
+    "num_kv_shared_layers": 5,
+    "layer_types": ([SLIDING] * 4 + [GLOBAL]) * 5,
+    "hidden_size_per_layer_input": 256,
+    "intermediate_size": [128] * 25,
+    "activation_sparsity_pattern": [0.95] * 10 + [0.0] * 15,
+}
 _EXPERTS = {"enable_moe_block": True, "num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 32}
 
 
@@ -73,6 +83,8 @@ SHAPES_IN_LLAMA_CPP: Mapping[str, Shape] = {
     "3, yarn": Shape("gemma3", _rotated_3(rope_type="yarn", factor=4.0, original_max_position_embeddings=64)),
     "3, sliding linear": Shape("gemma3", _rotated_3({"rope_type": "linear", "factor": 8.0}), "sliding layers"),
     "3, scale of 27B": Shape("gemma3", {"head_dim": 16}, "divides the scores"),
+    # If this one fails, llama.cpp has learned to compute Gemma 3n: allow its GGUF exports.
+    "3n": Shape("gemma3n", _SHAPE_OF_3N, "compute different logits"),
     "4 dense": Shape("gemma4", _LARGE),
     "4 dense, untied": Shape("gemma4", _LARGE | {"tie_word_embeddings": False}),
     "4 dense, silu": Shape("gemma4", _LARGE | {"hidden_activation": "silu"}, "not silu"),
@@ -96,6 +108,7 @@ _CLASSES = {
     "gemma": ("GemmaConfig", "GemmaForCausalLM", "gemma"),
     "gemma2": ("Gemma2Config", "Gemma2ForCausalLM", "gemma2"),
     "gemma3": ("Gemma3TextConfig", "Gemma3ForCausalLM", "gemma3"),
+    "gemma3n": ("Gemma3nTextConfig", "Gemma3nForCausalLM", "gemma3n-text"),
     "gemma4": ("Gemma4TextConfig", "Gemma4ForCausalLM", "gemma4-dense-text"),
 }
 
@@ -113,6 +126,8 @@ def _settings(shape: Shape, vocabulary: int) -> dict[str, Any]:
     }
     if shape.family in ("gemma2", "gemma3"):
         settings |= {"query_pre_attn_scalar": 32, "sliding_window": 64}
+    if shape.family == "gemma3n":
+        settings["vocab_size_per_layer_input"] = vocabulary
     if shape.family == "gemma4":
         settings |= {
             "layer_types": [SLIDING, SLIDING, GLOBAL] * 2,
@@ -143,10 +158,24 @@ def _built(shape: Shape, vocabulary: Path, folder: Path) -> tuple[Any, dict[str,
     model.generation_config = transformers.GenerationConfig(bos_token_id=2, eos_token_id=[1], pad_token_id=0)
     model.set_attn_implementation("eager")
     model.save_pretrained(folder)
+    if shape.family == "gemma3n":
+        _add_unused_weights(folder / "model.safetensors")
     saved = json.loads((folder / "config.json").read_text())
     saved.pop("per_layer_config", None)
     (folder / "config.json").write_text(json.dumps(saved | settings))
     return model, saved | settings
+
+
+def _add_unused_weights(file: Path) -> None:
+    """Add the keys and values of layers that share those of others.
+
+    Files of the Hub have them, and llama.cpp loads no other.
+    """
+    weights = load_file(file)
+    for name in [name for name in weights if ".layers.19.self_attn." in name]:
+        for layer in range(20, 25):
+            weights.setdefault(name.replace(".19.", f".{layer}."), weights[name].clone())
+    save_file(weights, file, metadata={"format": "pt"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,3 +231,4 @@ def test_a_shape_is_refused_exactly_if_llama_cpp_does_not_compute_it(
     assert (problem is None) is (reason == "")
     assert problem is None or reason in problem.msg
     assert computed[name].agrees is (problem is None)
+    assert name != "3n" or computed[name].exported is not None
