@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -74,10 +74,15 @@ class TinyJob:
         return replace(self.context, spec=spec, work=Path(tempfile.mkdtemp(dir=self.work)))
 
     def write(self, export_format: Format, quantization: Quantization) -> tuple[Path, str]:
-        """Write an export; return its folder, and a note for the certificate."""
+        """Write an export; return its folder, and a note for the certificate.
+
+        Raises StepError if llama.cpp computes another function than was trained.
+        """
         context = self.of(export_format, quantization)
         folder = context.work / "exported"
-        return folder, export_files.write(context, self.trained, folder)
+        certificate = replace(export.certificate_of(context, self.trained, folder, ""), compare=comparison.measure)
+        check = partial(parity_check.check_function, certificate)
+        return folder, export_files.write(context, self.trained, folder, check_exact=check)
 
     def exact(self, export_format: Format, quantization: Quantization) -> Path:
         """Return the folder of an export, which is written once.
