@@ -8,6 +8,7 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from gemtune.jobs.status import Step
 from tests.trainer.conftest import Bench
 from tests.trainer.steps.test_train import after_steps
 from tests.trainer.wandb_server import WandbServer, wandb_server
-from trainer.training.tracking import wandb_run
+from trainer.training.tracking import wandb_process, wandb_run
 
 KEY = "f" * 24 + "a" * 16  # fake, in the form of W&B's keys
 
@@ -192,8 +193,6 @@ def test_the_file_of_an_offline_run_is_complete_when_it_is_announced(
     """W&B's service process writes the end of the file when it ends."""
     import wandb
 
-    from trainer.training.tracking import wandb_process
-
     teardown, sizes, printed = wandb.teardown, list[int](), list[str]()
 
     def end_the_service() -> None:
@@ -229,3 +228,37 @@ def test_the_offline_file_of_wandb_can_be_synchronized_later(
     subprocess.run(sync, env=environment, check=True, capture_output=True)
     history = wandb_state.runs[bench.job_id]["history"]
     assert [(row["_step"], row["train/loss"]) for row in history if "train/loss" in row] == bench.curve()
+
+
+def test_a_process_of_wandb_that_reads_nothing_does_not_hold_up_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    program = tmp_path / "python"
+    program.write_text("#!/bin/sh\nexec sleep 600\n")
+    program.chmod(0o700)
+    monkeypatch.setattr(wandb_run.sys, "executable", str(program))
+    monkeypatch.setattr(wandb_run, "FINISH_SECONDS", 0)
+    run = wandb_run.WandbRun({"api_key": None}, tmp_path / "wandb", lambda prefix, rest: None)
+
+    def log_more_than_a_pipe_holds() -> None:
+        for train_step in range(3000):
+            run.log(train_step, {"loss": 1.0, "learning_rate": 0.001})
+
+    thread = threading.Thread(target=log_more_than_a_pipe_holds, daemon=True)
+    thread.start()
+    thread.join(60)
+    assert not thread.is_alive()
+    run.close(failed=False)
+    assert "W&B receives no more metrics (BlockingIOError)" in caplog.text
+
+
+def test_wandb_gets_neither_code_nor_the_state_of_a_repository(monkeypatch: pytest.MonkeyPatch) -> None:
+    import wandb
+
+    opened: list[dict[str, Any]] = []
+    monkeypatch.setattr(wandb, "init", lambda **options: opened.append(options))
+    names = ("api_key", "entity", "project", "name", "run_id", "config")
+    wandb_process._open_run({**dict.fromkeys(names), "seconds": 5})
+    settings = opened[0]["settings"]
+    assert (settings.disable_code, settings.disable_git, settings.console, settings.quiet) == (True, True, "off", True)
+    assert (settings.init_timeout, settings.finish_timeout) == (wandb_process.INIT_SECONDS, 5)
