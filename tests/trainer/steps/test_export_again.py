@@ -22,7 +22,7 @@ from tests.trainer.hub_server import READ_ONLY_TOKEN, TOKEN, Answer, HubServer
 from trainer.context import Context
 from trainer.hub import upload
 from trainer.hub.refusals import TransientError
-from trainer.steps import export
+from trainer.steps import export, export_files
 from trainer.store import manifest
 
 TO_THE_HUB = {"export_config": {"destination": "hfhub", "hf_repo_id": "me/captain"}}
@@ -96,7 +96,7 @@ def test_an_export_survives_failures_of_the_hub(
         export.run(with_secrets(child.context(Step.EXPORT)))
     assert len(hub.repositories["me/captain"].history) == 1
     sent = hub.count("put")
-    monkeypatch.setattr(export, "write", None)  # a complete export is not written again
+    monkeypatch.setattr(export_files, "write", None)  # a complete export is not written again
     export.run(with_secrets(child.context(Step.EXPORT)))
     repository = hub.repositories["me/captain"]
     assert (child.job.status, child.job.adapter_path) == ("completed", f"hf://me/captain@{repository.sha}")
