@@ -133,6 +133,8 @@ def test_lines_of_the_hubs_viewer_are_the_rows_in_them() -> None:
         {"items": [{"role": "user", "content": "Hi"}]},
         {"data": [{"from": "human", "value": "Hi"}]},
         {"prompt": "Hi", "examples": [{"a": "b"}]},
+        {"title": "a", "examples": [{"a": "b"}], "prompt": "Hi"},
+        {"items": [{"id": 1, "from": "human", "value": "Hi"}], "id": 1},
         {"text": "Hi", "row_idx": 1, "row": {"a": "b"}},
         {"row": {"a": "b"}},
     ],

@@ -47,7 +47,7 @@ def begin_of_array(start: bytes) -> int | None:
         return place + 1
     for name, value in _fields(start, place):
         if name in NAMES and _ROWS.match(start, value):
-            return value + 1
+            return None if _is_line(start, place, name) else value + 1
         if name not in _ABOUT:
             return None
     return None
@@ -84,6 +84,17 @@ def cut_cells(row: Mapping[str, Any]) -> list[str]:
     """Return the columns of a viewer's row that it has cut off."""
     cells = row.get("truncated_cells")
     return [str(cell) for cell in cells] if unwrapped(row) is not row and isinstance(cells, list) else []
+
+
+def _is_line(start: bytes, place: int, rows: str) -> bool:
+    """Return whether an object is a row on a line, and not a file's only one.
+
+    Another object follows it, and it has more than rows and what is about a file. place: of the object. rows: the field
+    that may have the rows of a file.
+    """
+    following = _after_blanks(start, _after_value(start, place))
+    has_more = any(name not in _ABOUT and name != rows for name, _ in _fields(start, place))
+    return has_more and start[following : following + 1] == b"{"
 
 
 def _fields(start: bytes, place: int) -> Iterator[tuple[str, int]]:
