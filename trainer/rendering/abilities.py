@@ -30,6 +30,7 @@ _SAID, _MORE = "quixotic", "zephyr"
 _ENGLISH, _GERMAN = "en", "de"
 # Tags around the thoughts that DeepSeek's and Qwen's models write in front of an answer.
 _THINK, _THOUGHT_ENDS = "<think>", "</think>"
+_FENCE = "```"  # begins and ends a block of code
 _ASKS = "enable_thinking"  # variable of templates of models that think if they are asked to
 
 
@@ -235,9 +236,13 @@ class Abilities:
 def _begins_with_thought(text: str) -> bool:
     """Return whether a text has a thought in tags in front of an answer.
 
-    The first tag may be missing, since DeepSeek's prompts end with it. Tags elsewhere are what the answer is about.
+    The first tag may be missing, since DeepSeek's prompts end with it; the other one is then on a line of its own, and
+    not in a block of code. Tags elsewhere are what the answer is about.
     """
-    return text.lstrip().startswith(_THINK) or (f"{_THOUGHT_ENDS}\n" in text and _THINK not in text)
+    if text.lstrip().startswith(_THINK):
+        return True
+    before, closing, _ = f"\n{text}".partition(f"\n{_THOUGHT_ENDS}\n")
+    return bool(closing) and _THINK not in text and before.count(_FENCE) % 2 == 0
 
 
 def _split(text: str) -> tuple[str, str]:

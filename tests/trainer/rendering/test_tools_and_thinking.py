@@ -294,14 +294,17 @@ def test_a_thought_in_tags_becomes_the_models_own(content: str, as_list: bool, t
     assert trained_ranges(ours) == [pieces[0], (last + len(closed), pieces[1][1] + len(closed))]
 
 
-@pytest.mark.parametrize("content", ["<think>two", "<think>a</think>b<think>c</think>4", "a</think>\nb</think>4"])
+@pytest.mark.parametrize("content", ["<think>two", "<think>a</think>b<think>c</think>4", "a\n</think>\nb</think>4"])
 def test_tags_that_are_not_around_one_thought_refuse_their_row(content: str, thinking: Path) -> None:
     refused = encode(thinking, {"messages": [user("2 + 2?"), assistant(content)]})
     assert isinstance(refused, Refused)
     assert "begins with <think> tags that are not around one thought" in refused.reason
 
 
-@pytest.mark.parametrize("content", ["Write <think>a</think>\nand go on.", "</think> ends a thought.", "</think>"])
+ABOUT_TAGS = ["Write <think>a</think>\nand go on.", "</think> ends a thought.", "</think>", "End it with </think>\n!"]
+
+
+@pytest.mark.parametrize("content", [*ABOUT_TAGS, "Write:\n```\nHm.\n</think>\n```"])
 def test_tags_that_an_answer_is_about_are_text(content: str, thinking: Path) -> None:
     ours = encoded(thinking, {"messages": [user("Tags?"), assistant(content)]})
     tokenizer = Tokenizer.from_file(str(thinking / "tokenizer.json"))
