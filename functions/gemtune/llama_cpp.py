@@ -154,7 +154,7 @@ def _other_layers(text: Mapping[str, Any], name: str, computed: LlamaCpp) -> Ite
     if computed.layers_scaled_by_share is not None and not _divides_scores_alike(text, computed.layers_scaled_by_share):
         yield (
             f"llama.cpp divides the scores of {name} by the root of a head's width, or of hidden size / heads with "
-            f"{computed.layers_scaled_by_share} layers, not by that of {text.get('query_pre_attn_scalar')}"
+            f"{computed.layers_scaled_by_share} layers, not by that of {str(text.get('query_pre_attn_scalar'))[:40]}"
         )
 
 
@@ -163,10 +163,13 @@ def _layer_types(text: Mapping[str, Any], period: int) -> list[str]:
 
     period: every so many layers one has none in transformers' default.
     """
+    from gemtune.families.size import LARGEST_VALUES
+
     stated, layers = text.get("layer_types"), text.get("num_hidden_layers")
     if isinstance(stated, list):
         return stated
-    return _by_period(layers, period) if isinstance(layers, int) else []
+    is_usual = isinstance(layers, int) and layers <= LARGEST_VALUES["num_hidden_layers"]  # another rule refuses others
+    return _by_period(layers, period) if is_usual else []
 
 
 def _by_period(layers: int, period: int) -> list[str]:
@@ -209,11 +212,11 @@ def _other_positions(text: Mapping[str, Any], name: str, computed: LlamaCpp) -> 
         yield f"llama.cpp does not scale the positions of sliding layers of {name}"
     base = of_all.get("rope_theta", text.get("rope_theta", ROPE_BASE)) if isinstance(of_all, dict) else ROPE_BASE
     if computed.fixed_rope_base and base != ROPE_BASE:
-        yield f"llama.cpp rotates the positions of {name} with the base {ROPE_BASE:,}, not {base}"
+        yield f"llama.cpp rotates the positions of {name} with the base {ROPE_BASE:,}, not {str(base)[:40]}"
 
 
-def _rope_type(stated: Mapping[str, Any]) -> object:
-    return stated.get("rope_type", stated.get("type", "default"))
+def _rope_type(stated: Mapping[str, Any]) -> str:
+    return str(stated.get("rope_type", stated.get("type", "default")))[:40]
 
 
 def _other_tables(text: Mapping[str, Any], name: str) -> Iterator[str]:

@@ -218,6 +218,12 @@ def test_gguf_is_refused_with_the_reason_where_llama_cpp_differs() -> None:
     assert problem_of_config({"model_type": "gemma4"}) is problem_of_repository("google/gemma-4-E4B-it") is None
 
 
+@pytest.mark.parametrize("model_type", ["gemma2", "gemma3", "gemma4"])
+def test_a_number_of_layers_of_no_model_keeps_nobody_busy(model_type: str) -> None:
+    problem = problem_of_config({"model_type": model_type, "num_hidden_layers": 10**15, "rope_theta": "x" * 10**6})
+    assert problem is None or len(problem.msg) < 500
+
+
 _SLIDING, _GLOBAL = "sliding_attention", "full_attention"
 
 
