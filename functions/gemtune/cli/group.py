@@ -25,7 +25,7 @@ usage; 3 the job failed; 4 the job was cancelled; 5 the service cannot be reache
 """
 
 
-# Context of the command, as the contexts around it keep it for errors about its use.
+# Name by which contexts keep that of the command, which errors about its use begin with.
 COMMAND = "gemtune command"
 # Commands by the names that they have elsewhere.
 OTHER_NAMES = {
@@ -141,7 +141,7 @@ class _LazyGroup(CommandGroup):
         except BadUse as error:
             raise click.UsageError(str(error), ctx.meta.get(COMMAND, ctx)) from None
         except click.UsageError as error:
-            if isinstance(error, click.NoSuchOption) and (meant := OTHER_OPTIONS.get(error.option_name)):
+            if isinstance(error, click.NoSuchOption) and (meant := _own_option(error)) is not None:
                 message = f"No such option '{error.option_name}'. Did you mean '{meant}'?"
                 raise click.UsageError(message, error.ctx) from None
             error.ctx = error.ctx or ctx.meta.get(COMMAND, ctx)
@@ -200,6 +200,13 @@ class _LazyGroup(CommandGroup):
             meant = suggest(args[0], [*self.modules, "help"], OTHER_NAMES)
             ctx.fail(f"There is no command {args[0]!r}.{meant or ' `gemtune --help` lists all.'}")
         return super().resolve_command(ctx, args)
+
+
+def _own_option(error: click.NoSuchOption) -> str | None:
+    """Return the option of the command that has this name elsewhere, or None."""
+    parameters = () if error.ctx is None else error.ctx.command.params
+    own = OTHER_OPTIONS.get(error.option_name)
+    return own if any(own in parameter.opts for parameter in parameters) else None
 
 
 def _common_options() -> list[click.Option]:

@@ -341,6 +341,7 @@ def test_a_secret_is_stored_and_not_printed(home: Path, monkeypatch: pytest.Monk
     result = run("secret", "mine", stdin="hf_fakefakefake\n")
     assert result.stdout == "Stored the token. Use it in requests as secret:gemtune-user-mine\n"
     assert services().secrets.read("gemtune-user-mine") == "hf_fakefakefake"
+    assert run("secret", "fetch", stdin="hf_fakefakefake\n").exit_code == 0  # means a command in other groups only
 
 
 def test_secrets_are_listed_and_deleted_without_their_values(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

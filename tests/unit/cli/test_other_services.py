@@ -97,6 +97,13 @@ def test_options_by_their_names_elsewhere_lead_to_ours() -> None:
         assert f"Did you mean '{own}'" in run(*command, other, "1").stderr, other
 
 
+def test_only_options_that_a_command_has_are_suggested() -> None:
+    for words in (("data", "upload", "x", "--file", "y"), ("status", JOB, "--watch"), ("jobs", "--lr", "1")):
+        error = run(*words)
+        assert (error.exit_code, "No such option" in error.stderr) == (2, True)
+        assert not any(f"'{own}'" in error.stderr for own in ("--data", "--follow", "--learning-rate"))
+
+
 def command_of(name: str) -> click.Command:
     command: click.Command | None = main
     for part in name.split():

@@ -22,7 +22,8 @@ class _WithDefault(CommandGroup):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Return the command of an argument list."""
-        is_command = args[0] in self.commands or any(args[0] in others.split() for others in OTHER_NAMES.values())
+        own = self.list_commands(ctx)
+        is_command = args[0] in own or any(args[0] in OTHER_NAMES.get(name, "").split() for name in own)
         return super().resolve_command(ctx, args if is_command else ["set", *args])
 
 
