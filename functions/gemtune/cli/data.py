@@ -137,9 +137,10 @@ def rows(connection: Connection, /, dataset_id: str, **options: Any) -> None:
 def download(connection: Connection, dataset_id: str, output: str | None, force: bool) -> None:
     """Download a dataset as it was uploaded.
 
-    The file of a dataset that has one goes to PATH, or into PATH if that is a folder; several files go into the folder
-    PATH, which is created. Without PATH, the current folder gets a file or a folder with the name of the dataset. Each
-    file is checked against its SHA-256, and those that are there already are not downloaded again.
+    The file of a dataset that has one goes to PATH, or into PATH if that is a folder or ends with a slash; several
+    files go into the folder PATH, which is created. Without PATH, the current folder gets a file or a folder with the
+    name of the dataset. Each file is checked against its SHA-256, and those that are there already are not downloaded
+    again.
     """
     dataset_files.download(connection, connection.find_dataset(dataset_id), output, force=force)
 

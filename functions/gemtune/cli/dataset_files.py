@@ -31,7 +31,7 @@ def download(connection: Connection, dataset_id: str, output: str | None, *, for
         _write_out(connection, files)
         return
     name = _own_name(connection.call("GET", f"/datasets/{dataset_id}")["name"])
-    paths = _paths(files, None if output is None else Path(output).expanduser(), name or dataset_id)
+    paths = _paths(files, output, name or dataset_id)
     missing = [(file, path) for file, path in paths if not is_there(file, path)]
     _check_replaced([path for _, path in missing], force=force)
     download_all(connection, missing)
@@ -41,19 +41,21 @@ def download(connection: Connection, dataset_id: str, output: str | None, *, for
             click.echo(path)
 
 
-def _paths(files: Sequence[LinkedFile], output: Path | None, name: str) -> list[tuple[LinkedFile, Path]]:
+def _paths(files: Sequence[LinkedFile], output: str | None, name: str) -> list[tuple[LinkedFile, Path]]:
     """Return where to write each file.
 
-    name: of the dataset, for what has no other name. Raises click.UsageError, and BadUse for a name that leads out of
-    its folder.
+    output: as the user gave it; a folder if it ends with a slash. name: of the dataset, for what has no other name.
+    Raises click.UsageError, and BadUse for a name that leads out of its folder.
     """
+    target = None if output is None else Path(output).expanduser()
     if len(files) == 1:
         kind = kind_of(files[0].name)
         ending = Path(files[0].name).suffix if kind is None else kind.suffix
         own = name if name.endswith(ending) else f"{name}{ending}"
-        path = Path(own) if output is None else output / own if output.is_dir() else output
-        return [(files[0], path)]
-    folder = Path(name) if output is None else output
+        if output is None or target is None:
+            return [(files[0], Path(own))]
+        return [(files[0], target / own if target.is_dir() or output.endswith("/") else target)]
+    folder = Path(name) if target is None else target
     if folder.exists() and not folder.is_dir():
         raise click.UsageError(f"the dataset has {len(files)} files, and {folder} is not a folder")
     return [(file, path_in(folder, file)) for file in files]

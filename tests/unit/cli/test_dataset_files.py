@@ -64,7 +64,10 @@ def test_one_file_gets_the_name_of_its_dataset(
 def test_one_file_goes_where_the_user_says(service: FakeService, tmp_path: Path, folder: Path) -> None:
     serve(service, tmp_path, "train.csv")
     (folder / "there").mkdir()
-    for output, expected in (("x.csv", "x.csv"), ("there", "there/tickets.csv"), ("new/y.csv", "new/y.csv")):
+    for output, expected in (
+        *(("x.csv", "x.csv"), ("there", "there/tickets.csv"), ("new/y.csv", "new/y.csv")),
+        ("newer/", "newer/tickets.csv"),
+    ):
         assert run("data", "download", ID, "-o", output, url=service.url).stdout == f"{expected}\n"
         assert files_of(folder)[expected] == "train.csv"
     result = run("data", "download", ID, "-o", "-", url=service.url)
