@@ -84,6 +84,7 @@ def test_rows_of_other_files_and_of_a_long_file_are_guessed_from_the_first_ones(
     [
         ("train.jsonl", b""),
         ("train.json", b" [" + ROW * 3),
+        ("train.json", b"\xef\xbb\xbf[" + ROW * 3),
         ("train.json", b'{"data": [' + ROW.strip() + b"]}\n"),
         ("train.jsonl.gz", ROW * 3),
         ("train.parquet", ROW * 3),

@@ -14,11 +14,11 @@ _FIRST_OR_SECOND = {"1": 0, "2": 1}
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Columns of such rows.
+    """Columns of the rows of a dataset, and of those like them.
 
-    answers: the two answers, or whole conversations. verdict: the column that says which is better. better: by its
-    values, as texts in lower case, the index of the better answer; any other value says that neither is. prompt: a
-    column with the prompt that other formats do not have it in.
+    whose: name of the dataset, for docs. answers: the two answers, or whole conversations. verdict: the column that
+    says which is better. better: by its values, as texts in lower case, the index of the better answer; any other value
+    says that neither is. prompt: a column with the prompt, if no other format has it in a column of that name.
     """
 
     whose: str

@@ -12,7 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gemtune.datasets.conversation import Audio, Conversation, Image, PlainText, Text, ToolCall, Turn
+from gemtune.datasets.files import wrapped_rows
 from gemtune.datasets.formats import table
+from gemtune.datasets.reading.advice import WRAPPERS
 from gemtune.datasets.reading.fields import HARMLESS
 from gemtune.datasets.refusal import Refused
 from gemtune.datasets.row_options import FormatName, ReadOptions
@@ -342,9 +344,11 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     (claude({"text": "Yes?", "weight": 0}), "message 2: the field weight is unknown"),
     (chatgpt({"role": "tool", "text": "Hi"}), "message 1: it is of one of ChatGPT's own tools"),
     (chatgpt({"role": "assistant", "text": "Hi", "recipient": "python"}), "message 1: it is of one of ChatGPT's own"),
-    ({"mapping": {}, "current_node": "a"}, "the nodes of mapping form a circle"),
+    ({"mapping": {}, "current_node": "a"}, "mapping has no node of the name that"),
     ({"mapping": {"a": {"parent": "a"}, "b": {}}, "current_node": "a"}, "the nodes of mapping form a circle"),
     ({"mapping": {"a": {"parent": "c"}, "b": {}}, "current_node": "a"}, "mapping has no node of the name that"),
+    (claude({"content": "Yes?"}), "message 2: its content is not a list of parts"),
+    (claude({"text": "Yes?", "content": "No."}), "message 2: its content is not a list of parts"),
     (claude({"text": "Yes?", "attachments": [{"file_name": "a"}]}), "message 2: it has attachments, whose content is"),
     (
         claude({"text": "", "content": [{"type": "tool_use", "text": "a"}]}),
@@ -367,6 +371,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"input": [USER], "output": "Yes?"}, "for messages, set dataset_columns to {prompt: input, completion: output}"),
     ({"Prompt": "Hi", "prompt": "Ho", "Completion": "Yes?"}, "the field Prompt is unknown"),
     ({"Prompt": "Hi", "Completion": "Yes?", "Label": "x"}, "to ignore it, add {label: null} to dataset_columns"),
+    (glaive(call='{"name": " ", "arguments": {}}'), "a function has no name"),
     (glaive(call="{'name': 'weather'}"), "a call behind <functioncall> is not {name, arguments}"),
     (
         glaive(call='{"name": "weather", "arguments": \'{"city"\'}'),
@@ -547,6 +552,31 @@ def test_a_field_can_be_ignored_in_either_case(ignored: str) -> None:
     read = table.read({"Prompt": "Ho", "Text": "Hi", "Completion": "Yes?"}, options)
     assert not isinstance(read, Refused), read.reason
     assert read.content == CHAT
+
+
+def test_a_row_of_very_many_fields_is_read_in_linear_time() -> None:
+    """Quadratic time was 50 s for as many names, of which half mean one field."""
+    usual = "systeminstruction"
+    written = (
+        "".join(each.upper() if number >> place & 1 else each for place, each in enumerate(usual))
+        for number in range(1, 50_001)
+    )
+    row: dict[str, Any] = {f"A{number}": 1 for number in range(50_000)} | dict.fromkeys(written, 1)
+    renamed = table.renamed(row, ReadOptions())
+    assert len(renamed) == len(row)
+    assert "systemInstruction" in renamed
+
+
+def test_names_of_unknown_fields_are_not_kept() -> None:
+    kept = set()
+    for number in range(3):
+        table.read({"prompt": "Hi", "completion": "Yes?", f"other {number}": 1})
+        kept.add(table._with_fields.cache_info().currsize)
+    assert len(kept) == 1
+
+
+def test_fields_with_rows_of_a_file_are_known_in_rows_too() -> None:
+    assert set(WRAPPERS) == wrapped_rows.NAMES
 
 
 def test_other_branches_of_an_export_are_counted() -> None:

@@ -37,7 +37,7 @@ def _read(row: Fields) -> Conversation:
 
 def _path(nodes: Mapping[str, Any], current: Any, row: Fields) -> Iterator[Mapping[str, Any]]:
     """Yield the nodes from the current one to the root. Raises BadRow."""
-    for _ in nodes:
+    for _ in range(len(nodes) + 1):
         node = nodes.get(current) if isinstance(current, str) else None
         if not isinstance(node, Mapping):
             raise row.bad("mapping has no node of the name that current_node or a parent has")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from gemtune.datasets.conversation import Conversation, Role, Turn
 from gemtune.datasets.exports.details import leave_details
-from gemtune.datasets.reading.fields import Fields, shown, unicode_text
+from gemtune.datasets.reading.fields import Fields, shown
 from gemtune.datasets.reading.shape import Format, Row
 from gemtune.datasets.reading.turns import message_list, role_of
 
@@ -32,7 +32,9 @@ def _turn(fields: Fields) -> Turn:
             raise fields.bad(f"it has {name}, whose content is not in its text: remove such conversations")
     text, parts = fields.take_text("text"), fields.take("content")
     thoughts: list[str] = []
-    if isinstance(parts, list) and parts:
+    if parts is not None and not isinstance(parts, list):
+        raise fields.bad("its content is not a list of parts")
+    if parts:
         texts: list[str] = []
         for part in parts:
             inner = fields.within(part, "content")
@@ -48,7 +50,7 @@ def _turn(fields: Fields) -> Turn:
         raise fields.bad("it has neither text nor content")
     leave_details(fields)
     fields.close()
-    return Turn(role, unicode_text(text), "\n\n".join(thoughts))
+    return Turn(role, text, "\n\n".join(thoughts))
 
 
 CLAUDE = Format(

@@ -19,5 +19,5 @@ def leave_details(fields: Fields, *, harmless: Collection[str] = ()) -> None:
 
     harmless: names that mean nothing in this export.
     """
-    for name in fields.names() - (_WITH_A_MEANING - {*harmless}):
+    for name in sorted(fields.names() - (_WITH_A_MEANING - {*harmless})):
         fields.leave(name)

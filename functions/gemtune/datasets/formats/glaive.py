@@ -6,9 +6,9 @@ import re
 from typing import Any
 
 from gemtune.datasets.conversation import Conversation, ToolCall, Turn
-from gemtune.datasets.reading.fields import Fields, unicode_text
+from gemtune.datasets.reading.fields import Fields
 from gemtune.datasets.reading.shape import Format, Row
-from gemtune.datasets.reading.tools import arguments_of, read_tools
+from gemtune.datasets.reading.tools import read_calls, read_tools
 from gemtune.untrusted import Unreadable, read_json
 
 CALL, END = "<functioncall>", "<|endoftext|>"
@@ -36,7 +36,7 @@ def is_transcript(value: Any) -> bool:
 
 def _read(row: Fields) -> Conversation:
     as_text = "tools" in row.reading.ignored
-    text = unicode_text(row.take_text("chat") or "")
+    text = row.take_text("chat") or ""
     begin, *pieces = _SPEAKER.split(text)
     if begin.strip() or not pieces:
         raise row.bad("chat does not begin with USER:")
@@ -101,7 +101,8 @@ def _call(written: str, row: Fields) -> ToolCall:
         value = read_json(arguments, max_bytes=len(written.encode())) if arguments else {}
     except Unreadable as error:
         raise row.bad(f"a call behind {CALL} cannot be read: {error.message}") from None
-    return ToolCall(name, arguments_of(value, row))
+    (read,) = read_calls({"name": name, "arguments": value}, row, "chat")
+    return read
 
 
 GLAIVE = Format(

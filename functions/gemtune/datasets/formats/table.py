@@ -131,12 +131,12 @@ def _in_usual_case(row: Row, options: ReadOptions, keep: Collection[str]) -> dic
 
     Spreadsheets have Prompt and Completion. A name stays if the row has the usual one too, or if the request has it.
     """
-    names: dict[str, str] = {}
-    for name in row:
+    named: dict[str, Any] = {}
+    for name, value in row.items():
         usual = _USUAL_CASE.get(name.strip().casefold(), name)
-        collides = usual in row or usual in names.values() or options.columns.get(usual) is not None
-        names[name] = name if collides or name in keep or name in options.columns else usual
-    return {names[name]: value for name, value in row.items()}
+        collides = usual in row or usual in named or options.columns.get(usual) is not None
+        named[name if collides or name in keep or name in options.columns else usual] = value
+    return named
 
 
 def format_of(row: Row, options: ReadOptions) -> Format:
@@ -150,7 +150,7 @@ def format_of(row: Row, options: ReadOptions) -> Format:
         return BY_NAME[options.format]
     ignored = options.ignored
     visible = {name: value for name, value in row.items() if name not in ignored} if ignored else row
-    fitting = [each for each in _with_fields(frozenset(visible)) if each.fits(visible)]
+    fitting = [each for each in _with_fields(FIELDS.intersection(visible)) if each.fits(visible)]
     if not fitting:
         raise BadRow(_no_format(visible, options.columns))
     if len(fitting) > 1:
@@ -164,9 +164,12 @@ def format_of(row: Row, options: ReadOptions) -> Format:
     return fitting[0]
 
 
-@lru_cache(maxsize=64)  # rows of a dataset mostly have the same fields, at most 1 MiB of names
+@lru_cache(maxsize=64)  # rows of a dataset mostly have the same fields
 def _with_fields(names: frozenset[str]) -> tuple[Format, ...]:
-    """Return the formats that have one of these fields for themselves."""
+    """Return the formats that have one of these fields for themselves.
+
+    names: those among FIELDS, since a row may have any number of others, and these are kept.
+    """
     return tuple(each for each in FORMATS if names & ({*each.fields} - _BESIDE))
 
 

@@ -26,7 +26,7 @@ SYNONYMS: Mapping[str, str] = {
 # Columns of several answers to one prompt.
 _NUMBERED = re.compile(r"(.*(?:response|answer|output|completion|conversation))[-_ ]?(?:[0-9]|[a-dj-k])", re.IGNORECASE)
 # Columns that wrap rows, with a command that unpacks them.
-_WRAPPERS = ("data", "rows", "examples", "records", "samples", "items", "train")
+WRAPPERS = ("data", "rows", "examples", "records", "samples", "items", "instances", "train")
 
 
 def of_shape(row: Row) -> str | None:
@@ -52,7 +52,7 @@ def of_shape(row: Row) -> str | None:
         return "it is an export of Label Studio with all details: export JSON-MIN or CSV, and name its columns"
     if isinstance(structured(row.get("row")), Mapping):
         return "the row is inside of its field row: write each of them on a line of its own, as `jq -c .row` does"
-    wrapper = next((name for name in _WRAPPERS if _are_objects(row.get(name))), None)
+    wrapper = next((name for name in WRAPPERS if _are_objects(row.get(name))), None)
     if wrapper is not None:
         inner = f".{wrapper}[].row" if _wraps_twice(row[wrapper]) else f".{wrapper}[]"
         return f"its field {wrapper} has rows in it: write each of them on a line of its own, as `jq -c '{inner}'` does"

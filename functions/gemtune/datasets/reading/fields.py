@@ -185,7 +185,7 @@ class Fields:
 
         NuminaMath's rows have the problem and its solution in columns beside their messages.
         """
-        for name in REPEATING & self._left.keys():
+        for name in sorted(REPEATING & self._left.keys()):
             if isinstance(value := self._left[name], str) and value in texts:
                 self.leave(name)
 

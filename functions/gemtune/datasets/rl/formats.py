@@ -146,7 +146,7 @@ def _read_choice(row: Fields) -> Pair:
     whole, (chosen, rejected) = split_answers(
         prompt, {column: answers[column] for column in ((second, first) if better else (first, second))}, row
     )
-    for name in row.names():  # measurements of both answers, such as is_response_0_safe
+    for name in sorted(row.names()):  # measurements of both answers, such as is_response_0_safe
         if any(column in name for column in choice.answers) or name in _OF_CHOICES:
             row.leave(name)
     return Pair(whole, chosen, rejected)

@@ -71,7 +71,7 @@ def _count(kind: FileKind, sample: bytes, *, is_whole: bool) -> tuple[int, int] 
     if kind.layout == "table":
         return _count_table(sample, tabs=kind.ending == "tsv", is_whole=is_whole)
     lines = sample.count(b"\n") + (is_whole and not sample.endswith(b"\n"))
-    if kind.layout != "json" or lines == 0 or begin_of_array(sample) is not None:
+    if kind.layout != "json" or lines == 0 or begin_of_array(sample.removeprefix(codecs.BOM_UTF8)) is not None:
         return None
     return lines, 0
 
