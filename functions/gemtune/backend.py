@@ -150,7 +150,7 @@ class Backend:
 
         return LocalhostCallers(self.settings.service_owner)
 
-    # What the settings say about the deployment.
+    # Facts of the deployment, from the settings.
 
     @cached_property
     def prices(self) -> Prices:

@@ -1,10 +1,10 @@
 """Comparison of an export in a process of its own.
 
 `python -m trainer.certificate.comparison_process CASE RESULT`. The export is loaded as any user would load it, and the
-step that wrote it needs no torch. CASE is a JSON file: see `case.Case`; reference, a folder of `reference.write`, or
-else rows of `held_out_rows.collect`; floor, if the base model is measured, as `comparison.measure_floor` explains; and
-exact, if the function is, as `comparison.measure_function` does.
-The result is written to the JSON file RESULT.
+step that wrote it needs no torch. CASE is a JSON file with the fields of `case.Case`, and `reference`, a folder of
+`reference.write`, or else `rows` of `held_out_rows.collect`. With `floor` the base model is measured instead, as in
+`comparison.measure_floor`, and with `exact` the function in 16 bits, as in `comparison.measure_function`. The result is
+written to the JSON file RESULT.
 """
 
 from __future__ import annotations

@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from gemtune.jobs.events import Event
 from gemtune.jobs.page_tokens import PagePosition
 from gemtune.jobs.parts.metrics import Progress
 from gemtune.jobs.record import FencingToken, Job, JobSummary
 from gemtune.jobs.status import Status
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True, slots=True)
