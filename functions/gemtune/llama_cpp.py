@@ -168,8 +168,9 @@ def _layer_types(text: Mapping[str, Any], period: int) -> list[str]:
     stated, layers = text.get("layer_types"), text.get("num_hidden_layers")
     if isinstance(stated, list):
         return stated
-    is_usual = isinstance(layers, int) and layers <= LARGEST_VALUES["num_hidden_layers"]  # another rule refuses others
-    return _by_period(layers, period) if is_usual else []
+    if not isinstance(layers, int) or layers > LARGEST_VALUES["num_hidden_layers"]:  # another rule refuses so many
+        return []
+    return _by_period(layers, period)
 
 
 def _by_period(layers: int, period: int) -> list[str]:
