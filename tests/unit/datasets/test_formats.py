@@ -555,7 +555,10 @@ def test_a_field_can_be_ignored_in_either_case(ignored: str) -> None:
 
 
 def test_a_row_of_very_many_fields_is_read_in_linear_time() -> None:
-    """Half of the names mean one field. Quadratic time would be a minute (calculated)."""
+    """Half of the names mean one field.
+
+    Quadratic time would be a minute (calculated).
+    """
     usual = "systeminstruction"
     written = (
         "".join(each.upper() if number >> place & 1 else each for place, each in enumerate(usual))
@@ -569,11 +572,11 @@ def test_a_row_of_very_many_fields_is_read_in_linear_time() -> None:
 
 def test_names_of_unknown_fields_are_not_kept() -> None:
     table._with_fields.cache_clear()
-    kept = set()
+    sizes = set()
     for number in range(3):
         table.read({"prompt": "Hi", "completion": "Yes?", f"other {number}": 1})
-        kept.add(table._with_fields.cache_info().currsize)
-    assert len(kept) == 1
+        sizes.add(table._with_fields.cache_info().currsize)
+    assert len(sizes) == 1
 
 
 def test_fields_with_rows_of_a_file_are_known_in_rows_too() -> None:
