@@ -18,20 +18,12 @@ from gemtune.gcp.firestore_documents import EVENTS, JOBS, KEYS, document_of
 from gemtune.gcp.firestore_store import FirestoreStore
 from gemtune.jobs import changes, launches
 from gemtune.jobs.status import Status
-from tests.emulators.google import Emulators
 from tests.emulators.world import GcpWorld
 from tests.unit.jobs.test_job import NOW, new
 
 pytestmark = pytest.mark.emulators
 
 INDEXES = json.loads((Path(gemtune.gcp.__file__).parent / "firestore_indexes.json").read_text())["indexes"]
-
-
-@pytest.fixture
-def world(emulators: Emulators, tmp_path: Path) -> Iterator[GcpWorld]:
-    world = GcpWorld(tmp_path, emulators)
-    yield world
-    world.stop()
 
 
 @pytest.fixture
@@ -116,20 +108,15 @@ def test_every_query_has_its_index_and_every_index_its_query(store: FirestoreSto
     assert [index for index in declared_indexes() if not any(list(need[1]) == list(index[1]) for need in needs)] == []
 
 
-def add_finished(store: FirestoreStore, first: int, end: int) -> None:
-    """Store finished jobs, numbered from `first` to before `end`."""
+def test_a_page_of_two_thousand_jobs_costs_a_page_of_reads(store: FirestoreStore, queries: list[Any]) -> None:
     batch = store._client.bulk_writer()
-    for number in range(first, end):
+    for number in range(2000):
         status = "failed" if number % 3 == 0 else "completed"
         modality = "vision" if number % 2 else "text"
         at = NOW + timedelta(seconds=number)
         job = new(job_id=f"training_{number:04}", created_at=at, status=status, modality=modality)
         batch.create(store._documents.job(job.job_id), document_of(job))
     batch.close()
-
-
-def test_a_page_of_two_thousand_jobs_costs_a_page_of_reads(store: FirestoreStore, queries: list[Any]) -> None:
-    add_finished(store, 0, 2000)
     for status, modality in ((None, None), (Status.FAILED, None), (Status.FAILED, "vision"), (None, "text")):
         queries.clear()
         token, count = None, 0

@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from bench.scale.documents import reads_of_calls
 from gemtune.services.cleanup.order import CHECKED_PER_SWEEP
 from tests.emulators.firestore_scale import add_finished
-from tests.emulators.google import Emulators
 from tests.emulators.world import GcpWorld
 
 pytestmark = pytest.mark.emulators
-
-
-@pytest.fixture
-def world(emulators: Emulators, tmp_path: Path) -> Iterator[GcpWorld]:
-    world = GcpWorld(tmp_path, emulators)
-    yield world
-    world.stop()
 
 
 def test_no_call_reads_more_beside_more_finished_and_deleted_jobs(world: GcpWorld) -> None:

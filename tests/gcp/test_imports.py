@@ -5,12 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.emulators.google import Emulators
 from tests.emulators.world import GcpWorld
 
 pytestmark = pytest.mark.emulators
@@ -24,13 +22,6 @@ CLIENTS = {
     "workflows": "google.cloud.workflows",
     "run": "google.cloud.run_v2",
 }
-
-
-@pytest.fixture
-def world(emulators: Emulators, tmp_path: Path) -> Iterator[GcpWorld]:
-    world = GcpWorld(tmp_path, emulators)
-    yield world
-    world.stop()
 
 
 def clients_after(world: GcpWorld, calls: str) -> set[str]:
