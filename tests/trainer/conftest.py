@@ -14,7 +14,9 @@ import pytest
 from gemtune.clock import SystemClock
 from gemtune.jobs.record import Claim, FencingToken, Job
 from gemtune.jobs.status import Step
+from gemtune.llama_cpp import is_built
 from gemtune.request.spec import Spec
+from gemtune.settings import Settings
 from tests import memory, rows, tiny_gemma
 from tests.fakes import World
 from tests.forking_python import ForkingPython
@@ -29,6 +31,15 @@ END_OF_TURN = 5  # in the tiny tokenizer
 COMPARISON = ["-P", "-m", "trainer.certificate.comparison_process"]
 RUN_PROCESS = child.run
 RUN = {Step.PREPARE: prepare.run, Step.TRAIN: train.run, Step.EXPORT: export.run}
+
+
+@pytest.fixture(scope="session")
+def tools() -> Path:
+    """Return the folder of llama.cpp. Skips the tests where it is not built."""
+    folder = Settings.from_environment().llama_cpp
+    if not is_built(folder):
+        pytest.skip("llama.cpp is not built on this machine: run make llama (it needs cmake and g++)")
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,6 @@ from gemtune.request.exports import GgufExport, export_of
 from gemtune.request.spec import Spec
 from tests import tiny_gemma
 from tests.trainer import untrained_results
-from tests.trainer.gguf.test_gguf import tools  # noqa: F401
 from trainer.certificate import comparison, held_out_rows, parity_check
 from trainer.certificate.sums import deviations
 from trainer.export.merge import merge
@@ -23,7 +22,7 @@ from trainer.export.trained_weights import TrainedWeights
 from trainer.gguf import conversion
 
 
-def write_checked(work: Path, tools: Path, shape: str, quantization: Any, **changed: Any) -> None:  # noqa: F811
+def write_checked(work: Path, tools: Path, shape: str, quantization: Any, **changed: Any) -> None:
     """Write a tiny model as GGUF, with the check; changed: of its config."""
     base = tiny_gemma.build(work / "base", shape, head_dim=256)
     config = json.loads((base / "config.json").read_text())
@@ -54,13 +53,13 @@ def write_checked(work: Path, tools: Path, shape: str, quantization: Any, **chan
 )
 def test_another_function_is_noticed_in_every_quantization(
     tmp_path: Path,
-    tools: Path,  # noqa: F811
+    tools: Path,
     monkeypatch: pytest.MonkeyPatch,
     shape: str,
     quantization: str,
     changed: dict[str, Any],
 ) -> None:
-    """Do so even if the configuration is not known to be another one."""
+    """Notice it by the logits alone, without the check of config.json."""
     monkeypatch.setattr(conversion, "check_family", lambda config: None)
     with pytest.raises(StepError, match="computes it otherwise than transformers") as error:
         write_checked(tmp_path, tools, shape, quantization, **changed)
@@ -68,7 +67,7 @@ def test_another_function_is_noticed_in_every_quantization(
 
 
 @pytest.mark.parametrize("shape", ["gemma4-e-text", "gemma4-moe-text"])
-def test_the_same_function_passes(tmp_path: Path, tools: Path, shape: str) -> None:  # noqa: F811
+def test_the_same_function_passes(tmp_path: Path, tools: Path, shape: str) -> None:
     write_checked(tmp_path, tools, shape, "q4_k_m")
     assert (tmp_path / "exported" / "model-q4_k_m.gguf").is_file()
 

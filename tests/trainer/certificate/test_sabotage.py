@@ -20,7 +20,7 @@ from tests.trainer import untrained_results
 from tests.trainer.certificate import sabotage
 from tests.trainer.certificate.sabotage import Sabotage
 from tests.trainer.gguf.test_gguf import export as write_gguf
-from tests.trainer.gguf.test_gguf import gguf_export, sharpen_logits, tools  # noqa: F401
+from tests.trainer.gguf.test_gguf import gguf_export, sharpen_logits
 from trainer.certificate.files import check, vocabulary
 from trainer.certificate.files.case import Case
 from trainer.certificate.files.weights import TrainedModel
@@ -249,7 +249,7 @@ def test_the_benchmarks_spoilt_exports_are_noticed_in_their_files(
 
 
 @pytest.mark.parametrize("quantization", ["f16", "q8_0", "q5_k_m", "q4_k_m", "q2_k"])
-def test_an_honest_gguf_export_has_no_problem(case_of: CaseOf, tools: Path, quantization: str) -> None:  # noqa: F811
+def test_an_honest_gguf_export_has_no_problem(case_of: CaseOf, tools: Path, quantization: str) -> None:
     assert check.problems(case_of("gguf", quantization)) == []
 
 
@@ -329,7 +329,7 @@ GGUF: dict[str, tuple[str, Sabotage, str]] = {
 
 
 @pytest.mark.parametrize("name", GGUF)
-def test_a_spoilt_gguf_export_is_noticed(case_of: CaseOf, tools: Path, tmp_path: Path, name: str) -> None:  # noqa: F811
+def test_a_spoilt_gguf_export_is_noticed(case_of: CaseOf, tools: Path, tmp_path: Path, name: str) -> None:
     quantization, sabotages, reason = GGUF[name]
     message = complaints(spoil(case_of("gguf", quantization), tmp_path / "spoilt", sabotages))
     assert message != ""
@@ -338,7 +338,7 @@ def test_a_spoilt_gguf_export_is_noticed(case_of: CaseOf, tools: Path, tmp_path:
 
 def test_a_file_in_fewer_bits_than_its_name_says_is_noticed(
     case_of: CaseOf,
-    tools: Path,  # noqa: F811
+    tools: Path,
     tmp_path: Path,
 ) -> None:
     case = case_of("gguf", "q8_0")
@@ -352,7 +352,7 @@ def test_a_file_in_fewer_bits_than_its_name_says_is_noticed(
 def test_a_file_of_another_model_is_noticed(
     case_of: CaseOf,
     trained: TrainedWeights,
-    tools: Path,  # noqa: F811
+    tools: Path,
     tmp_path: Path,
     quantization: str,
 ) -> None:

@@ -9,14 +9,13 @@ from typing import Any
 from gemtune.request.spec import Spec
 from tests import tiny_gemma
 from tests.trainer import untrained_results
-from tests.trainer.gguf.test_gguf import tools  # noqa: F401
 from trainer.export.trained_weights import TrainedWeights
 from trainer.gguf.llama_library import LlamaModel
 from trainer.new_tokens import embedding
 from trainer.steps import export_files
 
 
-def test_the_base_model_is_written_with_the_tokenizer_of_the_training(tmp_path: Path, tools: Path) -> None:  # noqa: F811
+def test_the_base_model_is_written_with_the_tokenizer_of_the_training(tmp_path: Path, tools: Path) -> None:
     """llama.cpp loads no model with another number of tokens than rows."""
     base = tiny_gemma.build(tmp_path / "base", "gemma4-dense-text", head_dim=256)
     adapter = untrained_results.write_adapter(base, tmp_path / "adapter", new_tokens=["<ask>", "<tell>", "<hear>"])

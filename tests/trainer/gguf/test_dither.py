@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from gguf import GGMLQuantizationType, GGUFWriter, dequantize
 
-from tests.trainer.gguf.test_gguf import tools  # noqa: F401
 from trainer.gguf import dither
 from trainer.gguf.file_layout import InvalidGguf, contents
 
@@ -23,7 +22,7 @@ PART_LENGTH = {"Q6_K": 16, "Q3_K": 16, "Q2_K": 16}
 
 
 @pytest.fixture(scope="session")
-def quantize(tools: Path) -> Quantize:  # noqa: F811
+def quantize(tools: Path) -> Quantize:
     """Return a function that quantizes with ggml, as llama.cpp does."""
     ggml = ctypes.CDLL(str(tools / "lib" / "libggml-base.so"))
     ggml.ggml_quantize_chunk.restype = ctypes.c_size_t

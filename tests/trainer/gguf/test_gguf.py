@@ -17,10 +17,8 @@ from gguf import GGMLQuantizationType, GGUFReader, quants
 from safetensors.torch import load_file, save_file
 
 from gemtune.errors import StepError
-from gemtune.llama_cpp import is_built
 from gemtune.request.exports import GGUF, GgufExport
 from gemtune.request.spec import ExportConfig, Spec
-from gemtune.settings import Settings
 from tests import tiny_gemma
 from tests.trainer import untrained_results, variants
 from trainer.base_model import folder_contents
@@ -42,14 +40,6 @@ FAMILIES = ("gemma", "gemma2", "gemma3")
 
 def gguf_export(quantization: str) -> GgufExport:
     return next(export for export in GGUF if export.quantization == quantization)
-
-
-@pytest.fixture(scope="session")
-def tools() -> Path:
-    folder = Settings.from_environment().llama_cpp
-    if not is_built(folder):
-        pytest.skip("llama.cpp is not built on this machine: run make llama (it needs cmake and g++)")
-    return folder
 
 
 def sharpen_logits(base: Path, norm: str = "model.norm.weight") -> Path:

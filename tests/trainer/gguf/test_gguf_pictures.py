@@ -16,8 +16,6 @@ from gguf import GGUFReader, GGUFWriter
 from safetensors.torch import load_file
 
 from gemtune.jobs.status import Step
-from gemtune.llama_cpp import is_built
-from gemtune.settings import Settings
 from tests import rows, tiny_gemma
 from tests.trainer.certificate import sabotage
 from tests.trainer.conftest import Bench
@@ -48,9 +46,7 @@ GEMMA_4_PARTS = {
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Bench:
-    if not is_built(Settings.from_environment().llama_cpp):
-        pytest.skip("llama.cpp is not built on this machine: run make llama (it needs cmake and g++)")
+def bench(tools: Path, tmp_path: Path) -> Bench:
     base = tiny_gemma.build(tmp_path / "base", "gemma3-vision", head_dim=256)
     bench = Bench(tmp_path / "home", base, max_steps=3, save_steps=100, train_vision_tower=True)
     bench.fields["modality"], bench.export = "vision", {"format": "gguf", "quantization": "f16"}
@@ -115,6 +111,7 @@ def with_current_names(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tens
     }
 
 
+@pytest.mark.usefixtures("tools")
 @pytest.mark.parametrize("shape", WITH_TOWER)
 def test_the_projector_file_of_gemma_4_contains_the_base_models_vision_tower(
     shape: str,
@@ -122,8 +119,6 @@ def test_the_projector_file_of_gemma_4_contains_the_base_models_vision_tower(
     tmp_path: Path,
 ) -> None:
     """The tower is not trained, so every weight equals that of the base model."""
-    if not is_built(Settings.from_environment().llama_cpp):
-        pytest.skip("llama.cpp is not built on this machine: run make llama (it needs cmake and g++)")
     bench = bench_for(shape, **LEARNING | {"max_steps": 4})
     bench.export = {"format": "gguf", "quantization": "f16"}
     job = bench.to(Step.EXPORT).job
@@ -151,11 +146,10 @@ def test_the_projector_file_of_gemma_4_contains_the_base_models_vision_tower(
     assert problem.startswith(f"v.patch_embd.weight of {PROJECTOR} differs")
 
 
+@pytest.mark.usefixtures("tools")
 def test_the_projector_file_of_a_unified_model_contains_what_was_trained_in_place_of_a_tower(
     bench_for: BenchOf,  # noqa: F811
 ) -> None:
-    if not is_built(Settings.from_environment().llama_cpp):
-        pytest.skip("llama.cpp is not built on this machine: run make llama (it needs cmake and g++)")
     bench = bench_for("gemma4-unified", **LEARNING | {"max_steps": 4}, train_vision_tower=True)
     bench.export = {"format": "gguf", "quantization": "f16"}
     job = bench.to(Step.EXPORT).job

@@ -17,7 +17,7 @@ from gemtune.llama_cpp import PROGRAMS_FOLDER, has_programs
 from tests.e2e.api import wait_for
 from tests.emulators.children import free_port
 from tests.trainer.export.test_usage import spec_of
-from tests.trainer.gguf.test_gguf import export, tools, trained_of  # noqa: F401
+from tests.trainer.gguf.test_gguf import export, trained_of  # noqa: F401
 from trainer.certificate.runtimes import LlamaCpp
 from trainer.export.trained_weights import TrainedWeights
 from trainer.export.usage import how_to_run
@@ -29,21 +29,21 @@ MESSAGES = [{"role": "user", "content": "Hello!"}]
 def folder(
     tmp_path_factory: pytest.TempPathFactory,
     trained_of: Callable[[str], TrainedWeights],  # noqa: F811
-    tools: Path,  # noqa: F811
+    tools: Path,
 ) -> Path:
     if not has_programs(tools):
         pytest.skip("llama.cpp's programs are not built on this machine: run make llama")
     return export(trained_of("gemma3"), tmp_path_factory.mktemp("export") / "exported", "f16", tools)
 
 
-def command(program: str, tools: Path) -> list[str]:  # noqa: F811
+def command(program: str, tools: Path) -> list[str]:
     """Return the command of an export's README that calls a program."""
     shown = how_to_run(spec_of("a/b", "gguf", "f16"))
     (line,) = re.findall(rf"^{program} .*$", shown, re.MULTILINE)
     return [str(tools / PROGRAMS_FOLDER / program), *shlex.split(line)[1:]]
 
 
-def expected_answer(folder: Path, tools: Path, limit: int) -> str:  # noqa: F811
+def expected_answer(folder: Path, tools: Path, limit: int) -> str:
     """Return the greedy answer that the certificate compares."""
     model = LlamaCpp(folder / "model-f16.gguf", folder.parent / "exported-whole", tools)
     answer = model.text(model.answer(model.prompts(MESSAGES, {})["chat template"], limit)).strip()
@@ -51,7 +51,7 @@ def expected_answer(folder: Path, tools: Path, limit: int) -> str:  # noqa: F811
     return answer
 
 
-def test_the_command_for_a_conversation_answers(folder: Path, tools: Path) -> None:  # noqa: F811
+def test_the_command_for_a_conversation_answers(folder: Path, tools: Path) -> None:
     greedy = ["--temp", "0", "--predict", "8", "--threads", "1"]
     ran = subprocess.run(
         [*command("llama-cli", tools), *greedy], input="Hello!\n/exit\n", capture_output=True, text=True, cwd=folder
@@ -61,7 +61,7 @@ def test_the_command_for_a_conversation_answers(folder: Path, tools: Path) -> No
 
 
 @pytest.fixture
-def server(folder: Path, tools: Path) -> Iterator[str]:  # noqa: F811
+def server(folder: Path, tools: Path) -> Iterator[str]:
     """Start the server of the README on a free port; yield its URL."""
     port = free_port()
     arguments = [str(port) if part == "8081" else part for part in command("llama-server", tools)]
@@ -85,7 +85,7 @@ def is_ready(url: str) -> bool:
         return False
 
 
-def test_the_server_answers_as_the_certified_model(server: str, folder: Path, tools: Path) -> None:  # noqa: F811
+def test_the_server_answers_as_the_certified_model(server: str, folder: Path, tools: Path) -> None:
     body: dict[str, Any] = {"messages": MESSAGES, "temperature": 0, "max_tokens": 8}
     request = urllib.request.Request(
         f"{server}/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}

@@ -22,7 +22,6 @@ from tests import tiny_gemma
 from tests.tiny_shapes import SHAPES
 from tests.trainer.conftest import Children
 from tests.trainer.gguf import shapes_program
-from tests.trainer.gguf.test_gguf import tools  # noqa: F401
 
 TOKENS = 110
 # Median over positions of the squared error of logits, relative to their variance, below which two functions are the
@@ -200,13 +199,12 @@ class Computed:
 
 
 @pytest.fixture(scope="module")
-def computed(tmp_path_factory: pytest.TempPathFactory, tools: Path, children: Children) -> Mapping[str, Computed]:  # noqa: F811
-    """All shapes, computed in one go: processes take long to import torch."""
-    threads, work = torch.get_num_threads(), tmp_path_factory.mktemp("shapes")
+def computed(tmp_path_factory: pytest.TempPathFactory, tools: Path, children: Children) -> Mapping[str, Computed]:
+    """Compute all shapes in one go, since a process takes long to import torch."""
+    work = tmp_path_factory.mktemp("shapes")
     for family, (*_, shape) in _CLASSES.items():
         (work / family).mkdir()
         tiny_gemma.write_tokenizer(work / family, SHAPES[shape]).save_pretrained(work / family)
-    torch.set_num_threads(1)  # of models this small, threads cost more than they save
     tokens = [2, *torch.randint(260, 480, (TOKENS,), generator=torch.Generator().manual_seed(5)).tolist()]
     configs, expected, folders = {}, {}, {}
     for number, (name, shape) in enumerate(SHAPES_IN_LLAMA_CPP.items()):
@@ -217,7 +215,6 @@ def computed(tmp_path_factory: pytest.TempPathFactory, tools: Path, children: Ch
             expected[name] = model(input_ids=torch.tensor([tokens])).logits[0]
     program = [str(Path(shapes_program.__file__)), str(tools), *map(str, folders.values())]
     assert children.run(program, lambda: None).code == 0
-    torch.set_num_threads(threads)
     stored = {name: folder / "logits.npy" for name, folder in folders.items()}
     exported = {name: torch.from_numpy(np.load(path)) for name, path in stored.items() if path.is_file()}
     return {name: Computed(configs[name], expected[name], exported.get(name)) for name in folders}

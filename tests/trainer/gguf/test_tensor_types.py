@@ -9,7 +9,6 @@ import pytest
 from gguf import GGUFWriter
 
 from gemtune.request.exports import GGUF
-from tests.trainer.gguf.test_gguf import tools  # noqa: F401
 from trainer.certificate.files import gguf_tensor
 from trainer.gguf.dither import LOW_BITS
 from trainer.gguf.quantizer import quantized_types
@@ -44,7 +43,7 @@ def write(path: Path, width: int) -> Path:
     return path
 
 
-def test_every_type_that_an_export_gives_a_tensor_is_known(tmp_path: Path, tools: Path) -> None:  # noqa: F811
+def test_every_type_that_an_export_gives_a_tensor_is_known(tmp_path: Path, tools: Path) -> None:
     # Rows that are no multiple of 256 get types with smaller blocks.
     models = [write(tmp_path / f"{width}.gguf", width) for width in (32, 256)]
     types = {kind for model in models for name in QUANTIZED for kind in quantized_types(tools, model, name).values()}

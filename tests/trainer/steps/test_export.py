@@ -26,7 +26,7 @@ from gemtune.request.exports import Limits, merged_export
 from tests import tiny_gemma
 from tests.trainer import untrained_results
 from tests.trainer.conftest import Bench
-from tests.trainer.gguf.test_gguf import sharpen_logits, tools  # noqa: F401
+from tests.trainer.gguf.test_gguf import sharpen_logits
 from tests.trainer.test_entry import run_trainer
 from trainer.certificate import verdict
 from trainer.context import StopRequested
@@ -390,7 +390,7 @@ def test_an_adapter_is_exported_without_torch_and_compared_in_another_process(
 @pytest.mark.parametrize(("method", "quantization"), [("LoRA", "q8_0"), ("Full", "f16"), ("Full", "q8_0")])
 def test_a_gguf_job_from_training_to_its_files(
     trained_bench: Callable[..., Bench],
-    tools: Path,  # noqa: F811
+    tools: Path,
     method: str,
     quantization: str,
 ) -> None:
