@@ -57,8 +57,8 @@ NEAREST: Mapping[str, str] = {
     "services/test_budgets",
     "gemtune.services.budgets": "services/test_amounts services/test_budgets services/test_caps "
     "services/test_caps_under_kills services/test_stored_names services/test_newer_documents",
-    "gemtune.services.cleanup": "services/test_amounts services/test_sweep services/test_lifetimes "
-    "services/test_messages contract/test_other_versions",
+    "gemtune.services.cleanup": "services/test_amounts services/test_sweep services/test_sweep_limits "
+    "services/test_lifetimes services/test_messages contract/test_other_versions",
     "gemtune.services.control": "services/test_amounts services/test_control services/test_running "
     "services/test_pausing services/test_lifetimes services/test_clocks services/test_dispatch services/test_planning "
     "services/test_waiting services/test_caps services/test_budgets",
@@ -79,9 +79,9 @@ NEAREST: Mapping[str, str] = {
     "services/test_running services/test_dispatch",
     "gemtune.services.ingest": "services/test_amounts services/test_messages services/test_ingest",
     "gemtune.services.notify": "services/test_amounts services/test_notify services/test_messages",
-    "gemtune.services.sweep": "services/test_amounts services/test_sweep services/test_lifetimes "
-    "services/test_messages services/test_clocks services/test_running services/test_dispatch services/test_submit "
-    "services/test_pausing",
+    "gemtune.services.sweep": "services/test_amounts services/test_sweep services/test_sweep_limits "
+    "services/test_lifetimes services/test_messages services/test_clocks services/test_running services/test_dispatch "
+    "services/test_submit services/test_pausing",
     "gemtune.training_files": "handlers/test_checkpoint_list handlers/test_answers trainer/store/test_checkpoints",
     "gemtune.handlers": "unit/docs/test_reference handlers/test_answers handlers/test_endpoints "
     "handlers/test_error_answers handlers/test_http_api handlers/test_callers handlers/test_status "

@@ -272,7 +272,10 @@ def documents_of(project: str, ids: Ids) -> dict[str, firestore.DocumentSnapshot
 def test_damage_to_a_document_of_firestore_stops_nothing_else(
     backend: Any, api: flask.testing.FlaskClient, busy: tuple[list[Running], Ids], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Damage documents beyond their texts, which both backends read alike."""
+    """Damage the fields of documents.
+
+    Both backends read the texts in them alike, and the test above damages those.
+    """
     caplog.set_level(logging.ERROR)
     services = backend.services
     services.__dict__["logs"] = FileLogs(services.buckets.export)  # there is no emulator of Cloud Logging

@@ -15,13 +15,18 @@ from tests.infra.planned import Planned
 
 
 @pytest.fixture
-def newest(program: None, tmp_path: Path) -> Iterator[Terraform]:
-    """Yield Terraform with the newest providers, in a copy of the project."""
+def newest_providers(program: None) -> Iterator[Providers]:
     providers = Providers(NEWEST)
-    terraform = Terraform(copy_of_project(tmp_path), providers)
-    terraform("init", "-input=false")
-    yield terraform
+    yield providers
     providers.stop()
+
+
+@pytest.fixture
+def newest(newest_providers: Providers, tmp_path: Path) -> Terraform:
+    """Return Terraform with the newest providers, in a copy of the project."""
+    terraform = Terraform(copy_of_project(tmp_path), newest_providers)
+    terraform("init", "-input=false")
+    return terraform
 
 
 def stated(value: Any) -> Any:

@@ -193,7 +193,7 @@ class Trained:
 
     def _train(self, context: Context) -> bool:
         """Train from the newest checkpoint. Returns whether it is finished."""
-        attempt = TrainAttempt(context, Recorded())  # type: ignore[arg-type]
+        attempt = TrainAttempt(context, NoProgress())  # type: ignore[arg-type]
         if self.evaluate_every and not self._evaluate_base(context, attempt):
             return False
         with suppress(StopRequested):
@@ -244,8 +244,8 @@ class Trained:
         return True
 
 
-class Recorded:
-    """Progress that is recorded nowhere."""
+class NoProgress:
+    """Progress log that records nothing."""
 
     def evaluated(self, train_step: int, metrics: EvaluationMetrics) -> None:
         """Record nothing."""

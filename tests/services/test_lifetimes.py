@@ -201,15 +201,15 @@ def test_a_sweep_lists_no_specs_of_jobs_that_it_has_checked(world: World, monkey
 
 def test_a_sweep_without_time_goes_on_where_it_stopped(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     jobs = [world.submit(job_name=f"job {number}") for number in range(7)]
-    order = [job.job_id for job in world.services.store.unfinished()]
-    assert sorted(order) == sorted(jobs)
+    unfinished = [job.job_id for job in world.services.store.unfinished()]
+    assert sorted(unfinished) == sorted(jobs)
     repaired: list[str] = []
     ticks = itertools.count(0, 80)  # the third job is repaired just when the time is up
     monkeypatch.setattr(type(world.clock), "monotonic", lambda self: float(next(ticks)))
     monkeypatch.setattr(sweep.Sweep, "_repair", lambda self, job, now: repaired.append(job.job_id))
     for _ in range(3):
         world.services.sweep()
-    assert repaired == order  # three, three and one
+    assert repaired == unfinished  # three, three and one
     assert world.services.shared.read("sweeps/jobs") is None
 
 

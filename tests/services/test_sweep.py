@@ -195,7 +195,7 @@ def test_a_sweep_reads_as_much_after_many_jobs_and_datasets_as_after_few(world: 
             dataset = services.upload_dataset.begin(DatasetUpload.model_validate({"files": [file]})).dataset_id
             services.upload_dataset.store_part(dataset, 0, 0, content)
             services.upload_dataset.complete(dataset)
-        # Objects are as old as the machine's clock says.
+        # Objects have their times from the machine's clock, not from the world's.
         newest = max(stat.updated_at for stat in services.buckets.config.list("new-specs/"))
         world.clock.time = max(world.clock.now(), newest) + timedelta(days=8)
         services.sweep()  # looks once at what is new

@@ -1,7 +1,4 @@
-"""Time limits of the sweep's parts, and things that fail.
-
-None keeps others from their turn.
-"""
+"""The sweep's parts: one that is slow or fails does not hold up the others."""
 
 from __future__ import annotations
 
@@ -33,7 +30,7 @@ from tests.services.test_sweep import fail
 class Backlog:
     """Six things for a part of the sweep to do.
 
-    of, method: method that the part calls for each of them.
+    of, method: class, and name of its method that the part calls for each of them.
     """
 
     def __init__(self, world: World, part: str):
@@ -69,7 +66,7 @@ class Backlog:
                 services.buckets.data.write(f"{UPLOADING}dataset_{number}/begun", b"")
             if part == "checks":
                 services.buckets.data.write(f"{RECORDS}chats/check_{number}.json", b"{}")
-        if part in ("specs", "uploads", "checks"):  # objects are as old as the machine's clock says
+        if part in ("specs", "uploads", "checks"):  # objects have their times from the machine's clock
             objects = [*services.buckets.config.list("new-specs/"), *services.buckets.data.list("datasets/")]
             world.clock.time = max(world.clock.now(), *(stat.updated_at for stat in objects))
         # Nothing is too young to be removed.
@@ -164,6 +161,12 @@ def test_parts_that_all_take_too_long_get_their_turn(world: World, monkeypatch: 
     assert set(ran) == {*PARTS, "jobs", "unfinished files"}
     assert min(ran.values()) >= 4
     assert REPAIR_SECONDS + (len(ran) - 1) * PART_SECONDS <= SWEEP_LIMIT  # usually none is left out
+
+
+def test_the_documentation_names_the_limits() -> None:
+    page = " ".join((Path(__file__).parents[2] / "docs" / "deployment.md").read_text().split())
+    jobs, others = f"{REPAIR_SECONDS:.0f} seconds", f"{PART_SECONDS:.0f} seconds"
+    assert f"A sweep spends at most {jobs} on unfinished jobs, and {others} on each other part" in page
 
 
 def test_a_damaged_position_begins_anew(world: World) -> None:

@@ -248,7 +248,7 @@ def test_thinking_is_trained_or_its_row_refused(key: str, folder: Path) -> None:
 
 
 EMPTY_THOUGHT = "<|channel>thought\n<channel|>"
-# Ways to write a thought in front of an answer, and whether it is one.
+# Ways to write a thought in front of the answer 4, and the thought; "" where there is none.
 TAGGED = {
     "<think>\ntwo and two\n</think>\n\n4": "two and two",
     "two and two\n</think>\n4": "two and two",

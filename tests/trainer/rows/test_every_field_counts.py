@@ -92,9 +92,8 @@ OF_ANSWERS: dict[str, Any] = {
     "reasoning": "Hm",
     "thinking": "Hm",
     "train_detail": [{"begin_offset": 0, "end_offset": 1, "train": False}],
-    **{
-        name: "a value" for name in UNSUPPORTED if name not in ("role", "name")
-    },  # a set would give each worker another order
+    # In their order: a set would give each worker another one.
+    **{name: "a value" for name in UNSUPPORTED if name not in ("role", "name")},
 }
 
 

@@ -71,7 +71,7 @@ def test_the_details_of_an_event_are_the_same_after_they_were_stored() -> None:
 
 @pytest.mark.parametrize("name", StepResult.model_fields)
 def test_a_field_of_a_step_result_is_one_of_the_record_with_the_same_type(name: str) -> None:
-    """Else a step would deliver what no record keeps, and nobody would notice."""
+    """Otherwise a step could deliver a value that no record keeps."""
 
     def without_none(annotation: Any) -> Any:
         return {each for each in get_args(annotation) if each is not type(None)} or {annotation}

@@ -156,7 +156,8 @@ def test_a_reward_that_only_requests_have_is_found(monkeypatch: pytest.MonkeyPat
     ]
 
 
-# The requests' parts whose fields something has to read: what is refused or shown only has no effect.
+# Models of requests whose fields the service or the trainer has to read, and modules whose reads do not count, because
+# a field that is only checked or published has no effect.
 PARTS = (
     TrainRequest,
     TrainingConfig,
@@ -168,6 +169,7 @@ PARTS = (
     rl_spec.KtoConfig,
 )
 WITHOUT_EFFECT = ("functions/gemtune/request/rules/", "trainer/published.py")
+# Expressions for a request or a part of one.
 OWNERS = re.compile(r"(config|spec|rl|request|job|notify|wandb|training|algorithm|self|_of\(.*\))$")
 
 
