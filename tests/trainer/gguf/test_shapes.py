@@ -200,7 +200,7 @@ class Computed:
 
 @pytest.fixture(scope="module")
 def computed(tmp_path_factory: pytest.TempPathFactory, tools: Path, children: Children) -> Mapping[str, Computed]:
-    """Compute all shapes in one go, since a process takes long to import torch."""
+    """Compute all shapes in one go: a process takes long to import torch."""
     work = tmp_path_factory.mktemp("shapes")
     for family, (*_, shape) in _CLASSES.items():
         (work / family).mkdir()
