@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import gc
 import json
-import math
 import resource
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -84,7 +84,7 @@ def measure_function(stored: Mapping[str, Any]) -> dict[str, Any]:
 
     stored: a case whose `exact` names a GGUF file in 16 bits. Returns `deviation`, the median over positions of
     `sums.deviations`, and `noise`, the same of llama.cpp with and without its cache in 8 bits, which moves logits as
-    far as rounding the weights to bf16 does; None if the deviation is small, infinity if llama.cpp has no such cache.
+    far as rounding the weights to bf16 does; None if the deviation is small, or llama.cpp has no such cache.
     Returns only `cannot_load` if llama.cpp cannot run the file.
     """
     case = Case.read(stored)
@@ -104,10 +104,8 @@ def measure_function(stored: Mapping[str, Any]) -> dict[str, Any]:
     trained = [head(states.hidden[: len(logits)]) for (_, states), logits in zip(rows, exact, strict=True)]
     deviation, noise = _median_deviation(trained, exact, suppressed), None
     if not deviation <= DEVIATION:
-        try:
+        with suppress(LoadError):  # no such cache: then nothing says that rounding moves the logits so far
             noise = _median_deviation(exact, [_first_logits(model, row, rounded=True) for row, _ in rows], suppressed)
-        except LoadError:
-            noise = math.inf
     return {"deviation": deviation, "noise": noise}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,11 @@ from trainer.export.trained_weights import TrainedWeights
 from trainer.gguf import conversion
 
 
-def write_checked(work: Path, tools: Path, shape: str, quantization: Any, **changed: Any) -> None:
+def write_checked(
+    work: Path, tools: Path, shape: str, quantization: Any, *, head_dim: int = 256, **changed: Any
+) -> None:
     """Write a tiny model as GGUF, with the check; changed: of its config."""
-    base = tiny_gemma.build(work / "base", shape, head_dim=256)
+    base = tiny_gemma.build(work / "base", shape, head_dim=head_dim)
     config = json.loads((base / "config.json").read_text())
     (base / "config.json").write_text(json.dumps(config | changed))
     adapter = untrained_results.write_adapter(base, work / "adapter", std=0.05)
@@ -64,6 +67,16 @@ def test_another_function_is_noticed_in_every_quantization(
     with pytest.raises(StepError, match="computes it otherwise than transformers") as error:
         write_checked(tmp_path, tools, shape, quantization, **changed)
     assert error.value.code == "export_differs"
+
+
+@pytest.mark.parametrize("activation", ["silu", "gelu_pytorch_tanh"])
+def test_heads_that_llama_cpp_cannot_keep_in_8_bits_are_compared_too(
+    tmp_path: Path, tools: Path, monkeypatch: pytest.MonkeyPatch, activation: str
+) -> None:
+    monkeypatch.setattr(conversion, "check_family", lambda config: None)
+    context = pytest.raises(StepError, match="at most 0.002$") if activation == "silu" else nullcontext()
+    with context:
+        write_checked(tmp_path, tools, "gemma3", "f16", head_dim=48, hidden_activation=activation)
 
 
 @pytest.mark.parametrize("shape", ["gemma4-e-text", "gemma4-moe-text"])
