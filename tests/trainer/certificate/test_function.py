@@ -74,7 +74,7 @@ def test_heads_that_llama_cpp_cannot_keep_in_8_bits_are_compared_too(
     tmp_path: Path, tools: Path, monkeypatch: pytest.MonkeyPatch, activation: str
 ) -> None:
     monkeypatch.setattr(conversion, "check_family", lambda config: None)
-    context = pytest.raises(StepError, match="at most 0.002$") if activation == "silu" else nullcontext()
+    context = pytest.raises(StepError, match=r"at most 0\.002$") if activation == "silu" else nullcontext()
     with context:
         write_checked(tmp_path, tools, "gemma3", "f16", head_dim=48, hidden_activation=activation)
 
