@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import sys
 import tempfile
 import tracemalloc
 from contextlib import suppress
@@ -26,6 +27,8 @@ from trainer.dataset.row import MAX_ROW_BYTES
 from trainer.dataset.rows import read_rows
 
 PAIRS = [{"prompt": f'Question {n},\n"quoted"\t; ü 🙂', "completion": "[{ }]," * n or "-"} for n in range(7)]
+# Python 3.13 and newer name the column of a comma that is too much, and older ones that of what follows it.
+OF_COMMA = 8 if sys.version_info >= (3, 13) else 9
 
 
 def read(content: bytes, name: str, **options: Any) -> list[tuple[int, Any]]:
@@ -207,7 +210,11 @@ def test_a_file_that_cannot_be_read_is_named(content: bytes, name: str, message:
         (b'[{"a": 1}, {"a": }, {"a": 2}]', "train.json", {2: "not JSON"}),
         (b'[{"a": 1}, 5, "x", [], {"a": 2}, ]', "train.json", {2: "not a JSON object", 3: "not a", 4: "not", 6: "not"}),
         (b'[1}, {"a": 2}]', "train.json", {1: "not JSON"}),
-        (b'[{"a": 1,}, ]', "train.json", {1: "not JSON (line 1, column 9): there may be a comma", 2: "not JSON (line"}),
+        (
+            b'[{"a": 1,}, ]',
+            "train.json",
+            {1: f"not JSON (line 1, column {OF_COMMA}): there may be a comma", 2: "not JSON (line"},
+        ),
         (
             b'[[{"role": "user"}]]',
             "train.json",

@@ -30,8 +30,11 @@ def test_folders_of_checks_that_were_killed_are_removed(tmp_path: Path) -> None:
     running, killed = (tmp_path / "checks" / f"check_{name}_{os.getpid()}" for name in ("running", "killed"))
     for folder in (running, killed):
         (folder / "work").mkdir(parents=True)
-    wait = [sys.executable, "-c", "input()"]
-    with subprocess.Popen(wait, stdin=subprocess.PIPE, env=os.environ | {NAME_VARIABLE: running.name}) as child:
+    wait = [sys.executable, "-c", "print(flush=True); input()"]
+    pipe, environment = subprocess.PIPE, os.environ | {NAME_VARIABLE: running.name}
+    with subprocess.Popen(wait, stdin=pipe, stdout=pipe, env=environment) as child:
+        assert child.stdout is not None
+        child.stdout.readline()  # a process that only just begins has no environment yet
         remove_ended_checks(tmp_path / "checks")
         assert [folder.name for folder in (tmp_path / "checks").iterdir()] == [running.name]
         child.communicate(b"\n")
