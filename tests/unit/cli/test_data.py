@@ -211,6 +211,7 @@ def test_a_tilde_that_the_shell_left_is_the_home_folder(
     result = run("train", f"--data=~/{rows_file.name}", "--model=a/b", "--print", url=service.url)
     assert result.exit_code == 0, result.stderr
     assert "does not exist" in run("train", "--data=~/none.csv", "--model=a/b", url=service.url).stderr
+    assert "--dataset squad" in run("train", "--data=squad", "--model=a/b", url=service.url).stderr
 
 
 def test_options_replace_fields_of_a_file_and_print_sends_nothing(service: FakeService, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar, get_args
 import click
 
 from gemtune.cli.connection.completing import complete_datasets, complete_models, words
-from gemtune.cli.request.paths import EXISTING
+from gemtune.cli.request.paths import EXISTING, ROWS
 from gemtune.client.request import request_of as request_with
 from gemtune.methods import Method, Modality
 from gemtune.untrusted import Unreadable, read_json
@@ -41,7 +41,7 @@ TRAINING_OPTIONS = (
     click.option("--set", "assignments", metavar="FIELD=VALUE", multiple=True, help="Any field; may be repeated."),
 )
 OPTIONS = (
-    click.option("--data", type=EXISTING, help="File of rows to upload and train on, or a folder."),
+    click.option("--data", type=ROWS, help="File of rows to upload and train on, or a folder."),
     click.option("--eval", "held_out", type=EXISTING, help="File of rows to upload and evaluate on."),
     click.option(
         "--dataset",

@@ -31,7 +31,20 @@ class LocalPath(click.Path):
         return super().convert(value if value == STANDARD_INPUT else Path(value).expanduser(), param, ctx)
 
 
+class RowsPath(LocalPath):
+    """Path of rows to upload; a wrong one may be the name of a dataset that was uploaded before."""
+
+    def convert(self, value: str | os.PathLike[str], param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path. Raises BadParameter."""
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter as error:
+            error.message += f" To train on a dataset that was uploaded, use --dataset {value}."
+            raise
+
+
 EXISTING = LocalPath(exists=True)
+ROWS = RowsPath(exists=True)
 EXISTING_OR_INPUT = LocalPath(exists=True, allow_dash=True)
 FOLDER = LocalPath(file_okay=False)
 
