@@ -39,8 +39,8 @@ class RowsPath(LocalPath):
         try:
             return super().convert(value, param, ctx)
         except click.BadParameter as error:
-            error.message += f" To train on a dataset that was uploaded, use --dataset {value}."
-            raise
+            advice = f"To train on a dataset that was uploaded, use --dataset {value}."
+            raise click.BadParameter(f"{error.message} {advice}", ctx, param) from None
 
 
 EXISTING = LocalPath(exists=True)
