@@ -32,7 +32,10 @@ class LocalPath(click.Path):
 
 
 class RowsPath(LocalPath):
-    """Path of rows to upload; a wrong one may be the name of a dataset that was uploaded before."""
+    """Path of rows to upload.
+
+    A wrong one may be the name of a dataset that was uploaded before, so the error leads to --dataset.
+    """
 
     def convert(self, value: str | os.PathLike[str], param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the path. Raises BadParameter."""
