@@ -46,7 +46,7 @@ def complete_jobs(ctx: click.Context, parameter: click.Parameter, incomplete: st
 
 def complete_checkpoints(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Complete train_steps of the checkpoints of the command's job."""
-    # Where the last option still lacks its value, click leaves the arguments unread.
+    # click leaves the arguments unread while the last option lacks its value.
     reference = ctx.params.get("job") or next(iter(ctx.args), "")
     try:
         transport = _transport(ctx)

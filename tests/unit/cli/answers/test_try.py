@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
+import click
 import pytest
 from click.testing import CliRunner
 
@@ -83,6 +84,7 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 def job(service: FakeService) -> dict[str, Any]:
     body = job_body("completed")
     service.answers["GET", f"/jobs/{JOB}/status"] = (200, body)
+    service.answers["GET", f"/jobs/{JOB}/request"] = (200, {"request": {}, "path": "/train", "left_out": []})
     return body
 
 
@@ -334,10 +336,16 @@ def test_rows_of_a_file_are_read_with_the_columns_of_the_training(service: FakeS
     columns = {"prompt": "question", "id": None}
     trained = {"request": {"dataset_columns": columns}, "path": "/train", "left_out": []}
     service.answers["GET", "/jobs/export_x/request"] = (200, exports)
-    service.answers["GET", f"/jobs/{JOB}/request"] = [(200, trained), (200, trained), (404, {})]
+    gone, broken = (
+        {"error": {"code": code, "message": "Why.", "hint": "Wait."}, "problems": []}
+        for code in ("spec_unreadable", "internal_error")
+    )
+    service.answers["GET", f"/jobs/{JOB}/request"] = [(200, trained), (200, trained), (409, gone), (500, broken)]
     assert training_columns(connection, {"job_id": JOB}) == columns
     assert training_columns(connection, {"job_id": "export_x"}) == columns
     assert training_columns(connection, {"job_id": JOB}) == {}
+    with pytest.raises(click.exceptions.Exit):  # rows are not asked as if they had no columns
+        training_columns(connection, {"job_id": JOB})
 
 
 @pytest.mark.parametrize("option", ["--image", "--audio"])
