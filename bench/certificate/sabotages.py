@@ -17,8 +17,8 @@ from bench.certificate.jobs import THOROUGH, TinyJob
 from gemtune.request.exports import Format, Quantization
 from tests.trainer.certificate import sabotage
 from tests.trainer.certificate.sabotage import Sabotage
+from trainer.export.commands.in_llama_cpp import PROJECTOR
 from trainer.export.merge import merge
-from trainer.export.usage import PROJECTOR
 
 LAYER = "model.layers.2"
 ATTENTION = f"{LAYER}.self_attn"

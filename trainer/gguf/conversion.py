@@ -13,8 +13,8 @@ from gemtune.llama_cpp import is_built, problem_of_config
 from gemtune.request.exports import GgufExport
 from trainer.base_model import folder_contents
 from trainer.conversation.chat_template import ChatTemplate, json_object
+from trainer.export.commands.in_llama_cpp import PROJECTOR
 from trainer.export.modelfile import hand_over_token
-from trainer.export.usage import PROJECTOR
 from trainer.process import child
 
 log = logging.getLogger(__name__)

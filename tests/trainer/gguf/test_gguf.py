@@ -26,10 +26,10 @@ from trainer.certificate import comparison, parity_check, verdict
 from trainer.certificate.held_out_rows import collect
 from trainer.conversation.chat_template import ChatTemplate, json_object
 from trainer.export import tokenizer_files
+from trainer.export.commands.in_llama_cpp import PROJECTOR
 from trainer.export.merge import merge
 from trainer.export.modelfile import modelfile, turns_of
 from trainer.export.trained_weights import TrainedWeights
-from trainer.export.usage import PROJECTOR
 from trainer.gguf import conversion, quantizer
 from trainer.gguf.file_layout import contents
 from trainer.gguf.llama_library import LlamaModel

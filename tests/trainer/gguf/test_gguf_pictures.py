@@ -23,8 +23,8 @@ from tests.trainer.training.media_jobs import BenchOf
 from tests.trainer.training.test_vision_gemma4 import LEARNING, WITH_TOWER, bench_for, folders  # noqa: F401
 from trainer.base_model import vision_parts
 from trainer.certificate.files import projector_weights, weights
+from trainer.export.commands.in_llama_cpp import PROJECTOR
 from trainer.export.merge import merge
-from trainer.export.usage import PROJECTOR
 
 # Names in the projector file -> names in the model.
 TOWER = "model.vision_tower.encoder.layers"

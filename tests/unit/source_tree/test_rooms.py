@@ -113,7 +113,7 @@ FLOORS = (
     ),
     ("trainer.base_model", "trainer.media", "trainer.new_tokens", "trainer.rows.numbers"),
     ("trainer.audio", "trainer.pictures"),
-    ("trainer.rendering",),
+    ("trainer.rendering", "trainer.export.commands"),
     ("trainer.rows", "trainer.export", "trainer.hub"),
     ("trainer.gguf", "trainer.model.on_cpu", "trainer.splits"),
     ("trainer.certificate.files", "trainer.model"),
@@ -165,7 +165,6 @@ MORE_FILES: Mapping[str, int] = {}
 MORE_LINES: Mapping[str, str] = {
     "bench.memory": "one measurement",
     "bench.service": "one measurement",
-    "trainer.export.usage": "texts of one page",
     "trainer.model.on_cpu.loops": "numba inlines the helpers into every loop of this file",
 }
 

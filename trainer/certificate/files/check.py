@@ -8,7 +8,7 @@ from gemtune.request.exports import AdapterExport, GgufExport, MergedExport
 from trainer.base_model import folder_contents
 from trainer.certificate.files import gguf_keys, gguf_settings, settings, vocabulary, weights
 from trainer.certificate.files.case import Case
-from trainer.export.usage import PROJECTOR
+from trainer.export.commands.in_llama_cpp import PROJECTOR
 from trainer.gguf import projector
 from trainer.gguf.file_layout import contents
 

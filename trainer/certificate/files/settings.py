@@ -15,8 +15,8 @@ from gemtune.request.exports import GgufExport, MergedExport
 from trainer.base_model import folder_contents
 from trainer.conversation.chat_template import ChatTemplate, json_object
 from trainer.export import merge, tokenizer_files, versions
+from trainer.export.commands.in_llama_cpp import PROJECTOR
 from trainer.export.modelfile import modelfile, turns_of
-from trainer.export.usage import PROJECTOR
 from trainer.gguf.llama_library import LlamaModel
 from trainer.new_tokens import embedding
 from trainer.store import manifest

@@ -1,0 +1,1 @@
+"""Commands that run an exported model, as texts of its README."""
