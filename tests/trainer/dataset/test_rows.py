@@ -161,6 +161,7 @@ def test_damaged_objects_with_rows_raise_no_unexpected_error(noise: bytes, conte
 @pytest.mark.parametrize(
     "text", [b"[" * 500_000, b'"a":' * 120_000, b'{"a": ' + b" " * 500_000, b'{"a": "' + b"\\" * 499_999]
 )
+@pytest.mark.timeout(60)  # it takes less than a second in linear time
 def test_the_beginning_of_a_file_is_searched_in_linear_time(text: bytes) -> None:
     """Quadratic time would be several minutes (calculated)."""
     assert begin_of_array(b'{"info": ' + text) is None
