@@ -32,10 +32,10 @@ def main(job_id: str, *chosen: str) -> None:
     chosen: exports as FORMAT:QUANTIZATION; without any, all are measured.
     """
     print(
-        "| export | MB | write, s | peak, MB | certificate, s | peak, MB | KL | same choice | perplexity (trained) "
-        "| noise floor | verdict |"
+        "| export | MB | write, s | compared in 16 bits, s | peak, MB | certificate, s | peak, MB | KL | same choice "
+        "| perplexity (trained) | noise floor | verdict |"
     )
-    print(f"|{'---|' * 11}")
+    print(f"|{'---|' * 12}")
     for export_format, kind in EXPORTS.items():
         for quantization in (export.quantization for export in kind.exports):
             if chosen and f"{export_format}:{quantization}" not in chosen:
@@ -46,7 +46,7 @@ def main(job_id: str, *chosen: str) -> None:
             cells = (
                 f"{export_format} {quantization}",
                 f"{written['bytes'] / 1e6:.1f}",
-                f"{write['seconds']:.1f} | {write['peak']:.0f}",
+                f"{write['seconds'] - written['compared']:.1f} | {written['compared']:.1f} | {write['peak']:.0f}",
                 f"{compare['seconds']:.1f} | {compare['peak']:.0f}",
                 f"{parity['mean_kl']:.4f} | {parity['top1_agreement']:.1%}",
                 f"{parity['perplexity']:.3f} ({parity['perplexity_trained']:.3f})",
@@ -76,8 +76,17 @@ def _phase(job_id: str, export_format: str, quantization: str, phase: str, work:
     trained, folder = trained_weights.locate(context), Path(work) / "exported"
     began = time.perf_counter()
     if phase == "write":
-        note = export_files.write(context, trained, folder)
-        result: dict[str, Any] = {"bytes": sum(path.stat().st_size for path in folder.iterdir()), "note": note}
+        certificate, compared = export.certificate_of(context, trained, folder, ""), 0.0
+
+        def check(file: Path) -> None:
+            nonlocal compared
+            start = time.perf_counter()
+            parity_check.check_function(certificate, file)
+            compared += time.perf_counter() - start
+
+        note = export_files.write(context, trained, folder, check_exact=check)
+        size = sum(path.stat().st_size for path in folder.iterdir())
+        result: dict[str, Any] = {"bytes": size, "note": note, "compared": compared}
     else:
         result = parity_check.issue(export.certificate_of(context, trained, folder, note)).model_dump()
     seconds = time.perf_counter() - began
