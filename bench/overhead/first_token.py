@@ -2,8 +2,8 @@
 
 `python -m bench.overhead.first_token JOB [ROUNDS]` asks the model of a completed job of the running service, in a
 process of its own each time, as a person does. It prints the seconds from the start of the command to the first text,
-and those of the processors until its end. A round before the others reads the files into the memory of the system and
-does not count.
+and those that the processors spend on all its processes. A round before the others reads the files into the memory of
+the system and does not count.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 
-from bench.overhead.processor import processor_seconds
+from bench.overhead.processor import adopt_orphans, processor_seconds, wait_for_orphans
 
 PROMPT = "What is the capital of Peru?"
 ROUNDS = 5
@@ -22,6 +22,7 @@ ROUNDS = 5
 
 def main() -> None:
     """Print the median, the shortest and the longest of the rounds."""
+    adopt_orphans()
     job, rounds = sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else ROUNDS
     ask(job)
     measured = [ask(job) for _ in range(rounds)]
@@ -42,6 +43,7 @@ def ask(job: str) -> tuple[float, float]:
         asking.stdout.read()
     if asking.returncode or not first:
         raise SystemExit(f"gemtune try ended with code {asking.returncode}")
+    wait_for_orphans()
     return seconds, processor_seconds() - before
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from gemtune.bootstrap import Services, services
 from gemtune.errors import StepError
 from gemtune.jobs.record import Job
 from gemtune.jobs.status import Status, Step
@@ -16,50 +17,17 @@ from gemtune.ports import Buckets
 from gemtune.request import base_model
 from gemtune.request.exports import Format
 from gemtune.request.spec import Spec, read_spec
+from gemtune.settings import Settings
+from trainer.answers.runtime import AnswerFiles, GgufFiles, TransformersFiles
 from trainer.base_model import folder_contents, hub_download
 from trainer.export import tokenizer_files, trained_weights
 from trainer.new_tokens import embedding, tokenizer
-from trainer.new_tokens.embedding import NewTokens
 from trainer.store import checkpoints, manifest
-
-if TYPE_CHECKING:
-    from gemtune.bootstrap import Services
 
 # Completed jobs that are searched for an export, newest first.
 SEARCHED_PAGES, JOBS_PER_PAGE = 5, 200
 # Files of a checkpoint that only a training reads.
 NOT_ASKED = shutil.ignore_patterns("*.pt", "*.pth", manifest.NAME)
-
-
-@dataclass(frozen=True, slots=True)
-class TransformersFiles:
-    """Folders of a model that transformers runs.
-
-    model: a whole model, or the base model of the adapter. tokenizer: the folder with tokenizer, chat template and
-    generation config. original: the base model of a whole model; None if it is not known. new_tokens: tokens of a whole
-    model that `original` lacks. dtype: name of the type that the weights were published in; None: as they are stored.
-    in_four_bits: as QLoRA trained it. modality: of the training.
-    """
-
-    model: Path
-    adapter: Path | None
-    tokenizer: Path
-    original: Path | None = None
-    new_tokens: NewTokens | None = None
-    dtype: str | None = None
-    in_four_bits: bool = False
-    modality: Modality = "text"
-
-
-@dataclass(frozen=True, slots=True)
-class GgufFiles:
-    """A GGUF file, and the folder of llama.cpp."""
-
-    model: Path
-    tools: Path
-
-
-AnswerFiles = TransformersFiles | GgufFiles
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +117,26 @@ class TrainedJob:
         if not self.job.has_trained:
             hint = "the training has no checkpoint yet: try again later"
         return StepError("no_checkpoint", message, hint=hint)
+
+
+def locate(arguments: argparse.Namespace, work: Path) -> AnswerFiles:
+    """Return the files of the model that the command line names.
+
+    work: folder for copies. Raises GemtuneError.
+    """
+    if arguments.folder is not None:
+        tools = Settings.from_environment().llama_cpp
+        return of_download(arguments.folder, arguments.base_model, tools, modality=arguments.modality)
+    backend = services()
+    job = backend.store.get(arguments.job)
+    if arguments.format is not None:
+        job, spec = find_export(backend, job, arguments.format)
+    else:
+        spec = read_spec(backend.buckets.config.read(job.spec_name))
+    trained = TrainedJob(job, spec, backend.buckets, work, backend.settings.llama_cpp)
+    if arguments.checkpoint is not None:
+        return trained.checkpoint(arguments.checkpoint)
+    return trained.trained() if arguments.format is None else trained.exported()
 
 
 def find_export(backend: Services, job: Job, export_format: Format) -> tuple[Job, Spec]:

@@ -8,8 +8,7 @@ from gemtune.datasets.conversation import Conversation
 from gemtune.datasets.refusal import BadRow
 from gemtune.errors import StepError
 from gemtune.llama_cpp import is_built
-from trainer.answers.files import GgufFiles
-from trainer.answers.runtime import Prompt, Request, bad_prompt, no_audio, no_pictures
+from trainer.answers.runtime import GgufFiles, Prompt, Request, TemplateFacts, bad_prompt, no_audio, no_pictures
 from trainer.conversation.chat_template import TemplateRefusal
 from trainer.gguf import file_template
 from trainer.gguf.llama_library import LlamaModel, LoadError
@@ -35,8 +34,9 @@ class LlamaCpp:
             self._model = LlamaModel(files.tools, files.model)
         except LoadError as error:
             raise StepError(CANNOT_LOAD, str(error), hint="export the job as gguf again") from error
-        self.template = file_template.read(self._model, self._model.special_tokens())
-        self._abilities = Abilities(self.template)
+        self._template = file_template.read(self._model, self._model.special_tokens())
+        self.template = TemplateFacts.of(self._template)
+        self._abilities = Abilities(self._template)
         self.context_length: int | None = self._model.context_length
 
     def prompt(self, conversation: Conversation) -> Prompt:
@@ -47,7 +47,7 @@ class LlamaCpp:
             raise no_pictures("GGUF files are asked without pictures here; `llama-mtmd-cli` takes them")
         try:
             shown = self._abilities.adapted(conversation)
-            text = self.template.render_conversation(shown, add_generation_prompt=True)
+            text = self._template.render_conversation(shown, add_generation_prompt=True)
         except (BadRow, TemplateRefusal) as problem:
             raise bad_prompt(problem) from problem
         return Prompt(self._model.tokens(text), {})

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -14,15 +13,14 @@ from transformers.generation.streamers import BaseStreamer
 
 from gemtune.datasets.conversation import Conversation
 from gemtune.datasets.refusal import BadRow, Refused
-from trainer.answers.files import TransformersFiles
 from trainer.answers.prompt_media import PromptMedia
-from trainer.answers.runtime import Prompt, Request, bad_prompt
+from trainer.answers.runtime import Prompt, Request, TemplateFacts, TransformersFiles, bad_prompt
+from trainer.answers.tokenizer_process import TokenizerProcess, encoder_of
 from trainer.base_model import folder_contents, four_bits
 from trainer.base_model.language_model import is_wrapped, unwrap
 from trainer.base_model.precision import compute_dtype, dtype_named, stored_dtype
-from trainer.model import loading
-from trainer.new_tokens import embedding
-from trainer.rows.encoder import Encoder
+from trainer.model import added_lora, loading
+from trainer.model.added_lora import AddedLora
 
 if TYPE_CHECKING:
     from trainer.base_model.language_model import LanguageModel
@@ -31,27 +29,23 @@ if TYPE_CHECKING:
 class Transformers:
     """A model with the chat template and the end tokens of its training.
 
-    The base model is the same weights without the adapter; of a whole model it is loaded when it is asked first. Raises
-    StepError.
+    The base model is the same weights without the adapter; of a whole model it is loaded when it is asked first. texts:
+    a process with the tokenizer; None: it is loaded here. Raises StepError.
     """
 
     name = "transformers"
 
-    def __init__(self, files: TransformersFiles):
+    def __init__(self, files: TransformersFiles, texts: TokenizerProcess | None = None):
         self._files = files
         config = folder_contents.config_of(files.model)
         self.context_length = folder_contents.max_positions(config)
         self.has_base = files.adapter is not None or files.original is not None
         self._media = PromptMedia(files.model, files.tokenizer, files.modality, config)
-        self._encoder = Encoder(
-            files.tokenizer,
-            media=self._media.tokens,
-            max_length=self.context_length or sys.maxsize,
-            vocab_size=_vocab_size(files, config),
-        )
-        self.template = self._encoder.template
-        self._model = _load(files)
+        self._model, self._lora = _load(files)
         _multiply_in_one_matrix(self._model)
+        # The model comes first: another process may be reading the tokenizer meanwhile.
+        self._texts = encoder_of(files) if texts is None else texts
+        self.template = TemplateFacts.of(self._texts.template)
 
     def prompt(self, conversation: Conversation) -> Prompt:
         """Return the tokens of a conversation. Raises StepError."""
@@ -59,7 +53,7 @@ class Transformers:
             opened = self._media.opened(conversation)
         except BadRow as bad:
             raise bad_prompt(bad) from bad
-        tokens = self._encoder.prompt(opened)
+        tokens = self._texts.prompt(opened)
         if isinstance(tokens, Refused):
             raise bad_prompt(tokens.reason)
         return Prompt(tokens, self._media.inputs(tokens, opened, self._model.device))
@@ -74,8 +68,7 @@ class Transformers:
         if sampling is not None:
             torch.manual_seed(sampling.seed)
             drawing = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
-        without_adapter = model.disable_adapter() if request.by_base and is_wrapped(model) else nullcontext()
-        with torch.inference_mode(), without_adapter:
+        with torch.inference_mode(), self._without_adapter() if request.by_base else nullcontext():
             causal_model.generate(
                 input_ids=tokens,
                 attention_mask=torch.ones_like(tokens),
@@ -88,11 +81,17 @@ class Transformers:
 
     def token_id(self, text: str) -> int | None:
         """Return the id of a token, or None if the vocabulary lacks it."""
-        return self._encoder.token_id(text)
+        return self._texts.token_id(text)
 
     def text(self, tokens: Sequence[int]) -> str:
         """Decode tokens, without special tokens."""
-        return self._encoder.answer_text(tokens)
+        return self._texts.answer_text(tokens)
+
+    def _without_adapter(self) -> AbstractContextManager[None]:
+        """Let the base model of an adapter answer within the block."""
+        if self._lora is not None:
+            return self._lora.disabled()
+        return self._model.disable_adapter() if is_wrapped(self._model) else nullcontext()
 
     @cached_property
     def _ends(self) -> frozenset[int]:
@@ -107,7 +106,7 @@ class Transformers:
         Its rows for new tokens are those with which the training began.
         """
         assert self._files.original is not None
-        base = _load(
+        base, _ = _load(
             TransformersFiles(self._files.original, None, self._files.tokenizer, modality=self._files.modality)
         )
         if self._files.new_tokens is not None:
@@ -116,14 +115,17 @@ class Transformers:
         return base
 
 
-def _load(files: TransformersFiles) -> LanguageModel:
-    """Load the model for the fastest computation of this machine."""
+def _load(files: TransformersFiles) -> tuple[LanguageModel, AddedLora | None]:
+    """Load the model for the fastest computation of this machine.
+
+    The adapter is added by hooks if they can compute it, and by PEFT otherwise.
+    """
     config = folder_contents.config_of(files.model)
     stored = stored_dtype(files.model) if files.dtype is None else dtype_named(files.dtype)
     dtype = compute_dtype(stored)
-    return loading.load(
+    model = loading.load(
         files.model,
-        files.adapter,
+        None,
         dtype="auto" if "quantization_config" in config else dtype,
         attention=loading.masked_attention(files.model),
         with_media=files.modality != "text",
@@ -134,6 +136,13 @@ def _load(files: TransformersFiles) -> LanguageModel:
         ),
         device="cuda" if torch.cuda.is_available() else None,
     )
+    if files.adapter is None:
+        return model, None
+    lora = added_lora.add(unwrap(model), files.adapter)
+    if lora is None:
+        return loading.wrap(unwrap(model), files.adapter), None
+    loading.take_generation_config(unwrap(model), files.adapter)
+    return model, lora
 
 
 def _multiply_in_one_matrix(model: LanguageModel) -> None:
@@ -146,13 +155,6 @@ def _multiply_in_one_matrix(model: LanguageModel) -> None:
     weight = getattr(head, "weight", None)
     if isinstance(weight, torch.Tensor) and weight.is_floating_point():
         weight.requires_grad_(True)
-
-
-def _vocab_size(files: TransformersFiles, config: Mapping[str, Any]) -> int | None:
-    """Return how many tokens have embeddings, those of the adapter included."""
-    rows = folder_contents.vocab_size(config)
-    new_tokens = None if files.adapter is None else embedding.read(files.adapter)
-    return rows if rows is None or new_tokens is None else new_tokens.rows_after(rows)
 
 
 class _Streamer(BaseStreamer):

@@ -15,17 +15,17 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from gemtune.datasets.conversation import Audio, Content, Conversation, Image, Part, Text, Turn
 from gemtune.errors import GemtuneError, StepError
 from gemtune.untrusted import Unreadable, read_file
-from trainer.answers import rows
 from trainer.answers.answering import THINKING, Answer, Question
-from trainer.answers.rows import RowPrompt
 from trainer.answers.runtime import Runtime, bad_prompt
 from trainer.gguf.llama_library import Sampling
-from trainer.media.sources import MAX_BYTES
+
+if TYPE_CHECKING:
+    from trainer.answers.rows import Columns, RowPrompt
 
 MAX_SEED = 2**32
 
@@ -77,8 +77,10 @@ class Questions:
         self._rows: Iterator[RowPrompt] = iter(())
         self._row: RowPrompt | None = None
 
-    def open(self, file: Path, columns: rows.Columns) -> None:
+    def open(self, file: Path, columns: Columns) -> None:
         """Begin to read a file of rows. columns: see `rows.read`."""
+        from trainer.answers import rows  # imports the formats of datasets
+
         self._rows = rows.read(file, columns)
 
     def next_row(self) -> RowPrompt | None:
@@ -142,6 +144,8 @@ def _part(part: Mapping[str, str]) -> Part:
 
 
 def _file(path: str) -> bytes:
+    from trainer.media.sources import MAX_BYTES
+
     try:
         return read_file(Path(path), named=path, max_bytes=MAX_BYTES)
     except (OSError, Unreadable) as error:

@@ -98,7 +98,7 @@ class LoraWeights:
         lora = self.modules.get(name)
         if lora is None:
             return weight
-        a, b = self._file.get_tensor(lora.a).float(), self._file.get_tensor(lora.b).float()
+        a, b = self.factors(lora)
         delta = b @ a if weight.ndim == 2 else _expert_updates(a, b, len(weight))
         if delta.shape != weight.shape:
             message = f"the adapter's {lora.b} is for {tuple(delta.shape)}; {name} is {tuple(weight.shape)}"
@@ -109,6 +109,10 @@ class LoraWeights:
         magnitude = self._file.get_tensor(lora.magnitude).float()
         rescaled: torch.Tensor = updated * (magnitude / torch.linalg.norm(updated, dim=1))[:, None]
         return rescaled
+
+    def factors(self, lora: Lora) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return A and B of a weight in float32."""
+        return self._file.get_tensor(lora.a).float(), self._file.get_tensor(lora.b).float()
 
     def check_weights_exist(self, names: Iterable[str]) -> None:
         """Raise StepError `bad_adapter` if a trained weight is missing.

@@ -12,7 +12,7 @@ from trainer.new_tokens import embedding
 if TYPE_CHECKING:
     import torch
     from peft import PeftModel
-    from transformers import BitsAndBytesConfig
+    from transformers import BitsAndBytesConfig, PreTrainedModel
 
     from trainer.base_model.language_model import LanguageModel
 
@@ -32,7 +32,7 @@ def load(
     The model generates as the adapter's generation config says. folder: the model, or the base model of the adapter.
     four_bits: how to quantize the weights while loading. device: None for the CPU. Raises StepError `bad_adapter`.
     """
-    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, GenerationConfig
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
     kind = AutoModelForImageTextToText if with_media else AutoModelForCausalLM
     # A None for it would hide the folder's own quantization_config from transformers.
@@ -41,16 +41,31 @@ def load(
     if adapter is None:
         whole: LanguageModel = model.eval()
         return whole
+    return wrap(model, adapter)
+
+
+def wrap(model: PreTrainedModel, adapter: Path) -> PeftModel:
+    """Load an adapter on its base model with PEFT.
+
+    Raises StepError `bad_adapter`.
+    """
     from peft import PeftModel
 
     new_tokens = embedding.read(adapter)
     if new_tokens is not None:
         new_tokens.add_rows(model)
-    if (adapter / "generation_config.json").is_file():
-        model.generation_config = GenerationConfig.from_pretrained(adapter)
+    take_generation_config(model, adapter)
     adapted = PeftModel.from_pretrained(model, str(adapter))
     check_adapter(adapted, adapter, hint="use the base model that the adapter was trained on")
     return adapted.eval()
+
+
+def take_generation_config(model: PreTrainedModel, adapter: Path) -> None:
+    """Let a model generate as the adapter's generation config says."""
+    from transformers import GenerationConfig
+
+    if (adapter / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(adapter)
 
 
 def check_adapter(model: PeftModel, folder: Path, *, hint: str) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,11 @@ from gemtune.request.spec import read_spec
 from tests.trainer import untrained_results
 from tests.trainer.conftest import Bench
 from trainer.answers import __main__ as answers_process
+from trainer.answers import tokenizer_process
 from trainer.answers.answering import Answer, Question, answer
-from trainer.answers.files import TrainedJob, TransformersFiles, find_export
+from trainer.answers.files import TrainedJob, find_export
 from trainer.answers.in_transformers import Transformers
+from trainer.answers.runtime import TransformersFiles
 from trainer.export.merge import merge
 from trainer.gguf.llama_library import Sampling
 from trainer.new_tokens import embedding
@@ -169,25 +171,64 @@ def test_asking_a_checkpoint_leaves_it_as_training_resumes_from_it(bench: Bench,
         export.delete_prefix(f"{prefix}/checkpoints/")
 
 
-@pytest.mark.parametrize("choice", [{}, {"checkpoint": 7}, {"format": "adapter"}])
+@pytest.mark.parametrize("choice", [[], ["--checkpoint", "7"], ["--format", "adapter"]])
 def test_the_process_loads_every_choice_of_a_model(
-    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, choice: dict[str, Any]
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, choice: list[str]
 ) -> None:
     """Load as `gemtune try` does; the checkpoint has the trained adapter."""
-    monkeypatch.setattr(answers_process, "services", lambda: bench.services)
+    monkeypatch.setenv("GEMTUNE_HOME", str(bench.services.settings.home))
     export, prefix, folder = bench.services.buckets.export, f"jobs/{bench.job_id}", tmp_path / "saved"
     shutil.copytree(adapter_of(bench), folder, ignore=shutil.ignore_patterns("manifest.json"))
     for name in checkpoints.REQUIRED_FILES:
         (folder / name).write_text(name)
     checkpoints.Saving.begin(export, job_prefix=prefix, attempt=1, train_step=7).finish(folder)
-    arguments: dict[str, Any] = {"job": bench.job_id, "folder": None, "format": None, "checkpoint": None}
+    (tmp_path / "work").mkdir()
+    trained = Transformers(trained_job(bench, tmp_path / "trained").trained())
+    expected = ask(trained, PROMPTS[0])
     try:
-        (tmp_path / "work").mkdir()
-        runtime = answers_process._load(argparse.Namespace(**arguments | choice), tmp_path / "work")
+        with ExitStack() as stack:
+            runtime = answers_process._load([bench.job_id, *choice], tmp_path / "work", stack)
+            answered, begin = ask(runtime, PROMPTS[0]), runtime.token_id("<bos>")
     finally:
         export.delete_prefix(f"{prefix}/checkpoints/")
-    trained = Transformers(trained_job(bench, tmp_path / "trained").trained())
-    assert ask(runtime, PROMPTS[0]).tokens == ask(trained, PROMPTS[0]).tokens
+    assert (answered.tokens, answered.text) == (expected.tokens, expected.text)
+    assert (runtime.template, begin) == (trained.template, trained.token_id("<bos>"))
+
+
+def test_the_process_with_the_tokenizer_says_why_there_is_no_model(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GEMTUNE_HOME", str(bench.services.settings.home))
+    with tokenizer_process.start(["training_none"], tmp_path) as texts, pytest.raises(StepError) as caught:
+        _ = texts.files
+    assert caught.value.code == "job_not_found"
+
+
+def test_errors_of_the_tokenizer_are_those_of_one_in_the_same_process(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(shutil.copytree(adapter_of(bench), tmp_path / "downloaded"))
+    (folder / "tokenizer.json").write_text("{}")
+    command = ["job", "--folder", str(folder), "--base-model", str(bench.base), "--format", "adapter"]
+    with tokenizer_process.start(command, tmp_path) as texts:
+        assert texts.files == TransformersFiles(bench.base, folder, folder)
+        with pytest.raises(StepError) as caught:
+            _ = texts.template
+    with pytest.raises(StepError) as expected:
+        Transformers(TransformersFiles(bench.base, folder, folder))
+    assert (caught.value.code, caught.value.message) == (expected.value.code, expected.value.message)
+
+
+def test_a_prompt_that_the_template_refuses_is_named_by_the_process(bench: Bench, tmp_path: Path) -> None:
+    folder = adapter_of(bench)
+    command = ["job", "--folder", str(folder), "--base-model", str(bench.base), "--format", "adapter"]
+    conversation = Conversation((Turn("user", "<end_of_turn>"),))
+    with tokenizer_process.start(command, tmp_path) as texts:
+        refused = texts.prompt(conversation)
+        texts._process.kill()
+        with pytest.raises(MemoryError):
+            texts.token_id("a")
+    assert refused == tokenizer_process.encoder_of(TransformersFiles(bench.base, folder, folder)).prompt(conversation)
 
 
 def test_a_checkpoint_that_was_deleted_is_named(bench: Bench, tmp_path: Path) -> None:

@@ -16,8 +16,8 @@ from tests.trainer.tones import QUESTION, encoded, prompt, samples
 from tests.trainer.training.test_audio_gemma4 import reference_inputs
 from trainer.answers import rows
 from trainer.answers.answering import Answer, Question, answer
-from trainer.answers.files import TransformersFiles
 from trainer.answers.in_transformers import Transformers
+from trainer.answers.runtime import TransformersFiles
 
 TOKENS = 8
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from gemtune.errors import StepError
-from trainer.answers.files import GgufFiles, TransformersFiles, of_download
+from trainer.answers.files import of_download
+from trainer.answers.runtime import GgufFiles, TransformersFiles
 
 
 def test_the_files_tell_how_a_downloaded_model_runs(tmp_path: Path) -> None:

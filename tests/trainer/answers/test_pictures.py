@@ -14,8 +14,8 @@ from gemtune.datasets.conversation import Conversation, Image, Text, Turn
 from gemtune.errors import StepError
 from tests import rows, tiny_gemma
 from trainer.answers.answering import Answer, Question, answer
-from trainer.answers.files import TransformersFiles
 from trainer.answers.in_transformers import Transformers
+from trainer.answers.runtime import TransformersFiles
 
 TOKENS = 8
 RED, BLUE = rows.picture("red", 1), rows.picture("blue", 2)

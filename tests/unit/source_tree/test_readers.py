@@ -66,6 +66,7 @@ ALLOWED: Mapping[tuple[str, str], str] = {
     ("trainer/certificate/files/weights.py", "json.loads"): OURS,
     ("trainer/export/lora_weights.py", "json.loads"): OURS,
     ("trainer/export/lossy.py", "json.loads"): OURS,
+    ("trainer/model/added_lora.py", "json.loads"): OURS,
     ("trainer/export/trained_weights.py", "json.loads"): OURS,
     ("trainer/export/versions.py", "json.loads"): OURS,
     ("trainer/hub/upload.py", "json.loads"): OURS,
