@@ -25,6 +25,7 @@ locals {
     ["/datasets/{dataset_id}", "get", "show_dataset"],
     ["/datasets/{dataset_id}", "delete", "delete_dataset"],
     ["/datasets/{dataset_id}/parts", "put", "upload_part"],
+    ["/datasets/{dataset_id}/part-links", "post", "part_links"],
     ["/datasets/{dataset_id}/complete", "post", "complete_dataset"],
     ["/datasets/{dataset_id}/files", "get", "dataset_files"],
     ["/models", "get", "models"],

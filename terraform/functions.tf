@@ -8,8 +8,10 @@ locals {
   instances = merge({ api = 3, dispatch = 2, ingest = 2, fan-out = 2, notify = 1, control = 1 }, var.max_instances)
 
   functions = {
+    # Most calls take less than a second, but the last one of an upload reads all of it to check its hashes. More than ten
+    # minutes would not pass API Gateway.
     api = {
-      memory   = "512Mi", timeout_seconds = 60, requests = 4, instances = local.instances["api"]
+      memory   = "512Mi", timeout_seconds = 600, requests = 4, instances = local.instances["api"]
       settings = merge(local.launches, local.chooses, local.accepts, local.prices, local.gateway)
     }
     dispatch = {

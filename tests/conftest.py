@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -80,6 +80,23 @@ def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
     gcp_world = GcpWorld(tmp_path / "home", request.getfixturevalue("emulators"))
     yield gcp_world
     gcp_world.stop()
+
+
+@pytest.fixture
+def composing_needs_all_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let composing of a missing object answer 404, as Cloud Storage does; the emulator answers 500."""
+    from google.api_core.exceptions import NotFound
+    from google.cloud import storage
+
+    compose = storage.Blob.compose
+
+    def composing(target: storage.Blob, sources: Sequence[storage.Blob], **options: Any) -> None:
+        for blob in sources:
+            if not blob.exists():
+                raise NotFound(f"there is no {blob.name}")
+        compose(target, sources, **options)
+
+    monkeypatch.setattr(storage.Blob, "compose", composing)
 
 
 @pytest.hookimpl(wrapper=True)

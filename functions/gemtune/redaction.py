@@ -8,8 +8,10 @@ import re
 # Hugging Face tokens (hf_…) and W&B keys (wandb_…, longer than any field's name).
 TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{6,}|\bwandb_\w{16,}")
 # Texts that may be tokens. They are redacted but not rejected: an older W&B key has 40 hexadecimal digits, and so has a
-# commit id.
-SUSPECT = re.compile(rf"{TOKEN.pattern}|\b[0-9a-f]{{40}}\b|(?<=Bearer )[\w.~+/-]{{12,}}")
+# commit id. A signed URL of Cloud Storage gives access by its signature.
+SUSPECT = re.compile(
+    rf"{TOKEN.pattern}|\b[0-9a-f]{{40}}\b|(?<=Bearer )[\w.~+/-]{{12,}}|(?i:(?<=X-Goog-Signature=))[0-9A-Fa-f]{{12,}}"
+)
 
 
 def contains_token(text: str) -> bool:
@@ -37,3 +39,22 @@ class RedactingFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         return redact(super().format(record))
+
+
+class _RedactingFilter(logging.Filter):
+    """Log filter that redacts tokens in messages."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = redact(record.getMessage()), None
+        return True
+
+
+_FILTER = _RedactingFilter()
+
+
+def redact_logs_of(logger: str) -> None:
+    """Redact tokens in the messages of a logger, whatever its handlers.
+
+    A library may log the URLs that it is called with, and the program's own configuration of logs may show them.
+    """
+    logging.getLogger(logger).addFilter(_FILTER)

@@ -192,3 +192,20 @@ def test_objects_are_joined_in_order(objects: Objects, count: int) -> None:
     objects.join(names, "whole")
     assert objects.read("whole").decode() == "".join(f"{number}," for number in range(count))
     assert len(list(objects.list("parts/"))) == count
+
+
+@pytest.mark.parametrize("count", [1, 70])
+def test_objects_are_joined_if_their_contents_have_a_hash(
+    objects: Objects, count: int, composing_needs_all_parts: None
+) -> None:
+    names = [f"parts/{number}" for number in range(count)]
+    for number, name in enumerate(names):
+        objects.write(name, f"{number},".encode())
+    content = "".join(f"{number}," for number in range(count)).encode()
+    assert not objects.join_checked(names, "whole", hashlib.sha256(b"other").hexdigest())
+    assert objects.stat("whole") is None
+    assert objects.join_checked(names, "whole", hashlib.sha256(content).hexdigest())
+    assert objects.read("whole") == content
+    with pytest.raises(ObjectNotFound):
+        objects.join_checked([*names, "parts/missing"], "more", hashlib.sha256(content).hexdigest())
+    assert sorted(stat.name for stat in objects.list("")) == sorted([*names, "whole"])

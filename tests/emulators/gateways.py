@@ -156,7 +156,7 @@ def _handler(who: str, gateways: Gateways) -> type[BaseHTTPRequestHandler]:
             call = Call(who, self.command, parts.path, query, body)
             gateways.calls.append(replace(call, overwrites=_overwrites(target, call)))
             headers = {name: value for name, value in self.headers.items() if name.lower() not in HOP_BY_HOP}
-            status, answered, content = _request(target, self.command, self.path, body, headers)
+            status, answered, content = request_of(target, self.command, self.path, body, headers)
             self.send_response(status)
             # Links to results and to parts of an upload lead to this gateway, too.
             gateway = "{}:{}".format(*self.server.server_address[:2])
@@ -184,10 +184,10 @@ def _overwrites(target: str, call: Call) -> bool:
     if not is_upload or dict(call.query).get("ifGenerationMatch") == "0":
         return False
     address = f"{call.path.removeprefix('/upload')}/{quote(call.uploaded_name(), safe='')}"
-    return _request(target, "GET", address, b"", {})[0] == 200
+    return request_of(target, "GET", address, b"", {})[0] == 200
 
 
-def _request(
+def request_of(
     target: str, method: str, path: str, body: bytes, headers: Mapping[str, str]
 ) -> tuple[int, list[tuple[str, str]], bytes]:
     connection = http.client.HTTPConnection(target, timeout=240)

@@ -25,7 +25,7 @@ from google.oauth2 import credentials as user_credentials
 from google.oauth2 import service_account
 
 from gemtune.errors import NoSignedLinks
-from gemtune.gcp import signed_url as module
+from gemtune.gcp.storage import signed_url as module
 
 EMAIL = "api@gemtune-test.iam.gserviceaccount.com"
 NAME = "jobs/training_x/export/1/ä b.bin"

@@ -131,6 +131,40 @@ def test_a_bad_announcement_names_its_problem(
     assert [problem["loc"] for problem in refused.json["problems"]] == [loc]  # type: ignore[index]
 
 
+def test_links_take_parts_where_the_storage_has_links(api: flask.testing.FlaskClient, backend: World) -> None:
+    begun = begin(api, ("train.jsonl", ROWS), ("eval.jsonl", b"rows"))
+    dataset_id = begun["dataset_id"]
+    wanted = {"parts": [{"part": 0}, {"part": 2}, {"file": 1, "part": 0}]}
+    answer = api.post(f"/datasets/{dataset_id}/part-links", json=wanted)
+    assert begun["part_links"] is backend.services.buckets.data.has_upload_links
+    if not begun["part_links"]:
+        assert (answer.status_code, answer.json["error"]["code"]) == (501, "no_signed_links")  # type: ignore[index]
+        return
+    for link, content in zip(answer.json["links"], (ROWS[:100], ROWS[200:], b"rows"), strict=True):  # type: ignore[index]
+        assert httpx2.put(link["url"], content=content, headers=link["headers"], trust_env=False).status_code == 200
+    assert api.get(f"/datasets/{dataset_id}").json["missing_parts"] == {"0": [1], "1": []}  # type: ignore[index]
+    assert send_missing(api, dataset_id, ROWS, b"rows") == 1
+    assert api.post(f"/datasets/{dataset_id}/complete").json["status"] == "ready"  # type: ignore[index]
+    assert api.post(f"/datasets/{dataset_id}/part-links", json=wanted).json == {"links": []}
+
+
+def test_links_are_for_parts_of_the_dataset(api: flask.testing.FlaskClient) -> None:
+    dataset_id = begin(api, ("train.jsonl", ROWS))["dataset_id"]
+    for parts, status, code in (
+        ([{"part": 3}], 409, "bad_part"),
+        ([{"file": 1, "part": 0}], 409, "bad_part"),
+        ([], 422, "too_short"),
+        ([{"part": 0}] * 101, 422, "too_long"),
+        ([{"part": -1}], 422, "greater_than_equal"),
+    ):
+        refused = api.post(f"/datasets/{dataset_id}/part-links", json={"parts": parts})
+        answer: Any = refused.json
+        codes = [problem["code"] for problem in answer["problems"]] if status == 422 else [answer["error"]["code"]]
+        assert (refused.status_code, codes) == (status, [code])
+    unknown = api.post("/datasets/dataset_0/part-links", json={"parts": [{"part": 0}]})
+    assert (unknown.status_code, unknown.json["error"]["code"]) == (404, "no_such_dataset")  # type: ignore[index]
+
+
 def test_uploaded_datasets_and_folders_are_listed_page_by_page(api: flask.testing.FlaskClient) -> None:
     dataset_id = begin(api, ("train.jsonl", ROWS), name="mine")["dataset_id"]
     first = api.get("/datasets?limit=1").json
@@ -258,11 +292,11 @@ class Interrupted:
         return interrupted
 
 
-@pytest.mark.parametrize("first", ["begin", "complete"])
-def test_a_dataset_is_ready_however_another_announcement_and_its_completion_meet(
-    services: bootstrap.Services, first: str
+@pytest.mark.parametrize(("first", "second"), [("begin", "complete"), ("complete", "begin"), ("complete", "complete")])
+def test_a_dataset_is_ready_however_two_uploads_of_it_meet(
+    services: bootstrap.Services, first: str, second: str, composing_needs_all_parts: None
 ) -> None:
-    """Let each of the two happen before every operation of the other one."""
+    """Let the second of two happen before every operation of the first."""
     data, clock = services.buckets.data, services.clock
     plain = UploadDataset(data, clock)
     upload = DatasetUpload.model_validate(announce(("train.jsonl", ROWS), name="tickets"))
@@ -272,7 +306,6 @@ def test_a_dataset_is_ready_however_another_announcement_and_its_completion_meet
         "begin": lambda uploading: uploading.begin(renamed),
         "complete": lambda uploading: uploading.complete(dataset_id),
     }
-    (second,) = {*actions} - {first}
     for at in range(100):
         plain.begin(upload)
         for part in range(3):

@@ -83,6 +83,7 @@ INTERFACE: dict[tuple[str, str], tuple[dict[str, dict[str, Any]], int, list[int]
         200,
         [404, 409],
     ),
+    ("POST", "/datasets/{dataset_id}/part-links"): ({}, 200, [404, 409, 501]),
     ("POST", "/datasets/{dataset_id}/complete"): ({}, 200, [404, 409]),
     ("GET", "/datasets"): (
         {"limit": {"type": "integer", "minimum": 1, "maximum": 200, "default": 50}, "after": AFTER_ID},
@@ -117,6 +118,7 @@ BODIES = {
     ("POST", "/jobs/{job_id}/exports"): "ExportRequest",
     ("POST", "/jobs/{job_id}/resume"): "ResumeRequest",
     ("POST", "/datasets"): "DatasetUpload",
+    ("POST", "/datasets/{dataset_id}/part-links"): "PartLinksRequest",
     ("POST", "/datasets/{dataset_id}/check"): "CheckRequest",
     ("PUT", "/datasets/{dataset_id}/parts"): None,
 }
@@ -209,6 +211,7 @@ CONFLICTS = {
     ("POST", "/datasets"): {"dataset_unreadable"},
     ("GET", "/datasets/{dataset_id}"): {"dataset_unreadable"},
     ("PUT", "/datasets/{dataset_id}/parts"): {"bad_part", "dataset_unreadable"},
+    ("POST", "/datasets/{dataset_id}/part-links"): {"bad_part", "dataset_unreadable"},
     ("POST", "/datasets/{dataset_id}/complete"): {"dataset_incomplete", "checksum_mismatch", "dataset_unreadable"},
     ("DELETE", "/datasets/{dataset_id}"): {"dataset_in_use"},
     ("GET", "/datasets/{dataset_id}/files"): {"dataset_incomplete", "dataset_unreadable"},

@@ -59,7 +59,7 @@ SETTINGS = {
 # Memory: twice what the clients and a largest request take. Timeouts: the longest call, below the deadline of whoever
 # calls. Sweep has one instance with one request, because two would do the same work.
 FUNCTIONS = {
-    "api": {"memory": "512Mi", "seconds": 60, "requests": 4, "instances": 20},
+    "api": {"memory": "512Mi", "seconds": 600, "requests": 4, "instances": 20},
     "dispatch": {"memory": "512Mi", "seconds": 120, "requests": 4, "instances": 5},
     "ingest": {"memory": "512Mi", "seconds": 120, "requests": 4, "instances": 6},
     "fan-out": {"memory": "512Mi", "seconds": 300, "requests": 4, "instances": 10},

@@ -37,6 +37,7 @@ PARTS: tuple[type[BaseModel], ...] = (
     answers.ArtifactLink,
     answers.Dataset,
     DatasetFile,
+    answers.PartLink,
     answers.DatasetCheck,
     answers.FileLink,
     report.CheckReport,
@@ -56,7 +57,7 @@ PARTS: tuple[type[BaseModel], ...] = (
 )
 BODIES = {
     name: f"requests.md#{name.lower()}"
-    for name in ("TrainRequest", "ExportRequest", "ResumeRequest", "DatasetUpload", "CheckRequest")
+    for name in ("TrainRequest", "ExportRequest", "ResumeRequest", "DatasetUpload", "PartLinksRequest", "CheckRequest")
 }
 LINKS = (
     {"Status": "statuses-and-events.md#statuses"}

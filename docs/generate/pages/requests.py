@@ -14,7 +14,7 @@ from gemtune.request import rewards
 from gemtune.request.rl_spec import DpoConfig, GrpoConfig, KtoConfig
 from gemtune.request.spec import ExportConfig, ExportRequest, Notify, ResumeRequest, TrainRequest, WandbConfig
 from gemtune.request.training_config import TrainingConfig
-from gemtune.request.uploads.dataset import DatasetUpload, UploadFile
+from gemtune.request.uploads.dataset import DatasetUpload, PartLinksRequest, PartOfFile, UploadFile
 
 HEAD = ("field", "type", "default", "meaning")
 REWARDS: tuple[type[rewards.RewardBase], ...] = get_args(get_args(rewards.Reward)[0])
@@ -37,6 +37,8 @@ SECTIONS: Mapping[type[BaseModel], str] = {
     ResumeRequest: "The body of `POST /jobs/{job_id}/resume`, which may be left out.",
     DatasetUpload: "The body of `POST /datasets`, which begins an upload, or goes on with the same one.",
     UploadFile: "`files`: the files of a dataset.",
+    PartLinksRequest: "The body of `POST /datasets/{dataset_id}/part-links`, which answers links to send parts.",
+    PartOfFile: "`parts`: the parts to send.",
     CheckRequest: "The body of `POST /datasets/{dataset_id}/check`, which begins a check of a dataset.",
 }
 

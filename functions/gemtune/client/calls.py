@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel
 
@@ -20,7 +21,8 @@ Model = TypeVar("Model", bound=BaseModel)
 class Call(Generic[Answer]):
     """One request of the API.
 
-    answer: model of a successful answer; None for its JSON as it is. json, content: its body.
+    answer: model of a successful answer; None for its JSON as it is. json, content: its body. timeout: seconds to wait
+    for the answer; None for the usual ones.
     """
 
     method: str
@@ -30,6 +32,24 @@ class Call(Generic[Answer]):
     headers: Mapping[str, str] = field(default_factory=dict)
     json: object = None
     content: bytes | None = None
+    timeout: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LinkedPut:
+    """Upload by a link, to another host than the service's.
+
+    It takes no token along. The link itself gives access, so that it is neither shown nor logged. Its answer is None.
+    """
+
+    url: str = field(repr=False)
+    headers: Mapping[str, str]
+    content: bytes = field(repr=False)
+
+    @property
+    def host(self) -> str:
+        """Return the host of the link, with its port if it has one."""
+        return urlsplit(self.url).netloc
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,5 +59,6 @@ class Pause:
     seconds: float
 
 
+Step = Call[Any] | LinkedPut | Pause
 # An operation: yields calls and pauses, is sent their answers or thrown their errors, and returns its result.
-Operation = Generator[Call[Any] | Pause, Any, Answer]
+Operation = Generator[Step, Any, Answer]

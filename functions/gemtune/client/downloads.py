@@ -9,6 +9,7 @@ from pathlib import Path
 from gemtune.client.errors import BadDownload, BadUse, Unreachable
 from gemtune.handlers.answers import ArtifactLink, DatasetFileLink
 from gemtune.object_name import is_safe
+from gemtune.redaction import redact_logs_of
 
 BLOCK_BYTES = 1024 * 1024
 # Number of attempts to download a file; each goes on where the one before ended.
@@ -93,6 +94,7 @@ def _write(linked: LinkedFile, path: Path, show: Callable[[int], None]) -> None:
         return
     import httpx2
 
+    redact_logs_of("httpx2")
     begun = path.stat().st_size if path.is_file() else 0
     if begun >= linked.bytes:  # of another file of this name, or complete: the SHA-256 tells
         begun = 0

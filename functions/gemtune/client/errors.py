@@ -50,6 +50,21 @@ class UploadInterrupted(Unreachable):
     """
 
 
+class StorageUnreachable(ClientError):
+    """Raised if the host of links does not respond, while the service may."""
+
+
+class LinkRefused(ClientError):
+    """Raised if the storage refuses an upload by a link.
+
+    status: HTTP status. code: of Cloud Storage, such as `ExpiredToken`.
+    """
+
+    def __init__(self, host: str, status: int, code: str):
+        super().__init__(f"{host} refused a part with HTTP {status}" + (f", {code}" if code else ""))
+        self.status, self.code = status, code
+
+
 class Refused(ClientError):
     """Raised if the service answers with an error.
 

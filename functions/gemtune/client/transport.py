@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from gemtune import VERSION_HEADER
-from gemtune.client.calls import Call, Operation, Pause
-from gemtune.client.errors import BadUse, NotAnAnswer, Refused, Unreachable
+from gemtune.client.calls import Call, LinkedPut, Operation, Pause, Step
+from gemtune.client.errors import BadUse, LinkRefused, NotAnAnswer, Refused, Unreachable
+from gemtune.redaction import redact_logs_of
 
 if TYPE_CHECKING:
     import httpx2
@@ -28,6 +29,9 @@ THIS_MACHINE = ("://127.0.0.1", "://localhost", "://[::1]")
 TOKEN = re.compile(r"[!-~]+")
 # HTTP statuses of a proxy in front of a service that does not answer.
 NO_SERVICE = (502, 503, 504)
+# HTTP statuses of Cloud Storage after which a request is sent again, and the code in its answer to a refused one.
+REPEATED = (408, 429, 500, 502, 503, 504)
+STORAGE_CODE = re.compile(r"<Code>(\w{1,100})</Code>")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +72,7 @@ class Transport:
         self.address = address
         self._sleep = sleep
         self._timeout = timeout
+        self._storage_clients: dict[str, httpx2.Client] = {}
 
     def send(self, call: Call[Any]) -> Any:
         """Send a call and return the JSON of its answer.
@@ -82,6 +87,16 @@ class Transport:
             raise _unreachable(self.address, error) from error
         return _decode(self.address, response.status_code, response.headers, response.text)
 
+    def put(self, upload: LinkedPut) -> None:
+        """Send an upload by a link. Raises Unreachable, LinkRefused."""
+        import httpx2
+
+        try:
+            response = self._storage(upload.host).put(upload.url, content=upload.content, headers=dict(upload.headers))
+        except (httpx2.TransportError, httpx2.InvalidURL) as error:
+            raise Unreachable(f"could not connect to {upload.host} ({error})") from error
+        _check_stored(upload, response.status_code, response.text)
+
     def run(self, operation: Operation[Answer]) -> Answer:
         """Run an operation and return its result. Raises ClientError."""
         answer, error = None, None
@@ -95,6 +110,8 @@ class Transport:
             try:
                 if isinstance(step, Pause):
                     self._sleep(step.seconds)
+                elif isinstance(step, LinkedPut):
+                    self.put(step)
                 else:
                     answer = typed(step, self.send(step))
             except BaseException as raised:  # Ctrl-C as well: an operation may have something to tidy up
@@ -102,7 +119,17 @@ class Transport:
 
     def close(self) -> None:
         """Close the connections."""
-        self._client.close()
+        for client in (self._client, *self._storage_clients.values()):
+            client.close()
+
+    def _storage(self, host: str) -> httpx2.Client:
+        """Return the HTTP client for uploads to a host of links."""
+        import httpx2
+
+        if host not in self._storage_clients:
+            redact_logs_of("httpx2")
+            self._storage_clients[host] = httpx2.Client(timeout=self._timeout, trust_env=not _is_this_machine(host))
+        return self._storage_clients[host]
 
     @cached_property
     def _client(self) -> httpx2.Client:
@@ -118,6 +145,7 @@ class AsyncTransport:
 
     def __init__(self, address: Address):
         self.address = address
+        self._storage_clients: dict[str, httpx2.AsyncClient] = {}
 
     async def send(self, call: Call[Any]) -> Any:
         """Send a call and return the JSON of its answer.
@@ -131,6 +159,17 @@ class AsyncTransport:
         except (httpx2.TransportError, httpx2.InvalidURL) as error:
             raise _unreachable(self.address, error) from error
         return _decode(self.address, response.status_code, response.headers, response.text)
+
+    async def put(self, upload: LinkedPut) -> None:
+        """Send an upload by a link. Raises Unreachable, LinkRefused."""
+        import httpx2
+
+        client = self._storage(upload.host)
+        try:
+            response = await client.put(upload.url, content=upload.content, headers=dict(upload.headers))
+        except (httpx2.TransportError, httpx2.InvalidURL) as error:
+            raise Unreachable(f"could not connect to {upload.host} ({error})") from error
+        _check_stored(upload, response.status_code, response.text)
 
     async def run(self, operation: Operation[Answer]) -> Answer:
         """Run an operation and return its result. Raises ClientError."""
@@ -146,6 +185,8 @@ class AsyncTransport:
             try:
                 if isinstance(step, Pause):
                     await asyncio.sleep(step.seconds)
+                elif isinstance(step, LinkedPut):
+                    await self.put(step)
                 else:
                     answer = typed(step, await self.send(step))
             except BaseException as raised:  # Ctrl-C as well: an operation may have something to tidy up
@@ -153,7 +194,18 @@ class AsyncTransport:
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._client.aclose()
+        for client in (self._client, *self._storage_clients.values()):
+            await client.aclose()
+
+    def _storage(self, host: str) -> httpx2.AsyncClient:
+        """Return the HTTP client for uploads to a host of links."""
+        import httpx2
+
+        if host not in self._storage_clients:
+            redact_logs_of("httpx2")
+            is_local = _is_this_machine(host)
+            self._storage_clients[host] = httpx2.AsyncClient(timeout=TIMEOUT_SECONDS, trust_env=not is_local)
+        return self._storage_clients[host]
 
     @cached_property
     def _client(self) -> httpx2.AsyncClient:
@@ -167,7 +219,7 @@ class AsyncTransport:
 
 def _advance(
     operation: Operation[Any], answer: Any, error: BaseException | None
-) -> tuple[Call[Any] | Pause | None, StopIteration | None]:
+) -> tuple[Step | None, StopIteration | None]:
     """Return the next step of an operation, or its end."""
     try:
         return (operation.send(answer) if error is None else operation.throw(error)), None
@@ -200,7 +252,8 @@ def _arguments(address: Address, call: Call[Any]) -> dict[str, Any]:
         # httpx raises an error for numbers that JSON does not have, such as NaN; the service says what is wrong.
         content = json.dumps(call.json).encode()
     body = {} if content is None else {"content": content}
-    return {"method": call.method, "url": call.path, "params": dict(call.params), "headers": headers, **body}
+    timeout = {} if call.timeout is None else {"timeout": call.timeout}
+    return {"method": call.method, "url": call.path, "params": dict(call.params), "headers": headers, **body, **timeout}
 
 
 def _unreachable(address: Address, error: Exception) -> Unreachable:
@@ -225,3 +278,19 @@ def _decode(address: Address, status: int, headers: Mapping[str, str], text: str
     except (ValueError, KeyError, TypeError):
         raise NotAnAnswer(address.url, status, text) from None
     raise Refused(status, code, message, hint=error.get("hint"), problems=tuple(problems), body=text)
+
+
+def _is_this_machine(host: str) -> bool:
+    return any(f"://{host}".startswith(own) for own in THIS_MACHINE)
+
+
+def _check_stored(upload: LinkedPut, status: int, text: str) -> None:
+    """Raise Unreachable or LinkRefused if an upload was not successful.
+
+    https://cloud.google.com/storage/docs/xml-api/reference-status
+    """
+    if status in REPEATED:
+        raise Unreachable(f"{upload.host} answered with HTTP {status}")
+    if not 200 <= status < 300:
+        code = STORAGE_CODE.search(text)
+        raise LinkRefused(upload.host, status, "" if code is None else code[1])

@@ -1,26 +1,39 @@
 """Upload of files as a dataset.
 
-It is sent in parts, and goes on where it was interrupted.
+It is sent in parts, to the storage itself or to the service, and goes on where it was interrupted. A link to the
+storage takes one part for an hour. Data that goes there is faster and cheaper, and does not pass the service; but some
+services cannot make links, and some networks do not reach the storage.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-from gemtune.client.calls import Call, Operation, Pause
-from gemtune.client.errors import BadUse, Refused, Unreachable, UploadInterrupted
+from gemtune.client.calls import Call, LinkedPut, Operation, Pause
+from gemtune.client.errors import BadUse, LinkRefused, Refused, StorageUnreachable, Unreachable, UploadInterrupted
 from gemtune.datasets.files.kinds import KINDS, kind_of
 from gemtune.datasets.uploads.record import DatasetFile, dataset_id_of
-from gemtune.handlers.answers import Dataset, PartStored
+from gemtune.handlers.answers import Dataset, PartLink, PartLinks, PartStored
 
-# Attempts for a part while the service is unreachable, and the seconds before the second one, doubled each time.
+log = logging.getLogger(__name__)
+
+# Attempts for a part while its receiver is unreachable, and the seconds before the second one, doubled each time.
 ATTEMPTS, FIRST_PAUSE_SECONDS = 6, 1.0
+# Links that are fetched at once. On a slow line, parts of 8 MiB for that many take long, and links expire.
+LINKS_PER_CALL = 32
+# Seconds for the answer to the last call, for which the service reads all that was sent. On Google Cloud it has ten
+# minutes, see terraform/functions.tf.
+COMPLETION_SECONDS = 660.0
 
 Report = Callable[[int, int], None]
+Part = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -87,27 +100,22 @@ def send_missing(
     """Send the missing parts of a dataset, and complete it.
 
     report: is called with the number of parts that are sent, and with that of all. A part is sent again while the
-    service is unreachable; raises Unreachable after ATTEMPTS.
+    service is unreachable; raises UploadInterrupted in the end.
     """
     if dataset.status == "ready":
         return dataset
     paths = [files.files[file.path] for file in dataset.files]
     missing = [(file, part) for file, parts in dataset.missing_parts.items() for part in parts]
+    sender = _PartSender(dataset, missing)
     for sent, (file, part) in enumerate(missing):
         report(sent, len(missing))
         with paths[file].open("rb") as source:
             source.seek(part * dataset.part_bytes)
             content = source.read(dataset.part_bytes)
-        call = Call(
-            "PUT",
-            f"/datasets/{dataset.dataset_id}/parts",
-            PartStored,
-            params={"file": file, "part": part},
-            content=content,
-        )
-        yield from _send(call)
+        yield from sender.send(file, part, content)
     report(len(missing), len(missing))
-    completed: Dataset = yield Call("POST", f"/datasets/{dataset.dataset_id}/complete", Dataset)
+    path = f"/datasets/{dataset.dataset_id}/complete"
+    completed: Dataset = yield from _repeat(Call("POST", path, Dataset, timeout=COMPLETION_SECONDS))
     return completed
 
 
@@ -122,16 +130,83 @@ def upload(
     return (yield from send_missing(dataset, files, report))
 
 
-def _send(call: Call[PartStored]) -> Operation[None]:
-    """Send one part, again while the service is unreachable."""
+class _PartSender:
+    """Sends the parts of one upload."""
+
+    def __init__(self, dataset: Dataset, missing: Sequence[Part]):
+        """Prepare to send parts. missing: pairs of a file and a part, in the order in which they will be sent."""
+        self._folder = f"/datasets/{dataset.dataset_id}"
+        self._missing = missing
+        # A single part is sent as quickly without a link.
+        self._uses_links = dataset.part_links and len(missing) > 1
+        self._links: dict[Part, PartLink] = {}
+
+    def send(self, file: int, part: int, content: bytes) -> Operation[None]:
+        """Send one part, again while its receiver is unreachable.
+
+        If links do not work, this and all later parts go to the service, and a warning is logged. Raises
+        UploadInterrupted, Refused.
+        """
+        if self._uses_links:
+            try:
+                yield from self._send_linked((file, part), content)
+                return
+            except (LinkRefused, StorageUnreachable, Refused) as error:
+                if isinstance(error, Refused) and error.status < 500:
+                    raise
+                self._uses_links = False
+                reason = error.message if isinstance(error, Refused) else str(error)
+                log.warning("the parts go through the service, not to the storage itself: %s", reason)
+        params = {"file": file, "part": part}
+        yield from _repeat(Call("PUT", f"{self._folder}/parts", PartStored, params=params, content=content))
+
+    def _send_linked(self, part: Part, content: bytes) -> Operation[None]:
+        """Send one part to the storage.
+
+        A link that is refused, as an expired one is, is replaced once. Raises LinkRefused, StorageUnreachable, Refused,
+        UploadInterrupted.
+        """
+        # The storage compares the content with it: https://cloud.google.com/storage/docs/xml-api/reference-headers
+        md5 = base64.b64encode(hashlib.md5(content, usedforsecurity=False).digest()).decode()
+        for is_new in (False, True):
+            link = yield from self._link(part)
+            if link is None:  # somebody else has completed the dataset
+                return
+            put = LinkedPut(link.url, {**link.headers, "Content-MD5": md5}, content)
+            try:
+                yield from _repeat(put)
+                return
+            except UploadInterrupted as error:
+                raise StorageUnreachable(str(error)) from error
+            except LinkRefused:
+                self._links.clear()
+                if is_new:
+                    raise
+
+    def _link(self, part: Part) -> Operation[PartLink | None]:
+        """Return the link of a part, or None if the dataset is complete."""
+        if part not in self._links:
+            begin = self._missing.index(part)
+            wanted = self._missing[begin : begin + LINKS_PER_CALL]
+            body = {"parts": [{"file": file, "part": number} for file, number in wanted]}
+            answer: PartLinks = yield from _repeat(Call("POST", f"{self._folder}/part-links", PartLinks, json=body))
+            self._links = {(link.file, link.part): link for link in answer.links}
+        return self._links.get(part)
+
+
+def _repeat(step: Call[Any] | LinkedPut) -> Operation[Any]:
+    """Send a call, again while its receiver is unreachable; return the answer.
+
+    Raises UploadInterrupted after ATTEMPTS.
+    """
     for attempt in range(ATTEMPTS):
         try:
-            yield call
-            return
+            return (yield step)
         except Unreachable as error:
             if attempt + 1 == ATTEMPTS:
                 raise UploadInterrupted(str(error)) from error
             yield Pause(FIRST_PAUSE_SECONDS * 2**attempt)
+    raise AssertionError("the last attempt returns or raises")
 
 
 def suffix_of(path: Path) -> str:

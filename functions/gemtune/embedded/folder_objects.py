@@ -20,11 +20,13 @@ from typing import Literal
 
 from gemtune.embedded.bucket_paths import BucketPaths
 from gemtune.embedded.disk import flush, make_folder, write_through, writing
-from gemtune.errors import ObjectExists, ObjectNotFound, UnsafeName
+from gemtune.errors import NoSignedLinks, ObjectExists, ObjectNotFound, UnsafeName
 from gemtune.object_name import UNFINISHED, split_name
-from gemtune.ports import MAX_READ_BYTES, Buckets, Link, ObjectStat
+from gemtune.ports import MAX_READ_BYTES, Buckets, Link, ObjectStat, UploadLink
 from gemtune.settings import Settings
 from gemtune.untrusted import read_file
+
+BLOCK_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,7 @@ class FolderObjects:
     """`ports.Objects` in one folder, one file per object."""
 
     digest_algorithm: Literal["sha256", "crc32c"] = "sha256"
+    has_upload_links = False
 
     def __init__(self, root: Path, bucket: str, modes: Modes = PRIVATE):
         """Create the folder if needed; `modes` are for new files and folders."""
@@ -150,6 +153,21 @@ class FolderObjects:
             flush(unfinished)
             unfinished.replace(final)
 
+    def join_checked(self, parts: Sequence[str], name: str, sha256: str) -> bool:
+        """Append files to a temporary file; rename it if it has the hash."""
+        digest = hashlib.sha256()
+        with self._unfinished(name) as (unfinished, final):
+            with unfinished.open("wb") as file:
+                for part in parts:
+                    for block in self._blocks(part):
+                        digest.update(block)
+                        file.write(block)
+            if digest.hexdigest() != sha256:
+                return False
+            flush(unfinished)
+            unfinished.replace(final)
+        return True
+
     def delete(self, name: str) -> None:
         """Delete a file or link, and folders that are then empty."""
         *folders, last = split_name(name)
@@ -203,6 +221,11 @@ class FolderObjects:
         """Return the path of an object's file as a link."""
         return Link(path=self.uri(name))
 
+    def upload_link(self, name: str, size: int) -> UploadLink:
+        """Raise NoSignedLinks: the service of a workstation takes parts itself."""
+        hint = "send the parts with PUT /datasets/{dataset_id}/parts"
+        raise NoSignedLinks("the service of a workstation has no links for uploads", hint=hint)
+
     def mark_used(self, prefix: str, at: datetime) -> None:
         """Do nothing: a workstation deletes no base models."""
 
@@ -212,6 +235,15 @@ class FolderObjects:
             with suppress(FileNotFoundError):
                 if path.stat().st_mtime < before.timestamp():
                     path.unlink()
+
+    def _blocks(self, name: str) -> Iterator[bytes]:
+        """Yield a file's content block by block. Raises ObjectNotFound."""
+        try:
+            with self._file(name).open("rb") as file:
+                while block := file.read(BLOCK_BYTES):
+                    yield block
+        except (FileNotFoundError, IsADirectoryError):
+            raise ObjectNotFound(f"there is no {name!r} in {self.bucket}") from None
 
     @contextmanager
     def _unfinished(self, name: str) -> Iterator[tuple[Path, Path]]:

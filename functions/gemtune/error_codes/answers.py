@@ -141,8 +141,10 @@ ANSWERS: Mapping[str, ErrorCode] = {
         "Try again in a minute; `gemtune logs --follow` does so by itself.",
     ),
     "no_signed_links": ErrorCode(
-        "The account that the service runs as cannot sign links to objects.",
-        "Run the service as a service account that has `roles/iam.serviceAccountTokenCreator` on itself.",
+        "The account that the service runs as cannot sign links to objects; or a workstation was asked for links to "
+        "send parts.",
+        "Run the service as a service account that has `roles/iam.serviceAccountTokenCreator` on itself; send parts "
+        "with `PUT /datasets/{dataset_id}/parts`.",
     ),
     "cannot_store": ErrorCode(
         "A write failed: the disk is full or read-only.",

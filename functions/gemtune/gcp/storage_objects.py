@@ -9,6 +9,7 @@ import os
 import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
@@ -17,28 +18,27 @@ from typing import TYPE_CHECKING, Any, Literal
 from google.api_core.exceptions import NotFound, PreconditionFailed, RequestRangeNotSatisfiable
 
 from gemtune.errors import ObjectExists, ObjectNotFound
+from gemtune.gcp.storage import composing
+from gemtune.gcp.storage.limits import TIMEOUT, retry_policy
 from gemtune.object_name import is_safe, split_name
-from gemtune.ports import MAX_READ_BYTES, Buckets, Link, ObjectStat
+from gemtune.ports import MAX_READ_BYTES, Buckets, Link, ObjectStat, UploadLink
 from gemtune.settings import Settings
 from gemtune.untrusted.files import BoundedBuffer
 
 if TYPE_CHECKING:
-    from google.api_core.retry import Retry
     from google.cloud import storage
 
-# Seconds without a response or a byte, and the number of files or parts that are transferred in parallel. Threads are
-# enough, since they wait for the network.
-TIMEOUT, WORKERS = 60.0, 8
+# Files or parts that are transferred in parallel. Threads are enough, since they wait for the network.
+WORKERS = 8
 # A larger file is downloaded in parts, in parallel, each with its own checksum.
 PART_BYTES = 64 * 1024 * 1024
-# Objects that one request can compose.
-COMPOSED = 32
 
 
 class StorageObjects:
     """`ports.Objects` in one Cloud Storage bucket."""
 
     digest_algorithm: Literal["sha256", "crc32c"] = "crc32c"
+    has_upload_links = True
 
     def __init__(self, project_id: str, bucket: str, mount: Path | None = None):
         """Access a bucket. mount: the folder where Cloud Run has mounted it."""
@@ -76,7 +76,7 @@ class StorageObjects:
         blob, writer = self._blob(name), uuid.uuid4().hex
         blob.metadata = {"writer": writer}
         try:
-            blob.upload_from_string(content, if_generation_match=0, timeout=TIMEOUT, retry=_retry())
+            blob.upload_from_string(content, if_generation_match=0, timeout=TIMEOUT, retry=retry_policy())
         except PreconditionFailed:
             # If a response was lost, the retry finds the object that this call has written.
             existing = self._get_blob(name)
@@ -85,7 +85,7 @@ class StorageObjects:
 
     def write(self, name: str, content: bytes) -> None:
         """Upload an object, replacing an older one."""
-        self._blob(name).upload_from_string(content, timeout=TIMEOUT, retry=_retry())
+        self._blob(name).upload_from_string(content, timeout=TIMEOUT, retry=retry_policy())
 
     def stat(self, name: str) -> ObjectStat | None:
         """Return an object's size and modification time, or None."""
@@ -126,22 +126,14 @@ class StorageObjects:
             yield from sorted(folder.removeprefix(prefix).rstrip("/") for folder in page.prefixes)
 
     def join(self, parts: Sequence[str], name: str) -> None:
-        """Compose an object of others, without moving their contents.
+        """Compose an object of others, without moving their contents."""
+        with self._missing(parts[0]):
+            composing.join([self._blob(part) for part in parts], self._blob(name))
 
-        A request composes up to COMPOSED objects, so that more of them are composed in several levels.
-        """
-        level, created = [self._blob(part) for part in parts], []
-        try:
-            while len(level) > COMPOSED:
-                groups = [level[first : first + COMPOSED] for first in range(0, len(level), COMPOSED)]
-                level = [self._blob(f"{parts[0]}.{uuid.uuid4().hex}") for _ in groups]
-                created += level
-                for group, composed in zip(groups, level, strict=True):
-                    composed.compose(group, timeout=TIMEOUT, retry=_retry())
-            self._blob(name).compose(level, timeout=TIMEOUT, retry=_retry())
-        finally:
-            for blob in created:
-                self.delete(blob.name)
+    def join_checked(self, parts: Sequence[str], name: str, sha256: str) -> bool:
+        """Compose an object of others if their contents have a hash."""
+        with self._missing(parts[0]):
+            return composing.join_checked([self._blob(part) for part in parts], self._blob(name), sha256)
 
     def delete(self, name: str) -> None:
         """Delete an object if it exists."""
@@ -158,7 +150,7 @@ class StorageObjects:
 
     def upload(self, path: Path, name: str) -> None:
         """Upload a file, replacing an older object."""
-        self._blob(name).upload_from_filename(str(path), timeout=TIMEOUT, retry=_retry())
+        self._blob(name).upload_from_filename(str(path), timeout=TIMEOUT, retry=retry_policy())
 
     def fetch(self, name: str, into: Path, *, in_place: bool = False) -> Path:
         """Download an object to the folder `into` and return its path.
@@ -209,9 +201,15 @@ class StorageObjects:
 
     def link(self, name: str) -> Link:
         """Return a signed URL as a link. Raises NoSignedLinks."""
-        from gemtune.gcp.signed_url import signed_url
+        from gemtune.gcp.storage.signed_url import signed_url
 
         return Link(url=signed_url(self._client, self._blob(name)))
+
+    def upload_link(self, name: str, size: int) -> UploadLink:
+        """Return a signed URL that takes `size` bytes. Raises NoSignedLinks."""
+        from gemtune.gcp.storage.signed_url import signed_upload
+
+        return signed_upload(self._client, self._blob(name), size)
 
     def _mounted(self, blob: storage.Blob, mount: Path) -> Path:
         """Return an object's path in the mount of its bucket.
@@ -257,6 +255,14 @@ class StorageObjects:
         split_name(name)
         return self._client.bucket(self.bucket).blob(name)
 
+    @contextmanager
+    def _missing(self, name: str) -> Iterator[None]:
+        """Raise ObjectNotFound if an object is not there, such as this one."""
+        try:
+            yield
+        except NotFound:
+            raise self._not_found(name) from None
+
     def _not_found(self, name: str) -> ObjectNotFound:
         return ObjectNotFound(f"there is no {name!r} in {self.bucket}")
 
@@ -280,17 +286,6 @@ def _client(project_id: str) -> storage.Client:
     # https://github.com/googleapis/google-cloud-python/pull/18203
     os.environ.setdefault("DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA", "true")
     return storage.Client(project=project_id)
-
-
-def _retry() -> Retry:
-    """Return the client's retry policy for idempotent calls.
-
-    The client does not apply it to uploads without a precondition; ours can be repeated safely.
-    """
-    from google.cloud.storage.retry import DEFAULT_RETRY
-
-    policy: Retry = DEFAULT_RETRY
-    return policy
 
 
 def _stat(blob: storage.Blob) -> ObjectStat:

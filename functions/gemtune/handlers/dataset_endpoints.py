@@ -24,7 +24,7 @@ from gemtune.errors import (
 from gemtune.handlers import answers, routes
 from gemtune.handlers.description.endpoint import Binary, Endpoint
 from gemtune.handlers.description.parameters import OneOf, Text, WholeNumber
-from gemtune.request.uploads.dataset import MAX_FILE_BYTES, MAX_FILES, DatasetUpload
+from gemtune.request.uploads.dataset import MAX_FILE_BYTES, MAX_FILES, DatasetUpload, PartLinksRequest
 from gemtune.untrusted import MAX_NUMBER
 
 FILE_NUMBER = WholeNumber(
@@ -88,6 +88,17 @@ DATASETS: Sequence[Endpoint] = (
         body=Binary(PART_BYTES),
         parameters=(FILE_NUMBER, PART_NUMBER),
         errors=(DatasetNotFound, BadPart, DatasetUnreadable),
+    ),
+    Endpoint(
+        method="POST",
+        path="/datasets/{dataset_id}/part-links",
+        summary="Get links that send parts of a dataset to the storage",
+        route=routes.part_links,
+        success=200,
+        answer=answers.PartLinks,
+        body=PartLinksRequest,
+        parameters=(),
+        errors=(DatasetNotFound, BadPart, DatasetUnreadable, NoSignedLinks),
     ),
     Endpoint(
         method="POST",

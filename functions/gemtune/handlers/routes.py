@@ -139,6 +139,18 @@ def upload_part(services: Services, *, dataset_id: str, body: bytes, file: int, 
     return answers.PartStored(file=file, part=part)
 
 
+def part_links(services: Services, *, dataset_id: str, body: bytes) -> answers.PartLinks:
+    """Return links that send parts of a dataset to the storage."""
+    parts = dataset.read_part_links(body).require_valid().parts
+    links = services.upload_dataset.links(dataset_id, parts)
+    return answers.PartLinks(
+        links=[
+            answers.PartLink(file=part.file, part=part.part, url=link.url, headers=link.headers)
+            for part, link in zip(parts, links, strict=False)  # a complete dataset has no links
+        ]
+    )
+
+
 def complete_dataset(services: Services, *, dataset_id: str) -> answers.Dataset:
     """Put the parts of a dataset together."""
     services.upload_dataset.complete(dataset_id)
@@ -148,7 +160,9 @@ def complete_dataset(services: Services, *, dataset_id: str) -> answers.Dataset:
 def list_datasets(services: Services, *, limit: int, after: str | None) -> answers.DatasetList:
     """List datasets in the order of their ids."""
     described, last = services.datasets.page(after=after, limit=limit)
-    return answers.DatasetList(datasets=[answers.Dataset.of(each, {}) for each in described], next_after=last)
+    has_links = services.buckets.data.has_upload_links
+    listed = [answers.Dataset.of(each, {}, part_links=has_links) for each in described]
+    return answers.DatasetList(datasets=listed, next_after=last)
 
 
 def show_dataset(services: Services, *, dataset_id: str) -> answers.Dataset:
@@ -197,7 +211,7 @@ def _dataset(services: Services, dataset_id: str) -> answers.Dataset:
     missing = (
         {} if description.is_ready else services.upload_dataset.missing_parts(services.upload_dataset.read(dataset_id))
     )
-    return answers.Dataset.of(description, missing)
+    return answers.Dataset.of(description, missing, part_links=services.buckets.data.has_upload_links)
 
 
 def models(services: Services) -> answers.Models:

@@ -11,7 +11,7 @@ from gemtune.ports.clock import Clock
 from gemtune.ports.executions import CheckRunner, ExecutionState, Launcher, StepJob
 from gemtune.ports.job_store import Change, CreateResult, JobStore, Page, Tombstone
 from gemtune.ports.logs import LogLine, LogLines, Logs
-from gemtune.ports.objects import MAX_READ_BYTES, Buckets, Link, Objects, ObjectStat
+from gemtune.ports.objects import MAX_READ_BYTES, Buckets, Link, Objects, ObjectStat, UploadLink
 from gemtune.ports.secrets import Secrets, SecretStat
 from gemtune.ports.shared_documents import SharedDocuments
 
@@ -41,4 +41,5 @@ __all__ = [
     "StepJob",
     "Tombstone",
     "Topic",
+    "UploadLink",
 ]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Literal, Protocol
@@ -29,6 +29,17 @@ class Link:
     path: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class UploadLink:
+    """Address that writes one object without credentials, for one hour.
+
+    The content is sent with PUT and these headers, and has the size that the link was made for.
+    """
+
+    url: str = field(repr=False)
+    headers: Mapping[str, str]
+
+
 # Objects that are read whole into memory are small. The largest is a loss history, with one line per train_step.
 MAX_READ_BYTES = 256 * 1024 * 1024
 
@@ -45,6 +56,8 @@ class Objects(Protocol):
 
     bucket: str
     digest_algorithm: Literal["sha256", "crc32c"]
+    # Whether `upload_link` can make links, if the service is allowed to.
+    has_upload_links: bool
 
     def read(self, name: str, *, max_bytes: int = MAX_READ_BYTES) -> bytes:
         """Return an object's content.
@@ -104,6 +117,14 @@ class Objects(Protocol):
         """
         ...
 
+    def join_checked(self, parts: Sequence[str], name: str, sha256: str) -> bool:
+        """Join objects as `join` does, but only if their contents have a hash.
+
+        Returns whether they have it. The contents that are compared are those that are written, also if somebody
+        replaces a part meanwhile. Reads them in constant memory. Raises ObjectNotFound if a part is missing.
+        """
+        ...
+
     def delete(self, name: str) -> None:
         """Delete an object if it exists."""
         ...
@@ -150,6 +171,13 @@ class Objects(Protocol):
 
     def link(self, name: str) -> Link:
         """Return a link to read an object, which may not exist.
+
+        Raises NoSignedLinks.
+        """
+        ...
+
+    def upload_link(self, name: str, size: int) -> UploadLink:
+        """Return a link to write an object of a size in bytes.
 
         Raises NoSignedLinks.
         """

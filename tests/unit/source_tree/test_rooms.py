@@ -45,7 +45,7 @@ SERVICE: Mapping[str, str] = {
     "request": "datasets datasets.files errors families jobs jobs.parts machines methods redaction request.matching "
     "untrusted",
     "request.matching": "",
-    "request.uploads": "errors object_name request untrusted",
+    "request.uploads": "datasets.uploads errors object_name request untrusted",
     "checks": "datasets errors jobs jobs.parts methods request",
     "ports": "jobs jobs.parts",
     "settings": "errors llama_cpp machines untrusted",
@@ -65,7 +65,8 @@ SERVICE: Mapping[str, str] = {
     "services.budgets": "errors jobs machines ports untrusted",
     "services.planning": "datasets.files errors families jobs jobs.parts machines methods ports request untrusted",
     "embedded": "checks errors jobs jobs.parts object_name ports process redaction secret_name settings untrusted",
-    "gcp": "errors jobs jobs.parts object_name ports redaction secret_name settings untrusted",
+    "gcp.storage": "errors ports",
+    "gcp": "errors gcp.storage jobs jobs.parts object_name ports redaction secret_name settings untrusted",
     # Only the wiring imports both backends.
     "backend": "clock embedded errors gcp jobs llama_cpp machines ports settings",
     "bootstrap": "backend families log_lines request services services.acceptance services.budgets "
@@ -82,7 +83,7 @@ SERVICE: Mapping[str, str] = {
     "cli.request": "cli.connection client errors methods request request.uploads untrusted",
     # Contract and answers of the API, but nothing of the service itself.
     "client": "checks datasets.files datasets.uploads errors handlers.answers jobs jobs.parts object_name "
-    "request untrusted",
+    "redaction request untrusted",
     "cli.connection": "client jobs jobs.parts settings",
     "cli.setup": "cli.connection client",
     "cli.workstation": "bootstrap cli.connection cli.request client errors jobs local_server log_lines ports process "

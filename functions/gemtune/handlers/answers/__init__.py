@@ -10,6 +10,8 @@ from gemtune.handlers.answers.datasets import (
     DatasetFiles,
     DatasetList,
     DatasetRows,
+    PartLink,
+    PartLinks,
     PartStored,
 )
 from gemtune.handlers.answers.files import ArtifactLink, DatasetFileLink, FileLink
@@ -60,6 +62,8 @@ __all__ = [
     "JobStatus",
     "LossHistory",
     "Models",
+    "PartLink",
+    "PartLinks",
     "PartStored",
     "Planned",
     "ProblemAnswer",

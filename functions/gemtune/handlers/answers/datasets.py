@@ -30,10 +30,15 @@ class Dataset(BaseModel):
         description="numbers of the parts that are still to be sent, for each file by its number in `files`; empty "
         "when it is ready, and in lists"
     )
+    part_links: bool = Field(
+        False,
+        description="whether parts can be sent to the storage itself, by links of POST "
+        "/datasets/{dataset_id}/part-links; false on a workstation",
+    )
 
     @classmethod
-    def of(cls, description: DatasetDescription, missing: Mapping[int, Sequence[int]]) -> Dataset:
-        """Describe a dataset."""
+    def of(cls, description: DatasetDescription, missing: Mapping[int, Sequence[int]], *, part_links: bool) -> Dataset:
+        """Describe a dataset. part_links: of the bucket with its parts."""
         return cls(
             dataset_id=description.dataset_id,
             name=description.name,
@@ -41,7 +46,9 @@ class Dataset(BaseModel):
             files=description.files,
             created_at=description.created_at,
             status="ready" if description.is_ready else "uploading",
+            part_bytes=PART_BYTES,
             missing_parts=missing,
+            part_links=part_links,
         )
 
 
@@ -64,6 +71,26 @@ class PartStored(BaseModel):
 
     file: int = Field(description="number of the file")
     part: int = Field(description="number of the part that is stored")
+
+
+class PartLink(BaseModel):
+    """Link that takes one part of an upload."""
+
+    file: int = Field(description="number of the file")
+    part: int = Field(description="number of the part")
+    url: str = Field(
+        repr=False,
+        description="where to PUT the part, for an hour and without credentials: whoever has the link can do so",
+    )
+    headers: Mapping[str, str] = Field(description="headers to send with it; without them the storage refuses the part")
+
+
+class PartLinks(BaseModel):
+    """Links that take parts of an upload."""
+
+    links: Sequence[PartLink] = Field(
+        description="a link for each part, in the order of the request; none if the dataset is complete by now"
+    )
 
 
 class DatasetCheck(BaseModel):

@@ -31,7 +31,10 @@ STATUSES: Mapping[type[errors.GemtuneError], tuple[int, str]] = {
     errors.BadPageToken: (422, "the request is refused, with everything that is wrong"),
     errors.NoLogs: (501, "the account of the service may not read logs"),
     errors.LogsBusy: (503, "the platform does not return logs now"),
-    errors.NoSignedLinks: (501, "the account of the service cannot sign links"),
+    errors.NoSignedLinks: (
+        501,
+        "the service cannot make links: its account may not sign them, or it takes parts itself",
+    ),
     errors.CannotStore: (507, "nothing can be stored: the disk is full or cannot be written to"),
 }
 # Any other error is internal. The response to it gives no details.

@@ -6,14 +6,18 @@ from typing import Annotated
 
 from pydantic import Field, field_validator
 
+from gemtune.datasets.uploads.record import PART_BYTES
 from gemtune.object_name import is_safe
 from gemtune.request.contract import Contract
 from gemtune.request.parsing import Reading, read_as
 from gemtune.request.spec import PRINTABLE
 
 MAX_FILES, MAX_TAGS = 1000, 20
+# Parts of a request for links. Each link may take the service a call over the network.
+MAX_LINKS = 100
 STAND_INS = {"files": [{"path": "absent", "bytes": 0, "sha256": "0" * 64}]}
 MAX_FILE_BYTES = 1024**4
+LINKS_STAND_INS = {"parts": [{"file": 0, "part": 0}]}
 
 
 class UploadFile(Contract):
@@ -52,6 +56,24 @@ class DatasetUpload(Contract):
         return files
 
 
+class PartOfFile(Contract):
+    """A part of a file of a dataset, by its numbers."""
+
+    file: int = Field(0, ge=0, lt=MAX_FILES, description="number of the file in `files`, from 0")
+    part: int = Field(ge=0, le=MAX_FILE_BYTES // PART_BYTES, description="number of the part, from 0")
+
+
+class PartLinksRequest(Contract):
+    """Request for links to send parts of a dataset."""
+
+    parts: list[PartOfFile] = Field(min_length=1, max_length=MAX_LINKS, description="the parts to send next")
+
+
 def read(document: str | bytes) -> Reading[DatasetUpload]:
     """Parse a request to upload a dataset from JSON."""
     return read_as(DatasetUpload, document, STAND_INS, tokens_exposed=True)
+
+
+def read_part_links(document: str | bytes) -> Reading[PartLinksRequest]:
+    """Parse a request for links to send parts from JSON."""
+    return read_as(PartLinksRequest, document, LINKS_STAND_INS, tokens_exposed=True)

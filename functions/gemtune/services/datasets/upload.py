@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -30,8 +30,11 @@ from gemtune.datasets.uploads.record import (
     upload_folder,
 )
 from gemtune.errors import ObjectNotFound
-from gemtune.ports import Clock, Objects
-from gemtune.request.uploads.dataset import DatasetUpload
+from gemtune.ports import Clock, Objects, UploadLink
+from gemtune.request.uploads.dataset import DatasetUpload, PartOfFile
+
+# Files that are put together at the same time, and links that are signed: both may wait for the network.
+WORKERS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,32 +87,44 @@ class UploadDataset:
         file, part: their numbers, from 0. Raises DatasetNotFound, BadPart.
         """
         record = self.read(dataset_id)
-        sizes = record.files[file].part_sizes if file < len(record.files) else []
-        if part >= len(sizes):
-            raise BadPart(f"file {file} of {dataset_id!r} has no part {part}")
-        if len(content) != sizes[part]:
-            raise BadPart(f"part {part} of file {file} has {len(content)} bytes instead of {sizes[part]}")
+        size = _size_of(record, file, part)
+        if len(content) != size:
+            raise BadPart(f"part {part} of file {file} has {len(content)} bytes instead of {size}")
         if record.ready_at is None:
             self.data.write(part_name(dataset_id, file, part), content)
         return record
 
+    def links(self, dataset_id: str, parts: Sequence[PartOfFile]) -> list[UploadLink]:
+        """Return a link for each part, to send it to the bucket.
+
+        There are none for a complete dataset, which needs no parts. Raises DatasetNotFound, BadPart, NoSignedLinks.
+        """
+        record = self.read(dataset_id)
+        sizes = [_size_of(record, part.file, part.part) for part in parts]
+        if record.ready_at is not None:
+            return []
+        names = [part_name(dataset_id, part.file, part.part) for part in parts]
+        with ThreadPoolExecutor(WORKERS) as pool:
+            return list(pool.map(self.data.upload_link, names, sizes))
+
     def complete(self, dataset_id: str) -> DatasetRecord:
         """Put the parts together, and make the dataset usable.
 
-        Raises DatasetNotFound; DatasetIncomplete; ChecksumMismatch, and then drops the parts of the file.
+        Another call may complete the same dataset at the same time, and delete its parts. Raises DatasetNotFound;
+        DatasetIncomplete; ChecksumMismatch, and then drops the parts of the file.
         """
-        record = self.read(dataset_id)
-        if record.ready_at is not None:
-            return record
-        missing = self.missing_parts(record)
-        if any(missing.values()):
-            raise DatasetIncomplete(dataset_id, sum(map(len, missing.values())))
-        for number, file in enumerate(record.files):
-            names = [part_name(dataset_id, number, part) for part in range(len(file.part_sizes))]
-            self._check(record, number, names)
-            self.data.join(names, f"{folder_of(dataset_id)}/{file.path}")
-        record = self._mark_ready(record)
-        self.data.delete_prefix(upload_folder(dataset_id))
+        record = self._require_parts(dataset_id)
+        if record.ready_at is None:
+            try:
+                with ThreadPoolExecutor(WORKERS) as pool:
+                    list(pool.map(lambda number: self._put_together(record, number), range(len(record.files))))
+            except ObjectNotFound:
+                record = self._require_parts(dataset_id)
+                if record.ready_at is None:
+                    raise
+            else:
+                record = self._mark_ready(record)
+        self.data.delete_prefix(upload_folder(dataset_id))  # also of a link that was used late
         newest = self.read(dataset_id)  # an announcement that has read the record before may have written it since
         return newest if newest.ready_at is not None else self._mark_ready(newest)
 
@@ -147,17 +162,29 @@ class UploadDataset:
                 self.data.delete(record_name(dataset_id))
         self.data.delete_prefix(folder)
 
-    def _check(self, record: DatasetRecord, number: int, names: list[str]) -> None:
-        """Compare the content of a file's parts with its hash.
+    def _require_parts(self, dataset_id: str) -> DatasetRecord:
+        """Return the record of a dataset of which all parts are there.
 
-        Raises ChecksumMismatch.
+        Raises DatasetNotFound, DatasetIncomplete.
         """
-        digest = hashlib.sha256()
-        for name in names:
-            digest.update(self.data.read(name))
-        if digest.hexdigest() != record.files[number].sha256:
+        record = self.read(dataset_id)
+        missing = self.missing_parts(record)
+        if any(missing.values()):
+            record = self.read(dataset_id)  # it may have been completed, and its parts deleted, since it was read
+            if record.ready_at is None:
+                raise DatasetIncomplete(dataset_id, sum(map(len, missing.values())))
+        return record
+
+    def _put_together(self, record: DatasetRecord, number: int) -> None:
+        """Join the parts of a file, whose content must have its hash.
+
+        Raises ChecksumMismatch, ObjectNotFound.
+        """
+        file = record.files[number]
+        names = [part_name(record.dataset_id, number, part) for part in range(len(file.part_sizes))]
+        if not self.data.join_checked(names, f"{folder_of(record.dataset_id)}/{file.path}", file.sha256):
             self.data.delete_prefix(parts_folder(record.dataset_id, number))
-            raise ChecksumMismatch(record.files[number].path)
+            raise ChecksumMismatch(file.path)
 
     def _find(self, dataset_id: str) -> DatasetRecord | None:
         try:
@@ -172,3 +199,11 @@ class UploadDataset:
 
     def _write(self, record: DatasetRecord) -> None:
         self.data.write(record_name(record.dataset_id), record.model_dump_json().encode())
+
+
+def _size_of(record: DatasetRecord, file: int, part: int) -> int:
+    """Return the size of a part of a file. Raises BadPart."""
+    sizes = record.files[file].part_sizes if file < len(record.files) else []
+    if part >= len(sizes):
+        raise BadPart(f"file {file} of {record.dataset_id!r} has no part {part}")
+    return sizes[part]

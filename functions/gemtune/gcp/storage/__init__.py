@@ -1,0 +1,1 @@
+"""Cloud Storage: signed URLs, and objects composed of others."""
