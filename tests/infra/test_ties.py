@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from gemtune.client import uploads
 from gemtune.gcp.firestore_documents import EVENT_RETENTION, EVENTS, JOBS, event_document_of
 from gemtune.jobs.events import Event
 from gemtune.jobs.record import Job
@@ -123,6 +124,12 @@ def test_the_workflow_waits_longer_than_control_may_take(applied: Planned) -> No
     for _, job in applied.resources("google_cloud_run_v2_job"):
         timeout = int(job["template"][0]["template"][0]["timeout"].removesuffix("s"))
         assert timeout > 2 * MARGIN_SECONDS
+
+
+def test_clients_wait_for_the_last_call_of_an_upload_longer_than_it_may_take(applied: Planned) -> None:
+    seconds = applied.one("google_cloudfunctions2_function", "gemtune-api")["service_config"][0]["timeout_seconds"]
+    assert seconds < uploads.COMPLETION_SECONDS
+    assert seconds <= 600  # API Gateway's longest deadline
 
 
 def test_deliveries_of_pub_sub_outlast_the_functions(applied: Planned) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from gemtune.cli.connection import Connection, follow
 from gemtune.client import uploads
+from gemtune.client.calls import Call
 from gemtune.client.errors import BadUse
 from gemtune.client.transport import Address, Transport
 from tests.unit.cli.test_cli import job_body, run
@@ -55,6 +56,22 @@ def test_missing_parts_are_sent_and_the_upload_is_completed(service: FakeService
     sha256 = hashlib.sha256(ROWS).hexdigest()
     assert announced["files"] == [{"path": "train.jsonl", "bytes": len(ROWS), "sha256": sha256}]
     assert (announced["name"], announced["tags"]) == ("rows", ["x"])
+
+
+def test_an_upload_is_completed_again_if_the_answer_got_lost(service: FakeService, rows_file: Path) -> None:
+    """A service may be restarted, or a proxy give up, while it reads a large upload."""
+    service.answers["POST", "/datasets"] = (200, dataset("uploading", missing_parts={"0": []}))
+    service.answers["POST", f"/datasets/{ID}/complete"] = [None, (504, {}), (200, dataset("ready"))]
+    waits: list[float | None] = []
+
+    class Noting(Transport):
+        def send(self, call: Call[Any]) -> Any:
+            waits.append(call.timeout)
+            return super().send(call)
+
+    transport = Noting(Address(service.url), sleep=lambda _: None)
+    assert transport.run(uploads.upload(uploads.files_of(rows_file, None), name="rows")).status == "ready"
+    assert waits == [None, *[uploads.COMPLETION_SECONDS] * 3]
 
 
 def test_a_service_that_stays_away_keeps_the_parts(service: FakeService, rows_file: Path) -> None:
