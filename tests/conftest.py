@@ -84,7 +84,10 @@ def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
 
 @pytest.fixture
 def composing_needs_all_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let composing of a missing object answer 404, as Cloud Storage does; the emulator answers 500."""
+    """Let composing of a missing object answer 404, as Cloud Storage does.
+
+    The emulator answers 500.
+    """
     from google.api_core.exceptions import NotFound
     from google.cloud import storage
 

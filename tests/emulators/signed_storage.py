@@ -1,6 +1,6 @@
-"""Front of the Cloud Storage emulator that checks signed uploads as Cloud Storage does.
+"""Front of the storage emulator that checks signed uploads.
 
-The emulator takes uploads by links, and ignores signatures, expiry and checksums.
+It checks them as Cloud Storage does. The emulator takes uploads by links, and ignores signatures, expiry and checksums.
 https://cloud.google.com/storage/docs/authentication/signatures
 https://cloud.google.com/storage/docs/xml-api/reference-status
 """
@@ -28,7 +28,10 @@ EMAIL = "api@gemtune-test.iam.gserviceaccount.com"
 
 
 class RefusedUpload(Exception):
-    """Raised for an upload that Cloud Storage refuses. status: of HTTP. code: in the answer's XML."""
+    """Raised for an upload that Cloud Storage refuses.
+
+    status: of HTTP. code: in the answer's XML.
+    """
 
     def __init__(self, status: int, code: str):
         super().__init__(code)

@@ -1,4 +1,4 @@
-"""Uploads by signed URLs, with the clients, the API and a stand-in that checks signatures."""
+"""Uploads by signed URLs: clients, the API, and a storage that checks them."""
 
 from __future__ import annotations
 
@@ -184,7 +184,10 @@ def test_a_part_that_fails_once_is_sent_again(
     action: str | int,
     refusals: list[int],
 ) -> None:
-    """The second upload fails: by its line, its bytes or its link, which is then replaced."""
+    """Let the second upload fail by its line, its bytes or its link.
+
+    A link that is refused is replaced.
+    """
     storage.on_upload = lambda number: action if number == 1 else ""
     dataset = client.datasets.upload(rows)
     assert content_of(world, dataset) == ROWS

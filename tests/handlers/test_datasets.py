@@ -134,8 +134,8 @@ def test_a_bad_announcement_names_its_problem(
 def test_links_take_parts_where_the_storage_has_links(api: flask.testing.FlaskClient, backend: World) -> None:
     begun = begin(api, ("train.jsonl", ROWS), ("eval.jsonl", b"rows"))
     dataset_id = begun["dataset_id"]
-    wanted = {"parts": [{"part": 0}, {"part": 2}, {"file": 1, "part": 0}]}
-    answer = api.post(f"/datasets/{dataset_id}/part-links", json=wanted)
+    sent = {"parts": [{"part": 0}, {"part": 2}, {"file": 1, "part": 0}]}
+    answer = api.post(f"/datasets/{dataset_id}/part-links", json=sent)
     assert begun["part_links"] is backend.services.buckets.data.has_upload_links
     if not begun["part_links"]:
         assert (answer.status_code, answer.json["error"]["code"]) == (501, "no_signed_links")  # type: ignore[index]
@@ -145,7 +145,7 @@ def test_links_take_parts_where_the_storage_has_links(api: flask.testing.FlaskCl
     assert api.get(f"/datasets/{dataset_id}").json["missing_parts"] == {"0": [1], "1": []}  # type: ignore[index]
     assert send_missing(api, dataset_id, ROWS, b"rows") == 1
     assert api.post(f"/datasets/{dataset_id}/complete").json["status"] == "ready"  # type: ignore[index]
-    assert api.post(f"/datasets/{dataset_id}/part-links", json=wanted).json == {"links": []}
+    assert api.post(f"/datasets/{dataset_id}/part-links", json=sent).json == {"links": []}
 
 
 def test_links_are_for_parts_of_the_dataset(api: flask.testing.FlaskClient) -> None:

@@ -134,7 +134,10 @@ class _PartSender:
     """Sends the parts of one upload."""
 
     def __init__(self, dataset: Dataset, missing: Sequence[Part]):
-        """Prepare to send parts. missing: pairs of a file and a part, in the order in which they will be sent."""
+        """Prepare to send parts.
+
+        missing: pairs of a file and a part, in the order in which they will be sent.
+        """
         self._folder = f"/datasets/{dataset.dataset_id}"
         self._missing = missing
         # A single part is sent as quickly without a link.
@@ -187,8 +190,8 @@ class _PartSender:
         """Return the link of a part, or None if the dataset is complete."""
         if part not in self._links:
             begin = self._missing.index(part)
-            wanted = self._missing[begin : begin + LINKS_PER_CALL]
-            body = {"parts": [{"file": file, "part": number} for file, number in wanted]}
+            next_parts = self._missing[begin : begin + LINKS_PER_CALL]
+            body = {"parts": [{"file": file, "part": number} for file, number in next_parts]}
             answer: PartLinks = yield from _repeat(Call("POST", f"{self._folder}/part-links", PartLinks, json=body))
             self._links = {(link.file, link.part): link for link in answer.links}
         return self._links.get(part)

@@ -222,7 +222,7 @@ class FolderObjects:
         return Link(path=self.uri(name))
 
     def upload_link(self, name: str, size: int) -> UploadLink:
-        """Raise NoSignedLinks: the service of a workstation takes parts itself."""
+        """Raise NoSignedLinks: a workstation's service takes parts itself."""
         hint = "send the parts with PUT /datasets/{dataset_id}/parts"
         raise NoSignedLinks("the service of a workstation has no links for uploads", hint=hint)
 

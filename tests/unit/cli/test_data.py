@@ -59,7 +59,7 @@ def test_missing_parts_are_sent_and_the_upload_is_completed(service: FakeService
 
 
 def test_an_upload_is_completed_again_if_the_answer_got_lost(service: FakeService, rows_file: Path) -> None:
-    """A service may be restarted, or a proxy give up, while it reads a large upload."""
+    """Restart the service, or let a proxy give up, while it reads an upload."""
     service.answers["POST", "/datasets"] = (200, dataset("uploading", missing_parts={"0": []}))
     service.answers["POST", f"/datasets/{ID}/complete"] = [None, (504, {}), (200, dataset("ready"))]
     waits: list[float | None] = []
