@@ -25,6 +25,8 @@ MAIN_MEMORY_FRACTION = 0.25
 SMALL_BYTES = 512 * 2**20
 # Recomputing a product with a side shorter than this, like those of adapters, is cheaper than saving it.
 MIN_SAVED_SIDE = 256
+# The operation of `attention.flash_rows`, which torch knows once that has been used.
+FLASH_ROWS = "torch_attn._varlen_attn.default"
 
 
 def checkpointing_kwargs(
@@ -109,7 +111,7 @@ def layer_widths(model: LanguageModel) -> list[LayerWidths]:
     In Gemma 3n and 4 they differ between layers.
     """
     config = model.config.get_text_config()
-    return [_widths_of(layer, config) for layer in _decoder_layers(model)]
+    return [_widths_of(layer, config) for layer in decoder_layers(model)]
 
 
 def _widths_of(layer: Any, config: PreTrainedConfig) -> LayerWidths:
@@ -190,7 +192,7 @@ def _dropout(model: LanguageModel) -> float:
     return 0.0 if lora is None else lora.lora_dropout
 
 
-def _decoder_layers(model: LanguageModel) -> list[torch.nn.Module]:
+def decoder_layers(model: LanguageModel) -> list[torch.nn.Module]:
     """Return the decoder layers of the language model, not of vision towers."""
     towers = [module for name, module in model.named_modules() if name.rpartition(".")[2] in vision_parts.NAMES]
     tower_parts = {id(part) for tower in towers for part in tower.modules()}
@@ -246,10 +248,14 @@ def _checkpoint_policy(
 
     if operation is torch.ops.aten.mm.default and min(*operands[0].shape[1:], *operands[1].shape) >= MIN_SAVED_SIDE:
         return CheckpointPolicy.MUST_SAVE
-    if operation in (
-        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
-        torch.ops.aten._scaled_dot_product_flash_attention.default,
-        torch.ops.aten._scaled_dot_product_efficient_attention.default,
+    if (
+        operation
+        in (
+            torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
+            torch.ops.aten._scaled_dot_product_flash_attention.default,
+            torch.ops.aten._scaled_dot_product_efficient_attention.default,
+        )
+        or str(operation) == FLASH_ROWS
     ):
         return CheckpointPolicy.MUST_SAVE
     return CheckpointPolicy.PREFER_RECOMPUTE

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from gemtune.errors import StepError
 from trainer.base_model import folder_contents
+from trainer.model.attention.choice import FLASH_MOST_HEAD, Layers, Situation, choose
 from trainer.new_tokens import embedding
 
 if TYPE_CHECKING:
@@ -90,7 +91,8 @@ def masked_attention(folder: Path) -> str | dict[str, str]:
     support no other.
     """
     config = folder_contents.config_of(folder)
-    if config.get("attn_logit_softcapping") is not None:
+    layers = Layers(head=FLASH_MOST_HEAD, cap=config.get("attn_logit_softcapping"))
+    if choose(layers, Situation("cpu", is_packed=False)).implementation.name == "eager_masked":
         return "eager"
     has_audio = isinstance(config.get("audio_config"), dict)
     return {"text_config": "sdpa", "vision_config": "sdpa", "audio_config": "eager"} if has_audio else "sdpa"

@@ -13,6 +13,9 @@ from typing import Any
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
+from trainer.model.attention import flash_rows
+from trainer.model.attention.choice import Layers
+
 NAME = "gemtune_rows"
 
 
@@ -45,8 +48,11 @@ def attend(
     query: (1, heads, tokens, width). key, value: (1, key heads, tokens, width). row_lengths: tokens of each row, in
     order; they add up to all tokens. Attention is causal within a row; with a sliding window a token sees that many
     tokens, itself included. softcap: scores become softcap * tanh(scores / softcap), as in Gemma 2. Returns (1, tokens,
-    heads, width) in the type of query; the signature is that of transformers' attention functions.
+    heads, width) in the type of query, or of autocast; the signature is that of transformers' attention functions. The
+    implementation is the one that `attention.choice` has for the device.
     """
+    if query.is_cuda and flash_rows.is_chosen(query, Layers(query.shape[-1], sliding_window, softcap, dropout)):
+        return flash_rows.attend(query, key, value, row_lengths, scaling, sliding_window), None
     groups = query.shape[1] // key.shape[1]
     rows = zip(*(tensor.split(list(row_lengths), dim=2) for tensor in (query, key, value)), strict=True)
     attended = [_attend_row(q, k, v, groups, scaling, sliding_window, softcap, dropout) for q, k, v in rows]

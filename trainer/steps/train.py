@@ -26,7 +26,7 @@ from trainer.certificate import held_out_rows
 from trainer.context import Context
 from trainer.export import tokenizer_files, versions
 from trainer.model.engines import engine_of
-from trainer.model.engines.interface import Engine, StartingPoint
+from trainer.model.engines.interface import Engine, LoadedModel, StartingPoint
 from trainer.new_tokens import embedding, tokenizer
 from trainer.process.crashes import refuse_unsupported_model
 from trainer.process.imports import garbage_collection_paused
@@ -75,6 +75,7 @@ def _train(context: Context, tracking: Tracking) -> None:
     with refuse_unsupported_model(config.base_model_id):
         loaded = engine.load(base, context.spec, start)
         location.check_unchanged(context.buckets, summary["base_model"], weights, summary.get("base_digests"))
+        _log_attention(loaded, config)
         before = recording.record_base(loaded, rows, config, pictures or audio)
         trainer = _make(
             Setup(
@@ -113,6 +114,13 @@ def _train(context: Context, tracking: Tracking) -> None:
     metrics = Metrics.model_validate(values | {"baseline": baseline})
     context.advance.finish(context.job.job_id, context.fence, StepResult(metrics=metrics, artifacts=tuple(artifacts)))
     export.delete_prefix(checkpoints_folder(context.prefix))
+
+
+def _log_attention(loaded: LoadedModel, config: TrainingConfig) -> None:
+    """Log how the model computes attention."""
+    from trainer.model import attention_report
+
+    attention_report.write(loaded.model, loaded.compute_dtype, config.provider)
 
 
 def _starting_point(context: Context, summary: Mapping[str, Any]) -> StartingPoint:

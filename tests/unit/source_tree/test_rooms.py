@@ -116,7 +116,7 @@ FLOORS = (
     ("trainer.audio", "trainer.pictures"),
     ("trainer.rendering", "trainer.export.commands"),
     ("trainer.rows", "trainer.export", "trainer.hub"),
-    ("trainer.gguf", "trainer.model.on_cpu", "trainer.splits"),
+    ("trainer.gguf", "trainer.model.attention", "trainer.model.on_cpu", "trainer.splits"),
     ("trainer.certificate.files", "trainer.model"),
     ("trainer.model.engines",),
     ("trainer.certificate", "trainer.training.tracking"),

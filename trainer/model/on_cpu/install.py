@@ -103,6 +103,11 @@ def is_partly_installed(model: LanguageModel) -> bool:
     return any(_installed(module) is not None for module in model.modules())
 
 
+def computes_attention(attention: torch.nn.Module) -> bool:
+    """Return whether the forward of an attention layer is ours."""
+    return _installed(attention) is _attention
+
+
 def accepts_query_positions(body: torch.nn.Module) -> bool:
     """Return whether the model's body takes `query_positions`.
 

@@ -1,0 +1,1 @@
+"""Implementations of attention: which one computes a layer, and why."""
