@@ -1,9 +1,9 @@
 """Benchmark on one GPU, in twelve minutes.
 
-`python -m bench.gpu [--minutes 12]`. First it runs `tests/gpu`. Then it trains models of real shapes with random
-weights (LoRA and QLoRA): this project, TRL with Liger's kernels and, where it is installed, unsloth, one after the
-other in processes of their own, on the same rows and with the same adapter. Where Liger does not know a model, TRL
-runs without.
+`python -m bench.gpu [--minutes 12]`. First it runs `tests/gpu`, and times the implementations of attention. Then it
+trains models of real shapes with random weights, all of them by LoRA and then by QLoRA: this project, TRL with Liger's
+kernels and, where it is installed, unsloth, one after the other in processes of their own, on the same rows and with
+the same adapter. Where Liger does not know a model, TRL runs without.
 
 It prints tokens per second, peak memory and losses, and ratios of this project to each peer. Each result is written as
 soon as it is known. A part that fails, or for which no time is left, is noted with its reason, and the next one runs.
@@ -16,13 +16,17 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import os
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +35,14 @@ from bench.gpu.peers import OURS, TRL, TRL_LIGER, UNSLOTH, name_of
 from bench.train import Measurement, PeerEnded, PeerProcess, today
 from bench.train_rows import SHAPES as ROW_SHAPES
 from bench.train_rows import Rows, random_rows
+from trainer.export import versions
 
 RESULTS = Path(__file__).parents[1] / "gpu_results.json"
 # Seconds that a part may take; a part is skipped if less than LEAST_SECONDS are left.
-TEST_SECONDS, BUILD_SECONDS, PEER_SECONDS, LEAST_SECONDS = 180, 120, 120, 15
+TEST_SECONDS, ATTENTION_SECONDS, BUILD_SECONDS, PEER_SECONDS, LEAST_SECONDS = 180, 60, 120, 90, 15
 # Train_steps left out: kernels are compiled and tuned in them.
 WARM_UP_STEPS = 3
+METHODS = ("LoRA", "QLoRA")
 
 
 class Results:
@@ -70,6 +76,18 @@ class PartFailed(Exception):
     """Raised when a part of the benchmark fails; its text is the reason."""
 
 
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A process that ended.
+
+    code: its exit code; None if it took too long. output, errors: what it wrote until then.
+    """
+
+    code: int | None
+    output: str
+    errors: str
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run all parts for which there is time."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -79,18 +97,49 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--max-gib", type=float, default=12, help="size of a model's weights; deeper ones lose layers")
     parser.add_argument("--models", nargs="+", choices=SHAPES, default=list(SHAPES))
-    parser.add_argument("--methods", nargs="+", choices=("LoRA", "QLoRA"), default=["LoRA", "QLoRA"])
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--dry-run", action="store_true", help="tiny models on a CPU")
     options = parser.parse_args(arguments)
+    if options.steps <= WARM_UP_STEPS:
+        parser.error(f"--steps must be larger than {WARM_UP_STEPS}")
     deadline, results = Deadline(60 * options.minutes), Results(options.results)
+    results.values["versions"] = versions.installed()
     if not options.dry_run:
         results.values["tests"] = _run_tests(deadline)
         results.write()
-    for name in options.models:
-        with tempfile.TemporaryDirectory() as folder:
-            _measure_model(name, Path(folder) / name, options, deadline, results)
+    results.values["attention"] = _measure_attention("cpu" if options.dry_run else "cuda", deadline)
+    results.write()
+    with tempfile.TemporaryDirectory() as folder:
+        for method in options.methods:
+            for name in options.models:
+                if method in SHAPES[name].methods:
+                    _measure_model(name, method, Path(folder) / name, options, deadline, results)
     print(f"written to {options.results}")
+
+
+def _run(command: Sequence[str], seconds: float) -> Ended:
+    """Run a command, and end it with all its children when its time is up."""
+    pipe, nothing = subprocess.PIPE, subprocess.DEVNULL
+    process = subprocess.Popen(
+        command, stdin=nothing, stdout=pipe, stderr=pipe, text=True, errors="replace", start_new_session=True
+    )
+    try:
+        output, errors = process.communicate(timeout=seconds)
+        return Ended(process.returncode, output, errors)
+    except subprocess.TimeoutExpired:
+        _kill(process)
+        output, errors = process.communicate()
+        return Ended(None, output, errors)
+    except BaseException:
+        _kill(process)
+        raise
+
+
+def _kill(process: subprocess.Popen[str]) -> None:
+    """Kill a process with all its children."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def _run_tests(deadline: Deadline) -> dict[str, Any]:
@@ -98,51 +147,79 @@ def _run_tests(deadline: Deadline) -> dict[str, Any]:
     seconds = deadline.seconds_for(TEST_SECONDS)
     if seconds is None:
         return {"failed": "no time was left"}
-    command = [sys.executable, "-m", "pytest", "-m", "gpu", "tests/gpu", "-q", "--tb=line"]
-    try:
-        ended = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
-    except subprocess.TimeoutExpired:
-        return {"failed": f"took longer than {seconds:.0f} s"}
-    lines = ended.stdout.strip().splitlines()
-    print("\n".join(lines[-12:]), flush=True)
-    return {"exit_code": ended.returncode, "last_lines": lines[-12:]}
+    options = ["-v", "--tb=line", "-p", "no:cacheprovider", "-W", "ignore"]
+    ended = _run([sys.executable, "-m", "pytest", "-m", "gpu", "tests/gpu", *options], seconds)
+    lines = [line for line in ended.output.splitlines() if line.strip()]
+    print("\n".join(lines[-40:]), flush=True)
+    if not lines:
+        return {"failed": _last_line(ended.errors)}
+    late = {} if ended.code is not None else {"failed": f"took longer than {seconds:.0f} s"}
+    # Each test has a line, so that it is known which ones ran before the time was up.
+    return late | {"exit_code": ended.code, "lines": [line for line in lines if "::" in line], "end": lines[-1]}
 
 
-def _measure_model(name: str, folder: Path, options: argparse.Namespace, deadline: Deadline, results: Results) -> None:
-    """Build a model and train it with all peers and methods."""
-    entry: dict[str, Any] = {}
-    results.values["models"][name] = entry
-    try:
-        built = _build(name, folder, options, deadline)
-    except PartFailed as failed:
-        entry["failed"] = str(failed)
-        print(f"\n{name}: {failed}", flush=True)
-        results.write()
+def _measure_attention(device: str, deadline: Deadline) -> dict[str, Any]:
+    """Time the implementations of attention, and return it by kind of layer.
+
+    What was measured before the time was up is returned, too.
+    """
+    seconds = deadline.seconds_for(ATTENTION_SECONDS)
+    if seconds is None:
+        return {"failed": "no time was left"}
+    ended = _run([sys.executable, "-m", "bench.gpu.attention", device], seconds)
+    figures = {}
+    for line in ended.output.splitlines():
+        with suppress(json.JSONDecodeError):  # the last line may be cut, and libraries print, too
+            measured = json.loads(line)
+            figures[measured.pop("layers")] = measured
+            print(line, flush=True)
+    if ended.code == 0:
+        return figures
+    reason = f"took longer than {seconds:.0f} s" if ended.code is None else _last_line(ended.errors)
+    return figures | {"failed": reason}
+
+
+def _measure_model(
+    name: str, method: str, folder: Path, options: argparse.Namespace, deadline: Deadline, results: Results
+) -> None:
+    """Train a model by a method with all peers.
+
+    folder: of the model, which is built if it does not exist; it is deleted after the last method.
+    """
+    entry: dict[str, Any] = results.values["models"].setdefault(name, {})
+    if "failed" in entry:
         return
-    results.values |= {"card": built["card"], "torch": built["torch"]}
-    entry["layers"] = f"{built['layers']} of {built['all_layers']}"
-    shape = "dry" if options.dry_run else "gpu"
-    rows = random_rows(ROW_SHAPES[shape], built["vocabulary"], options.steps)
-    for method in SHAPES[name].methods:
-        if method not in options.methods:
-            continue
-        print(f"\n{name}, {method}, {entry['layers']} layers, on {built['card']}", flush=True)
-        entry[method] = {}
-        measured: dict[str, Measurement] = {}
-        for library in _libraries():
-            if library == TRL and TRL_LIGER in measured:
-                continue
-            try:
-                measured[library] = run = _measure(name_of(library, method), shape, folder, rows, deadline)
-                entry[method][library] = _summary(run)
-            except PartFailed as failed:
-                entry[method][library] = {"failed": str(failed)}
-            print(f"{library:16} {json.dumps(entry[method][library])}", flush=True)
+    if not folder.exists():
+        try:
+            built = _build(name, folder, options, deadline)
+        except PartFailed as failed:
+            shutil.rmtree(folder, ignore_errors=True)
+            entry["failed"] = str(failed)
+            print(f"\n{name}: {failed}", flush=True)
             results.write()
-        entry[method]["ratios"] = _ratios(measured)
-        print(f"{'ratios':16} {json.dumps(entry[method]['ratios'])}", flush=True)
+            return
+        results.values |= {"card": built["card"], "torch": built["torch"]}
+        entry |= {"layers": f"{built['layers']} of {built['all_layers']}", "vocabulary": built["vocabulary"]}
+    shape = "dry" if options.dry_run else "gpu"
+    rows = random_rows(ROW_SHAPES[shape], entry["vocabulary"], options.steps)
+    print(f"\n{name}, {method}, {entry['layers']} layers, on {results.values['card']}", flush=True)
+    entry[method] = {}
+    measured: dict[str, Measurement] = {}
+    for library in _libraries():
+        if library == TRL and TRL_LIGER in measured:
+            continue
+        try:
+            measured[library] = run = _measure(name_of(library, method), shape, folder, rows, deadline)
+            entry[method][library] = _summary(run)
+        except PartFailed as failed:
+            entry[method][library] = {"failed": str(failed)}
+        print(f"{library:16} {json.dumps(entry[method][library])}", flush=True)
         results.write()
-    shutil.rmtree(folder)
+    entry[method]["ratios"] = _ratios(measured)
+    print(f"{'ratios':16} {json.dumps(entry[method]['ratios'])}", flush=True)
+    results.write()
+    if method == [each for each in options.methods if each in SHAPES[name].methods][-1]:
+        shutil.rmtree(folder)
 
 
 def _libraries() -> list[str]:
@@ -161,13 +238,12 @@ def _build(name: str, folder: Path, options: argparse.Namespace, deadline: Deadl
         raise PartFailed("no time was left")
     device, max_bytes = ("cpu" if options.dry_run else "cuda"), int(options.max_gib * GIB)
     command = [sys.executable, "-m", "bench.gpu.models", name, str(folder), str(max_bytes), device]
-    try:
-        ended = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
-    except subprocess.TimeoutExpired:
-        raise PartFailed(f"building it took longer than {seconds:.0f} s") from None
-    if ended.returncode != 0:
-        raise PartFailed(f"it cannot be built: {_last_line(ended.stderr)}")
-    built: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
+    ended = _run(command, seconds)
+    if ended.code is None:
+        raise PartFailed(f"building it took longer than {seconds:.0f} s")
+    if ended.code != 0:
+        raise PartFailed(f"it cannot be built: {_last_line(ended.errors)}")
+    built: dict[str, Any] = json.loads(ended.output.splitlines()[-1])
     return built
 
 

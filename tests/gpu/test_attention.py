@@ -1,4 +1,4 @@
-"""Attention on a GPU: each implementation against the formula, and whole models.
+"""Attention on a GPU, compared with the formula and with eager attention.
 
 In bfloat16, with heads as wide as those of real models.
 """
@@ -49,11 +49,11 @@ def test_row_attention_agrees_with_that_of_a_cpu(
     gpu: torch.device, head: int, window: int | None, cap: float | None
 ) -> None:
     generator, lengths = torch.Generator().manual_seed(0), [5, 300, 64, 65]
-    given = [torch.randn(1, heads, sum(lengths), head, generator=generator).bfloat16() for heads in (4, 2, 2)]
+    drawn = [torch.randn(1, heads, sum(lengths), head, generator=generator).bfloat16() for heads in (4, 2, 2)]
     options: dict[str, Any] = {"row_lengths": lengths, "scaling": head**-0.5, "sliding_window": window, "softcap": cap}
     results = []
     for device, dtype in ((gpu, torch.bfloat16), (torch.device("cpu"), torch.float32)):
-        tensors = [tensor.to(device, dtype, copy=True).requires_grad_() for tensor in given]
+        tensors = [tensor.to(device, dtype, copy=True).requires_grad_() for tensor in drawn]
         attended, _ = row_attention.attend(torch.nn.Identity(), tensors[0], tensors[1], tensors[2], None, **options)
         attended.float().square().sum().backward()
         results.append([attended.detach(), *(tensor.grad for tensor in tensors)])

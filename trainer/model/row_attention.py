@@ -53,10 +53,27 @@ def attend(
     """
     if query.is_cuda and flash_rows.is_chosen(query, Layers(query.shape[-1], sliding_window, softcap, dropout)):
         return flash_rows.attend(query, key, value, row_lengths, scaling, sliding_window), None
+    return attend_by_rows(query, key, value, row_lengths, scaling, sliding_window, softcap, dropout), None
+
+
+def attend_by_rows(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    row_lengths: Sequence[int],
+    scaling: float,
+    window: int | None = None,
+    cap: float | None = None,
+    dropout: float = 0.0,
+) -> torch.Tensor:
+    """Return the attention of each row to itself, computed row by row.
+
+    Everything is as in `attend`. Returns (1, tokens, heads, width).
+    """
     groups = query.shape[1] // key.shape[1]
     rows = zip(*(tensor.split(list(row_lengths), dim=2) for tensor in (query, key, value)), strict=True)
-    attended = [_attend_row(q, k, v, groups, scaling, sliding_window, softcap, dropout) for q, k, v in rows]
-    return torch.cat(attended, dim=2).transpose(1, 2), None
+    attended = [_attend_row(q, k, v, groups, scaling, window, cap, dropout) for q, k, v in rows]
+    return torch.cat(attended, dim=2).transpose(1, 2)
 
 
 def _attend_row(

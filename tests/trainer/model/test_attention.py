@@ -110,10 +110,10 @@ def test_flash_attention_is_called_for_the_same_results_and_gradients(
 ) -> None:
     monkeypatch.setattr(varlen, "varlen_attn", documented_varlen())
     generator, lengths = torch.Generator().manual_seed(0), [5, 40, 1, 17]
-    given = [torch.randn(1, heads, sum(lengths), 32, generator=generator) for heads in (4, 2, 2)]
+    drawn = [torch.randn(1, heads, sum(lengths), 32, generator=generator) for heads in (4, 2, 2)]
     results = []
     for attend in (flash_rows.attend, row_attention.attend):
-        query, key, value = (tensor.clone().requires_grad_() for tensor in given)
+        query, key, value = (tensor.clone().requires_grad_() for tensor in drawn)
         if attend is flash_rows.attend:
             attended = flash_rows.attend(query, key, value, lengths, 0.2, window)
         else:
@@ -146,6 +146,24 @@ def test_flash_attention_that_fails_is_not_used() -> None:
     refusal = flash_rows.refusal.__wrapped__(64, False, torch.bfloat16, CPU_DEVICE)
     assert refusal is not None
     assert "fails on this GPU" in refusal
+
+
+def test_the_comparison_is_no_part_of_the_forward_pass_that_needs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Check what checkpointing needs, which repeats what it has recorded."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Recorder(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            recorded.append(func)
+            return func(*args, **(kwargs or {}))
+
+    recorded: list[Any] = []
+    monkeypatch.setattr(varlen, "varlen_attn", documented_varlen())
+    state = torch.get_rng_state()
+    with Recorder(), torch.no_grad():
+        assert flash_rows.refusal.__wrapped__(64, True, torch.bfloat16, CPU_DEVICE) is None
+    assert recorded == []
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_checkpointing_saves_the_results_of_flash_attention() -> None:
@@ -188,7 +206,7 @@ def test_the_line_of_padded_rows_is_what_transformers_was_told(tmp_path: Path, s
 def test_a_training_logs_the_attention_that_it_uses(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Adapters of Gemma 3 have gemtune's own attention, and Full has PyTorch's.
+    """Adapters have gemtune's own attention, and Full has PyTorch's.
 
     Some rows are longer than the window.
     """

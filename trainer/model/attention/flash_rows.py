@@ -7,6 +7,7 @@ rows of different lengths in one call.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import lru_cache
 
@@ -86,11 +87,12 @@ def _is_chosen(layers: Layers, dtype: torch.dtype, device: torch.device) -> bool
 def refusal(head: int, is_sliding: bool, dtype: torch.dtype, device: torch.device) -> str | None:
     """Compare results and gradients with the formula's on a device.
 
-    Returns why FlashAttention is not used there; None if they agree. The first call must not be in a forward pass whose
-    operations are recorded, as `attention_report` sees to.
+    Returns why FlashAttention is not used there; None if they agree. It computes in a thread of its own: modes of the
+    forward pass that asks, such as checkpointing, which records and repeats operations, are those of its thread.
     """
     try:
-        difference = relative_difference(head, is_sliding, dtype, device)
+        with ThreadPoolExecutor(max_workers=1) as thread:
+            difference = thread.submit(relative_difference, head, is_sliding, dtype, device).result()
     except (ImportError, NotImplementedError, RuntimeError, TypeError) as error:  # of other versions of torch, or GPUs
         return f"FlashAttention fails on this GPU ({str(error).partition(chr(10))[0][:200]})"
     if difference <= MOST_DIFFERENCE:
@@ -99,7 +101,7 @@ def refusal(head: int, is_sliding: bool, dtype: torch.dtype, device: torch.devic
 
 
 def relative_difference(head: int, is_sliding: bool, dtype: torch.dtype, device: torch.device) -> float:
-    """Return the largest difference of results and gradients from the formula's.
+    """Return the largest difference from the formula's results and gradients.
 
     It is relative to the norm of each of them: the output, and the gradients of query, key and value.
     """
@@ -109,14 +111,13 @@ def relative_difference(head: int, is_sliding: bool, dtype: torch.dtype, device:
     def draw(heads: int) -> torch.Tensor:
         return torch.randn(1, heads, tokens, head, generator=generator).to(dtype)
 
-    given, weights = [draw(4), draw(2), draw(2)], draw(4).transpose(1, 2)
-    with torch.enable_grad(), torch.autocast(device.type, enabled=False):
-        ours = [tensor.to(device, copy=True).requires_grad_() for tensor in given]
-        attended = attend(ours[0], ours[1], ours[2], CHECKED_LENGTHS, head**-0.5, window)
-        (attended * weights.to(device)).sum().backward()
-        exact = [tensor.double().requires_grad_() for tensor in given]
-        expected = by_formula(exact[0], exact[1], exact[2], CHECKED_LENGTHS, head**-0.5, window)
-        (expected * weights).sum().backward()
+    tensors, weights = [draw(4), draw(2), draw(2)], draw(4).transpose(1, 2)
+    ours = [tensor.to(device, copy=True).requires_grad_() for tensor in tensors]
+    attended = attend(ours[0], ours[1], ours[2], CHECKED_LENGTHS, head**-0.5, window)
+    (attended * weights.to(device)).sum().backward()
+    exact = [tensor.double().requires_grad_() for tensor in tensors]
+    expected = by_formula(exact[0], exact[1], exact[2], CHECKED_LENGTHS, head**-0.5, window)
+    (expected * weights).sum().backward()
     results = [attended.detach(), *(tensor.grad for tensor in ours)]
     pairs = zip(results, [expected.detach(), *(tensor.grad for tensor in exact)], strict=True)
     return max(_relative(a, b) for a, b in pairs if a is not None and b is not None)
