@@ -157,6 +157,7 @@ FACTS = Facts(
         webhooks_to_loopback=True,
         has_hf_token=True,
         has_unsloth=True,
+        may_have_gpu=True,
         has_timm=True,
         wandb_needs_key=False,
         prices=Prices({"local": 0.4}),

@@ -15,6 +15,8 @@ from typing import Any
 # Tokens around and in a picture, by the names under which transformers' processor looks them up.
 OF_PICTURES = {"boi_token": "<start_of_image>", "eoi_token": "<end_of_image>", "image_token": "<image_soft_token>"}
 TOKENS_PER_PICTURE, PICTURE_SIZE = 4, 56
+# Of Gemma 3n, which has 188 in fact: enough for five seconds.
+TOKENS_PER_CLIP = 32
 # Audio samples per soft token of a unified Gemma 4: 25 soft tokens per second, as in the real ones.
 SAMPLES_PER_TOKEN = 640
 _GEMMA_4_TURNS = (
@@ -333,6 +335,7 @@ def gemma3n_settings(tokenizer: Any, head_dim: int) -> dict[str, Any]:
         "vision_config": tower,
         "audio_config": audio,
         "vision_soft_tokens_per_image": TOKENS_PER_PICTURE,
+        "audio_soft_tokens_per_image": TOKENS_PER_CLIP,
     } | {f"{name}_id": number for name, number in ids.items()}
 
 
@@ -359,7 +362,8 @@ def gemma3n_processor(tokenizer: Any, folder: Path) -> None:
         "rescale_factor": 1 / 255,
         "size": {"height": 64, "width": 64},
     }
-    processor = {"processor_class": "Gemma3nProcessor", "image_seq_length": TOKENS_PER_PICTURE}
+    processor: dict[str, Any] = {"processor_class": "Gemma3nProcessor", "image_seq_length": TOKENS_PER_PICTURE}
+    processor["audio_seq_length"] = TOKENS_PER_CLIP
     (folder / "preprocessor_config.json").write_text(json.dumps(pictures, indent=2))
     (folder / "processor_config.json").write_text(json.dumps(processor, indent=2))
 

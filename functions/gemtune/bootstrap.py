@@ -55,6 +55,7 @@ class Services(Backend):
             webhooks_to_loopback=self.settings.webhooks_to_loopback,
             has_hf_token=self.settings.service_hf_token is not None,
             has_unsloth=self.settings.unsloth_python is not None,
+            may_have_gpu=self.settings.may_have_gpu,
             has_timm=self.settings.on_gcp or timm.is_installed(),  # the images have it
             wandb_needs_key=self.settings.service_wandb_key is None and not self.settings.wandb_offline,
             caps=self.cap_policy,

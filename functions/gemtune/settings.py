@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 import tempfile
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from gemtune.untrusted import MAX_NUMBER, Unreadable, read_number
 Backend = Literal["embedded", "gcp"]
 # Largest price or cap, and smallest cap.
 MAX_AMOUNT, LEAST_CAP = 1e9, 1e-6
+# Devices of NVIDIA's and AMD's drivers for Linux, and of GPUs in WSL.
+GPU_DEVICES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +128,11 @@ class Settings:
     def on_gcp(self) -> bool:
         """Return whether the backend is Google Cloud."""
         return self.backend == "gcp"
+
+    @property
+    def may_have_gpu(self) -> bool:
+        """Return whether training may have a GPU; torch decides in the end."""
+        return self.on_gcp or sys.platform != "linux" or any(Path(device).exists() for device in GPU_DEVICES)
 
     @property
     def work(self) -> Path:

@@ -31,7 +31,7 @@ pytestmark = [
 
 # Tolerance of losses: other kernels in 16 bits, accumulated over several train_steps.
 TOLERANCE = 0.05
-FAMILIES = ["gemma", "gemma2", "gemma3"]
+FAMILIES = ["gemma", "gemma2", "gemma3", "gemma3n-text", "gemma4-e-text", "gemma4-moe-text"]
 METHODS = ["LoRA", "QLoRA", "Full"]
 REWARD = {"type": "regex", "name": "has_e", "pattern": "e"}
 GRPO = {"algorithm": "grpo", "num_generations": 4, "max_completion_length": 6, "beta": 0.01, "rewards": [REWARD]}

@@ -17,11 +17,14 @@ from trainer.conversation.chat_template import json_object
 from trainer.media.sources import CLIP
 from trainer.media.token_text import MOST_IDS, MediaTokens, checked_number, named_token
 
-# Defaults of Gemma4Config, Gemma4Processor, Gemma4AudioFeatureExtractor, and the unified models' extractor.
-DEFAULT_SOFT_ID, DEFAULT_MOST_TOKENS = 258_881, 750
+# Defaults of Gemma4Processor, Gemma4AudioFeatureExtractor, and the unified models' extractor.
+DEFAULT_MOST_TOKENS = 750
 DEFAULT_FRAME_MS, DEFAULT_HOP_MS, DEFAULT_SAMPLES = 20.0, 10.0, 640
 # Two convolutions of the audio tower with a stride of 2.
 FRAMES_PER_TOKEN = 4
+# Gemma3nAudioFeatureExtractor: the default length of a frame, and the samples to whose multiple a clip is filled up.
+# Its tower has two such convolutions, too, and keeps every fourth of their outputs.
+DEFAULT_FRAME_MS_OF_3N, FILLED_UP_TO, FRAMES_PER_TOKEN_OF_3N = 32.0, 128, 16
 # A configuration that says more would make rows of any length.
 MOST_TOKENS, MOST_MS, MOST_SAMPLES = 8_192, 1_000, 16_000
 HINT = "use the processor that came with the model"
@@ -63,12 +66,33 @@ class RawSamples:
 
 
 @dataclass(frozen=True, slots=True)
+class FixedTokens:
+    """Rate of a model with as many soft tokens for every clip: Gemma 3n.
+
+    count: of them. frame, hop: as in MelFrames. The arithmetic is that of transformers' Gemma3nAudioFeatureExtractor,
+    and of the model, which fills up what it hears to `count`.
+    """
+
+    count: int
+    frame: int
+    hop: int
+
+    def tokens(self, samples: int) -> int:
+        filled_up = -(-samples // FILLED_UP_TO) * FILLED_UP_TO
+        frames = max(0, (filled_up - self.frame - 1) // self.hop + 1)
+        heard = -(-frames // FRAMES_PER_TOKEN_OF_3N)
+        return max(heard, self.count) if heard else 0
+
+
+@dataclass(frozen=True, slots=True)
 class AudioTokens(MediaTokens):
     """Tokens that stand for an audio clip.
 
-    rate: how many soft tokens a clip becomes. most_tokens: the most that it may become.
+    around: text that the processor adds before and after them. rate: how many soft tokens a clip becomes. most_tokens:
+    the most that it may become.
     """
 
+    around: str
     rate: TokenRate
     most_tokens: int
 
@@ -83,7 +107,7 @@ class AudioTokens(MediaTokens):
             raise BadRow(f"an audio clip of {samples} samples is too short for the model to hear")
         if count > self.most_tokens:
             raise BadRow(f"an audio clip of {samples / RATE:.1f} seconds is longer than the model's processor allows")
-        return f"{self.begin}{self.soft * count}{self.end}"
+        return f"{self.around}{self.begin}{self.soft * count}{self.end}{self.around}"
 
 
 def audio_tokens(folder: Path, config: Mapping[str, Any]) -> AudioTokens:
@@ -97,19 +121,26 @@ def audio_tokens(folder: Path, config: Mapping[str, Any]) -> AudioTokens:
         raise StepError(code, message, hint=hint)
     tokenizer, processor = json_object(folder / "tokenizer_config.json"), json_object(folder / "processor_config.json")
     extractor = _extractor(folder, processor)
-    rate = _raw_samples(extractor, config) if family_and_type[1].encoder_free else _mel_frames(extractor)
-    soft = named_token(tokenizer, "audio_token")
+    family, kind = family_and_type
+    soft, most_tokens = named_token(tokenizer, "audio_token"), family.audio.fixed_tokens or DEFAULT_MOST_TOKENS
+    most_tokens = checked_number("audio_seq_length", processor.get("audio_seq_length", most_tokens), MOST_TOKENS)
+    rate: TokenRate
+    if family.audio.fixed_tokens is not None:
+        rate = _fixed_tokens(extractor, config, most_tokens, family.audio.fixed_tokens)
+    else:
+        rate = _raw_samples(extractor, config) if kind.encoder_free else MelFrames(*_frame_and_hop(extractor))
     return AudioTokens(
         noun=CLIP,
         written=soft,
         begin=named_token(tokenizer, "boa_token"),
         soft=soft,
-        soft_id=checked_number("the id of an audio token", config.get("audio_token_id", DEFAULT_SOFT_ID), MOST_IDS),
-        end=named_token(tokenizer, "eoa_token"),
-        rate=rate,
-        most_tokens=checked_number(
-            "audio_seq_length", processor.get("audio_seq_length", DEFAULT_MOST_TOKENS), MOST_TOKENS
+        soft_id=checked_number(
+            "the id of an audio token", config.get("audio_token_id", family.audio.soft_id), MOST_IDS
         ),
+        end=named_token(tokenizer, "eoa_token"),
+        around=family.audio.around,
+        rate=rate,
+        most_tokens=most_tokens,
     )
 
 
@@ -134,19 +165,31 @@ def _extractor(folder: Path, processor: Mapping[str, Any]) -> Mapping[str, Any]:
     return extractor
 
 
-def _mel_frames(extractor: Mapping[str, Any]) -> MelFrames:
-    """Return the rate of a processor of mel spectrograms.
+def _fixed_tokens(extractor: Mapping[str, Any], config: Mapping[str, Any], count: int, default: int) -> FixedTokens:
+    """Return the rate of a processor that writes `count` tokens for each clip.
 
-    Raises StepError `bad_base_model`.
+    Raises StepError `bad_base_model` if its model reads another number.
+    """
+    if (of_model := config.get("audio_soft_tokens_per_image", default)) != count:
+        message = f"config.json has {of_model} tokens per audio clip, the processor has {count}"
+        raise StepError("bad_base_model", message, hint=HINT)
+    return FixedTokens(count, *_frame_and_hop(extractor, DEFAULT_FRAME_MS_OF_3N))
+
+
+def _frame_and_hop(extractor: Mapping[str, Any], frame_ms: float = DEFAULT_FRAME_MS) -> tuple[int, int]:
+    """Return the samples per frame, and from frame to frame, of a processor.
+
+    frame_ms: the default of its frames. Raises StepError `bad_base_model`.
     """
     lengths = []
-    for name, default in (("frame_length_ms", DEFAULT_FRAME_MS), ("hop_length_ms", DEFAULT_HOP_MS)):
+    for name, default in (("frame_length_ms", frame_ms), ("hop_length_ms", DEFAULT_HOP_MS)):
         value = extractor.get(name, default)
         if type(value) not in (int, float) or not 1 <= value <= MOST_MS:
             message = f"{name} is {value!r}: expected a number from 1 to {MOST_MS}"
             raise StepError("bad_base_model", message, hint=HINT)
         lengths.append(round(RATE * value / 1000))
-    return MelFrames(*lengths)
+    frame, hop = lengths
+    return frame, hop
 
 
 def _raw_samples(extractor: Mapping[str, Any], config: Mapping[str, Any]) -> RawSamples:

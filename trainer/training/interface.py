@@ -61,6 +61,14 @@ class Setup:
     audio: AudioCollator | None = None
     starts_with_adapter: bool = False
 
+    @property
+    def rows_per_batch(self) -> int:
+        """Return how many rows are computed together.
+
+        One where a row's features would depend on the others; gradients of a request's batch are then accumulated.
+        """
+        return 1 if self.audio is not None and self.audio.one_row_per_batch else self.config.batch_size
+
 
 class JobTrainer(Protocol):
     """A trainer of transformers or TRL, as the train step uses it.

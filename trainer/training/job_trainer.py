@@ -215,9 +215,9 @@ def arguments(setup: Setup) -> dict[str, Any]:
     return {
         "output_dir": str(setup.output),
         "learning_rate": config.learning_rate,
-        "per_device_train_batch_size": config.batch_size,
-        "per_device_eval_batch_size": config.batch_size,
-        "gradient_accumulation_steps": config.gradient_accumulation_steps,
+        "per_device_train_batch_size": setup.rows_per_batch,
+        "per_device_eval_batch_size": setup.rows_per_batch,
+        "gradient_accumulation_steps": config.gradient_accumulation_steps * config.batch_size // setup.rows_per_batch,
         "num_train_epochs": config.epochs,
         "max_steps": config.max_steps or -1,
         "lr_scheduler_type": config.lr_scheduler_type,

@@ -133,7 +133,7 @@ def make(setup: Setup) -> SftTrainer:
     is_flat = loaded.model.config._attn_implementation == row_attention.NAME
     collate = media.collate if media is not None else batches.flatten_rows if is_flat else batches.pad_rows
     rows = batches.TokenRows(setup.train, pack_into=setup.max_length if config.packing else None)
-    tokens = rows.max_batch_tokens(config.batch_size)
+    tokens = rows.max_batch_tokens(setup.rows_per_batch)
     # A trained vision tower keeps many activations (4,096 patches per image through 27 layers): always checkpoint it.
     checkpointing_kwargs = gradient_checkpointing.checkpointing_kwargs(
         loaded.model, tokens, always=config.train_vision_tower, compute_dtype=loaded.compute_dtype

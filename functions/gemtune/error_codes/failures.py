@@ -118,7 +118,7 @@ FAILURES: Mapping[str, ErrorCode] = {
     ),
     "model_without_audio": ErrorCode(
         "An audio job's base model cannot be trained on audio.",
-        "Use Gemma 4 E2B, E4B or 12B, or modality text.",
+        "Use Gemma 3n, Gemma 4 E2B, E4B or 12B, or modality text.",
     ),
     "processor_not_supported": ErrorCode(
         "The base model's image processor cuts pictures into parts (pan and scan), or resizes them in an unknown way; "

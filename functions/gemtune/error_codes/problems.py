@@ -181,7 +181,7 @@ REQUESTS: Mapping[str, ErrorCode] = {
     ),
     "model_without_audio": ErrorCode(
         "An audio job names a base model that cannot be trained on audio.",
-        "Use Gemma 4 E2B, E4B or 12B, or modality text.",
+        "Use Gemma 3n, Gemma 4 E2B, E4B or 12B, or modality text.",
     ),
     "audio_not_possible": ErrorCode(
         "An audio job asks for a method or a provider that cannot train on audio.",
@@ -233,6 +233,10 @@ REQUESTS: Mapping[str, ErrorCode] = {
     "unsloth_missing": ErrorCode(
         "The service has no environment with unsloth.",
         "Use provider huggingface, or install it with `make unsloth`.",
+    ),
+    "unsloth_needs_gpu": ErrorCode(
+        "unsloth trains QLoRA and pictures on a GPU only, and the service's machine has none.",
+        "Use provider huggingface, or method LoRA for text.",
     ),
     "packing_not_possible": ErrorCode(
         "Packing works for text, with provider huggingface, and not with method RL.",

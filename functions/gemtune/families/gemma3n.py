@@ -6,11 +6,10 @@ towers.
 
 from __future__ import annotations
 
-from gemtune.families.generation import Family, ModelType, PictureFormat, TurnFormat
+from gemtune.families.generation import AudioFormat, Family, ModelType, PictureFormat, TurnFormat
 from gemtune.families.size import Layers, ModelSize
 
 _NO_GGUF = "llama.cpp and transformers compute different logits for Gemma 3n"
-_NO_AUDIO = "the audio of Gemma 3n cannot be trained on here"
 _NO_ADAPTER = "vLLM does not support LoRA adapters of Gemma 3n: serve the merged model"
 
 # The first 20 layers have their own keys and values, which the others share. Every fifth layer is global.
@@ -25,8 +24,8 @@ GEMMA_3N = Family(
     name="Gemma 3n",
     model_types={
         "gemma3n": ModelType(
-            why_no_pictures=None, why_no_audio=_NO_AUDIO, why_no_gguf=_NO_GGUF, why_no_vllm_adapter=_NO_ADAPTER,
-            needs_timm=True,
+            why_no_pictures=None, why_no_audio=None, why_no_gguf=_NO_GGUF, why_no_vllm_adapter=_NO_ADAPTER,
+            feature_extractor="gemma3n.feature_extraction_gemma3n.Gemma3nAudioFeatureExtractor", needs_timm=True,
         ),
         "gemma3n_text": ModelType(why_no_gguf=_NO_GGUF, why_no_vllm_adapter=_NO_ADAPTER),
     },
@@ -38,6 +37,7 @@ GEMMA_3N = Family(
         "image_token", around="\n\n", by_aspect_ratio=False, type_ids="token_type_ids", trains_tower=False,
         processor="siglip.image_processing_pil_siglip.SiglipImageProcessorPil",
     ),
+    audio=AudioFormat("\n\n", soft_id=262_273, fixed_tokens=188, depends_on_batch=True),
     multimodal_modules=("vision_tower", "audio_tower", "embed_vision", "embed_audio"),
     audio_modules=("audio_tower", "embed_audio"),
     unquantized=(

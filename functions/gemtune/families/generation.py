@@ -142,6 +142,24 @@ class PictureFormat:
 
 
 @dataclass(frozen=True, slots=True)
+class AudioFormat:
+    """Audio tokens of a generation, and how its models encode clips.
+
+    around: text that the processor adds before and after the tokens of a clip.
+    soft_id: id of the soft token where config.json does not state it.
+    fixed_tokens: the number of a clip's soft tokens where config.json does not state it, if all clips have as many;
+    None if it depends on the length.
+    depends_on_batch: whether the audio tower encodes the end of a clip with what follows it, so that clips of several
+    rows cannot be padded to one batch.
+    """
+
+    around: str = ""
+    soft_id: int = 258_881
+    fixed_tokens: int | None = None
+    depends_on_batch: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class FusedLayers:
     """Class names of layers that fused implementations may replace.
 
@@ -167,6 +185,7 @@ class Family:
     turns: turn format of its chat templates. tool_turns: those of variants whose templates have calls of tools besides.
     licence: the Hub's name of the licence.
     pictures: how its models read pictures; None where none of them sees.
+    audio: how its models read audio, if they hear.
     multimodal_modules: child modules of the model that are not its language model (vision, audio, projectors).
     audio_modules: those of them that hear, which no job trains.
     experts: 3-D parameters of a mixture of experts, which an adapter reaches through PEFT's `target_parameters`.
@@ -184,6 +203,7 @@ class Family:
     licence: str
     tool_turns: tuple[TurnFormat, ...] = ()
     pictures: PictureFormat | None = None
+    audio: AudioFormat = AudioFormat()
     multimodal_modules: tuple[str, ...] = ()
     audio_modules: tuple[str, ...] = ()
     names_without_pictures: Mapping[str, str] = field(default_factory=dict)

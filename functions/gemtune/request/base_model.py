@@ -141,7 +141,7 @@ _MEDIA: Mapping[MediaModality, _Media] = {
     "vision": _Media(
         "pictures", "vision_config", NO_VISION_TOWER, "model_without_vision", "gemma-3-4b-it or larger, a Gemma 3n or 4"
     ),
-    "audio": _Media("audio", "audio_config", NO_AUDIO, "model_without_audio", "Gemma 4 E2B, E4B or 12B"),
+    "audio": _Media("audio", "audio_config", NO_AUDIO, "model_without_audio", "Gemma 3n, or Gemma 4 E2B, E4B or 12B"),
 }
 
 

@@ -21,6 +21,7 @@ class Deployment:
     webhooks_to_loopback: whether a webhook may go to this machine.
     has_hf_token: whether the service has a Hub token for jobs without one.
     has_unsloth: whether provider unsloth is installed.
+    may_have_gpu: whether training may have a GPU; False if it surely has none.
     has_timm: whether timm and torchvision are installed, for models that need them.
     wandb_needs_key: whether a request with wandb_config has to bring its own key.
     caps: default and highest caps of jobs. prices: of its machines.
@@ -31,6 +32,7 @@ class Deployment:
     webhooks_to_loopback: bool
     has_hf_token: bool
     has_unsloth: bool
+    may_have_gpu: bool
     has_timm: bool
     wandb_needs_key: bool
     caps: CapPolicy = NO_CAPS

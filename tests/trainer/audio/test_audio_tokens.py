@@ -76,12 +76,14 @@ def test_features_of_a_batch_are_those_of_the_processor_to_the_bit(shape: str, f
     waves = [samples(number, length=length) for number, length in enumerate((3000, 7777, 16_000, 400))]
     collator = AudioCollator.of_clips(folder, [encoded(wave, subtype="FLOAT") for wave in waves])
     ids = torch.tensor([[2, collator.soft_token, collator.soft_token, 9]])
-    ours = collator.inputs(ids, range(len(waves)))
     theirs = extractor_of(shape, folder)(waves, return_tensors="pt")
-    assert torch.equal(ours["input_features"], theirs["input_features"])
-    assert torch.equal(ours["input_features_mask"], theirs["input_features_mask"])
-    assert ours["mm_token_type_ids"].tolist() == [[0, 3, 3, 0]]
-    assert set(collator.inputs(ids, [])) == {"mm_token_type_ids"}
+    for in_rows in ([[0, 1, 2, 3]], [[0], [1], [], [2, 3]]):
+        ours = collator.inputs(ids, in_rows)
+        assert torch.equal(ours["input_features"], theirs["input_features"])
+        assert torch.equal(ours["input_features_mask"], theirs["input_features_mask"])
+        assert ours["mm_token_type_ids"].tolist() == [[0, 3, 3, 0]]
+    assert set(collator.inputs(ids, [[], []])) == {"mm_token_type_ids"}
+    assert not collator.one_row_per_batch
 
 
 def test_a_clip_that_the_model_cannot_hear_is_refused(folders: Callable[[str], Path]) -> None:

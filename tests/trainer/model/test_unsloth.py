@@ -19,12 +19,13 @@ import pytest
 import torch
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from gemtune.errors import RequestRefused
 from gemtune.jobs.status import Step
+from gemtune.settings import Settings
 from gemtune.training_files.loss_history import loss_history
-from tests import preference_rows, rows
+from tests import preference_rows, rows, tiny_gemma
 from tests.fakes import World
 from tests.forking_python import ForkingPython
 from tests.trainer.conftest import Bench
@@ -127,6 +128,40 @@ def test_both_engines_have_the_same_losses_metrics_and_files(
     assert all(torch.allclose(before[name], after[name], atol=2e-3) for name in before)
 
 
+# Families besides Gemma 3, of which the other tests have a model.
+FAMILIES = ("gemma", "gemma2", "gemma3n-text", "gemma4-e", "gemma4-dense-text", "gemma4-moe", "gemma4-unified")
+
+
+@pytest.mark.parametrize(
+    ("shape", "algorithm"), [*((shape, None) for shape in FAMILIES), ("gemma4-moe", "dpo"), ("gemma4-e", "dpo")]
+)
+def test_both_engines_train_every_family_alike(
+    tmp_path: Path, forking_unsloth: ForkingPython, shape: str, algorithm: str | None
+) -> None:
+    """Compare losses, and each weight of the adapter: those on experts, too."""
+    base = tiny_gemma.build(tmp_path / "base", shape)
+    stored = load_file(base / "model.safetensors")
+    # Each token of a new model is about as likely as any other, and losses would tell little.
+    scaled = {name: weight * (8 if name.endswith("embed_tokens.weight") else 1) for name, weight in stored.items()}
+    save_file(scaled, base / "model.safetensors", metadata={"format": "pt"})
+    training: dict[str, Any] = {"batch_size": 4, "max_steps": 2, "learning_rate": 1e-2}
+    rl = {"method": "RL", "rl_config": {"algorithm": algorithm}, "batch_size": 8}
+    training |= {"lora_dropout": 0.0} if algorithm is None else rl
+    plain, fast = (Bench(tmp_path / name, base, provider=name, **training) for name in ("huggingface", "unsloth"))
+    for bench in (plain, fast):
+        for split, chats in (("train", rows.train_rows(8)), ("eval", rows.held_out_rows(2))):
+            bench.put(split, chats if algorithm is None else preference_rows.pairs(chats))
+    plain.to(Step.TRAIN)
+    code, output = run_train_step(prepare(fast), forking_unsloth)
+    assert code == 0, output[-3000:]
+    assert [loss for _, loss in fast.curve()] == pytest.approx([loss for _, loss in plain.curve()], abs=TOLERANCE)
+    assert fast.curve()[-1][1] < fast.curve()[0][1] - 0.01
+    before, after = (weights(bench, "LoRA") for bench in (plain, fast))
+    assert before.keys() == after.keys()
+    assert all(torch.allclose(before[name], after[name], atol=2e-3) for name in before)
+    assert any(".experts." in name for name in after) is (shape == "gemma4-moe")
+
+
 ALIGNMENTS: dict[str, tuple[dict[str, Any], Callable[..., Any]]] = {
     "dpo": ({"algorithm": "dpo"}, preference_rows.pairs),
     "kto": ({"algorithm": "kto"}, preference_rows.labelled),
@@ -220,12 +255,20 @@ def test_a_missing_gpu_is_reported_before_any_work(bench_of: Callable[..., Bench
     assert refusal(bench, unsloth_python, UNSLOTH_DISABLE_CPU_FALLBACK="1") == "unsloth_unusable"
 
 
+@pytest.fixture
+def gpu_expected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Submit jobs as where the machine has a GPU that torch does not find."""
+    monkeypatch.setattr(Settings, "may_have_gpu", True)
+
+
+@pytest.mark.usefixtures("gpu_expected")
 def test_quantized_training_without_a_gpu_is_refused_before_any_work(
     bench_of: Callable[..., Bench], forking_unsloth: ForkingPython
 ) -> None:
     assert refusal(prepare(bench_of(method="QLoRA", provider="unsloth")), forking_unsloth) == "unsloth_needs_gpu"
 
 
+@pytest.mark.usefixtures("gpu_expected")
 def test_vision_without_a_gpu_is_refused_before_any_work(
     vision_bench_of: Callable[..., Bench], forking_unsloth: ForkingPython
 ) -> None:

@@ -41,6 +41,7 @@ WORKSTATION = Facts(
         webhooks_to_loopback=False,
         has_hf_token=False,
         has_unsloth=True,
+        may_have_gpu=True,
         has_timm=True,
         wandb_needs_key=True,
     )

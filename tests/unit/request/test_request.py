@@ -293,7 +293,6 @@ HEARS = "google/gemma-4-E4B-it"
         ({"base_model_id": HEARS, "method": "RL", "rl_config": {"algorithm": "dpo"}}, "modality", "audio_not_possible"),
         ({"base_model_id": HEARS, "provider": "unsloth"}, "modality", "audio_not_possible"),
         ({"base_model_id": "google/gemma-3-4b-it"}, "modality", "model_without_audio"),
-        ({"base_model_id": "google/gemma-3n-E4B-it"}, "modality", "model_without_audio"),
         ({"base_model_id": "google/gemma-4-31B-it"}, "modality", "model_without_audio"),
         ({"base_model_id": "google/gemma-4-26B-A4B-it"}, "modality", "model_without_audio"),
     ],

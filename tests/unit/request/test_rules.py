@@ -23,6 +23,7 @@ BARE = Deployment(
     webhooks_to_loopback=False,
     has_hf_token=False,
     has_unsloth=False,
+    may_have_gpu=False,
     has_timm=False,
     wandb_needs_key=True,
 )
@@ -83,6 +84,12 @@ REFUSED: list[tuple[dict[str, Any], Facts, str, str]] = [
         "field_without_use",
     ),
     ({"training": {"provider": "unsloth"}}, Facts(BARE), "training_config.provider", "unsloth_missing"),
+    (
+        {"training": {"provider": "unsloth", "method": "QLoRA"}},
+        Facts(replace(BARE, has_unsloth=True)),
+        "training_config.provider",
+        "unsloth_needs_gpu",
+    ),
     (
         {"training": {"base_model_id": "google/gemma-3n-E2B-it"}},
         Facts(BARE),
@@ -305,7 +312,8 @@ def test_whether_a_tower_can_be_trained_depends_on_the_config_of_the_model(
         ({"model_type": "gemma4_unified", "audio_config": {}}, None),
         ({"model_type": "gemma4", "audio_config": None}, "model_without_audio"),
         ({"model_type": "gemma4_text"}, "model_without_audio"),
-        ({"model_type": "gemma3n", "audio_config": {}}, "model_without_audio"),
+        ({"model_type": "gemma3n", "audio_config": {}}, None),
+        ({"model_type": "gemma3n_text"}, "model_without_audio"),
         ({"model_type": "gemma3", "vision_config": {}}, "model_without_audio"),
     ],
 )
@@ -313,6 +321,40 @@ def test_whether_a_model_hears_depends_on_its_config(config: dict[str, Any], ref
     facts = replace(FACTS, base_model=ModelFiles(config))
     refusals = dict(problems(facts, modality="audio", training={"base_model_id": "/srv/model"}))
     assert refusals.get("modality") == refusal
+
+
+MODELS_OF_FAMILIES = (
+    "gemma-2b-it",
+    "gemma-2-2b-it",
+    "gemma-3-4b-it",
+    "gemma-3n-E2B-it",
+    "gemma-4-E2B-it",
+    "gemma-4-12B-it",
+    "gemma-4-26B-A4B-it",
+    "gemma-4-31B-it",
+)
+
+
+@pytest.mark.parametrize("may_have_gpu", [False, True])
+@pytest.mark.parametrize("model", MODELS_OF_FAMILIES)
+def test_unsloth_takes_text_of_every_family_without_a_gpu_and_more_with_one(model: str, may_have_gpu: bool) -> None:
+    facts = replace(FACTS, deployment=replace(FACTS.deployment, may_have_gpu=may_have_gpu))
+
+    def refusals(modality: str = "text", **training: Any) -> set[str]:
+        training |= {"base_model_id": f"google/{model}", "provider": "unsloth"}
+        codes = {code for _, code in problems(facts, modality=modality, training=training)}
+        return codes - {"model_without_vision", "model_without_audio", "needs_larger_machine"}
+
+    for training in (
+        {"method": "LoRA"},
+        {"method": "Full"},
+        grpo(),
+        {"method": "RL", "rl_config": {"algorithm": "dpo"}},
+    ):
+        assert refusals(**training) == set()
+    assert refusals(method="QLoRA") == (set() if may_have_gpu else {"unsloth_needs_gpu"})
+    assert refusals("vision") == (set() if may_have_gpu else {"unsloth_needs_gpu"})
+    assert "audio_not_possible" in refusals("audio")
 
 
 def test_an_export_again_is_checked_by_the_rules_about_its_own_fields_only() -> None:

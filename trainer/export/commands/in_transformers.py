@@ -63,7 +63,7 @@ inputs = processor.apply_chat_template(
 output = model.generate(**inputs, max_new_tokens=64)
 print(processor.decode(output[0][inputs["input_ids"].shape[1] :], skip_special_tokens=True))""",
 )
-# AutoProcessor of a Gemma 4 needs torchvision and librosa even for audio alone; the example needs neither.
+# AutoProcessor of a Gemma 3n or 4 needs torchvision and librosa even for audio alone; the example needs neither.
 _AUDIO_MODEL = (
     "AutoModelForImageTextToText",
     "AutoFeatureExtractor, AutoTokenizer",
@@ -74,17 +74,20 @@ tokenizer, extractor = AutoTokenizer.from_pretrained(folder), AutoFeatureExtract
 samples, rate = soundfile.read("speech.wav", dtype="float32")  # one channel, at most 30 seconds
 assert rate == 16_000 and samples.ndim == 1
 audio = extractor([samples], return_tensors="pt")
-# A soft token stands for four frames, and in a unified model, which reads the samples themselves, for one.
-frames = 1 if model.config.model_type == "gemma4_unified" else 4
-soft = tokenizer.audio_token * int(audio["input_features_mask"][0, ::frames].sum())
+if model.config.model_type == "gemma3n":  # every clip has the same number of soft tokens
+    count, around, type_ids = model.config.audio_soft_tokens_per_image, "\\n\\n", "token_type_ids"
+else:  # one stands for four frames, and in a unified model, which reads the samples themselves, for one
+    frames = 1 if model.config.model_type == "gemma4_unified" else 4
+    count, around, type_ids = int(audio["input_features_mask"][0, ::frames].sum()), "", "mm_token_type_ids"
+soft = tokenizer.boa_token + tokenizer.audio_token * count + tokenizer.eoa_token
 content = [{"type": "audio"}, {"type": "text", "text": "What is said?"}]
 text = tokenizer.apply_chat_template(
     [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
 )
-text = text.replace(tokenizer.audio_token, tokenizer.boa_token + soft + tokenizer.eoa_token)
+text = text.replace(tokenizer.audio_token, around + soft + around)
 inputs = tokenizer(text, add_special_tokens=False, return_tensors="pt")
-types = 3 * (inputs["input_ids"] == model.config.audio_token_id)
-output = model.generate(**inputs, **audio, mm_token_type_ids=types, max_new_tokens=64)
+inputs[type_ids] = 3 * (inputs["input_ids"] == model.config.audio_token_id)
+output = model.generate(**inputs, **audio, max_new_tokens=64)
 print(tokenizer.decode(output[0][inputs["input_ids"].shape[1] :], skip_special_tokens=True))""",
 )
 _MODELS: Mapping[Modality, tuple[str, str, str]] = {

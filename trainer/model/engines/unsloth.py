@@ -94,12 +94,14 @@ def load(folder: Path, spec: Spec, start: StartingPoint = BASE_MODEL) -> LoadedM
     if full:
         vision_parts.choose_trained(model, vision=config.train_vision_tower)
         return LoadedModel(model, dtype)
+    experts = adapted_layers.target_parameters(model)
     model = fast.get_peft_model(
         model,
         r=config.lora_rank,
         lora_alpha=config.lora_alpha,
-        lora_dropout=config.lora_dropout,
+        lora_dropout=adapted_layers.adapter_dropout(config.lora_dropout, experts),
         target_modules=adapted_layers.target_modules(model, vision_tower=config.train_vision_tower),
+        target_parameters=experts,
         bias="none",
         random_state=config.seed,
         use_gradient_checkpointing=False,

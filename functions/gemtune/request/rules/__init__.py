@@ -51,7 +51,7 @@ RULES: tuple[Rule, ...] = (
     Rule(_training("evaluation_metrics"), training.evaluation_metrics),
     Rule(_training("warmup_ratio", "max_steps"), training.warmup),
     Rule(_training("learning_rate", "lr_scheduler_type"), training.scheduler),
-    Rule(_training("provider"), training.provider),
+    Rule((_MODALITY, *_training("provider", "method")), training.provider),
     Rule(_training("provider", "base_job_id"), training.base_job),
     Rule(_training("method", "provider", *adapter.OPTIONS, *adapter.OF_EMBEDDINGS), adapter.options),
     Rule((_BASE_MODEL, *_training("new_tokens")), adapter.new_tokens),

@@ -161,11 +161,25 @@ def scheduler(request: TrainRequest, facts: Facts) -> list[Problem]:
 
 
 def provider(request: TrainRequest, facts: Facts) -> list[Problem]:
-    """Refuse provider unsloth if it is not installed."""
-    if request.training_config.provider != "unsloth" or facts.deployment.has_unsloth:
+    """Refuse provider unsloth if it is not installed, or lacks a GPU.
+
+    Without one it trains every family on text, by LoRA, Full and RL. Audio has a rule of its own.
+    """
+    config, loc = request.training_config, ("training_config", "provider")
+    if config.provider != "unsloth":
         return []
-    hint = "use huggingface, or ask the operator of the service to install unsloth with `make unsloth`"
-    return [Problem(("training_config", "provider"), "this service does not have unsloth", "unsloth_missing", hint)]
+    if not facts.deployment.has_unsloth:
+        hint = "use huggingface, or ask the operator of the service to install unsloth with `make unsloth`"
+        return [Problem(loc, "this service does not have unsloth", "unsloth_missing", hint)]
+    if facts.deployment.may_have_gpu:
+        return []
+    needing = {"QLoRA": config.method == "QLoRA", "on pictures": request.modality == "vision"}
+    what = " and ".join(name for name, is_requested in needing.items() if is_requested)
+    if not what:
+        return []
+    message = f"unsloth trains {what} on a GPU only, and there is none here"
+    hint = "use huggingface" if needing["on pictures"] else "use huggingface, or method LoRA"
+    return [Problem(loc, message, "unsloth_needs_gpu", hint)]
 
 
 def base_job(request: TrainRequest, facts: Facts) -> list[Problem]:
