@@ -16,30 +16,28 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-import os
 import shutil
-import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.gpu import processes
 from bench.gpu.models import GIB, SHAPES
 from bench.gpu.peers import OURS, TRL, TRL_LIGER, UNSLOTH, name_of
+from bench.gpu.processes import Deadline
 from bench.train import Measurement, PeerEnded, PeerProcess, today
 from bench.train_rows import SHAPES as ROW_SHAPES
 from bench.train_rows import Rows, random_rows
 from trainer.export import versions
 
 RESULTS = Path(__file__).parents[1] / "gpu_results.json"
-# Seconds that a part may take; a part is skipped if less than LEAST_SECONDS are left.
-TEST_SECONDS, ATTENTION_SECONDS, BUILD_SECONDS, PEER_SECONDS, LEAST_SECONDS = 180, 60, 120, 90, 15
+# Seconds that a part may take.
+TEST_SECONDS, ATTENTION_SECONDS, BUILD_SECONDS, PEER_SECONDS = 180, 60, 120, 90
 # Train_steps left out: kernels are compiled and tuned in them.
 WARM_UP_STEPS = 3
 METHODS = ("LoRA", "QLoRA")
@@ -57,35 +55,8 @@ class Results:
         self._file.write_text(json.dumps(self.values, indent=1) + "\n")
 
 
-class Deadline:
-    """The time until which the benchmark may run."""
-
-    def __init__(self, seconds: float):
-        self._end = time.monotonic() + seconds
-
-    def seconds_for(self, most: float) -> float | None:
-        """Return the seconds that a part may take, at most so many.
-
-        None if too few are left to begin.
-        """
-        left = self._end - time.monotonic()
-        return None if left < LEAST_SECONDS else min(left, most)
-
-
 class PartFailed(Exception):
     """Raised when a part of the benchmark fails; its text is the reason."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """A process that ended.
-
-    code: its exit code; None if it took too long. output, errors: what it wrote until then.
-    """
-
-    code: int | None
-    output: str
-    errors: str
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -118,37 +89,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"written to {options.results}")
 
 
-def _run(command: Sequence[str], seconds: float) -> Ended:
-    """Run a command, and end it with all its children when its time is up."""
-    pipe, nothing = subprocess.PIPE, subprocess.DEVNULL
-    process = subprocess.Popen(
-        command, stdin=nothing, stdout=pipe, stderr=pipe, text=True, errors="replace", start_new_session=True
-    )
-    try:
-        output, errors = process.communicate(timeout=seconds)
-        return Ended(process.returncode, output, errors)
-    except subprocess.TimeoutExpired:
-        _kill(process)
-        output, errors = process.communicate()
-        return Ended(None, output, errors)
-    except BaseException:
-        _kill(process)
-        raise
-
-
-def _kill(process: subprocess.Popen[str]) -> None:
-    """Kill a process with all its children."""
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-
-
 def _run_tests(deadline: Deadline) -> dict[str, Any]:
     """Run `tests/gpu` and return how it went."""
     seconds = deadline.seconds_for(TEST_SECONDS)
     if seconds is None:
         return {"failed": "no time was left"}
     options = ["-v", "--tb=line", "-p", "no:cacheprovider", "-W", "ignore"]
-    ended = _run([sys.executable, "-m", "pytest", "-m", "gpu", "tests/gpu", *options], seconds)
+    ended = processes.run([sys.executable, "-m", "pytest", "-m", "gpu", "tests/gpu", *options], seconds)
     lines = [line for line in ended.output.splitlines() if line.strip()]
     print("\n".join(lines[-40:]), flush=True)
     if not lines:
@@ -166,7 +113,7 @@ def _measure_attention(device: str, deadline: Deadline) -> dict[str, Any]:
     seconds = deadline.seconds_for(ATTENTION_SECONDS)
     if seconds is None:
         return {"failed": "no time was left"}
-    ended = _run([sys.executable, "-m", "bench.gpu.attention", device], seconds)
+    ended = processes.run([sys.executable, "-m", "bench.gpu.attention", device], seconds)
     figures = {}
     for line in ended.output.splitlines():
         with suppress(json.JSONDecodeError):  # the last line may be cut, and libraries print, too
@@ -238,7 +185,7 @@ def _build(name: str, folder: Path, options: argparse.Namespace, deadline: Deadl
         raise PartFailed("no time was left")
     device, max_bytes = ("cpu" if options.dry_run else "cuda"), int(options.max_gib * GIB)
     command = [sys.executable, "-m", "bench.gpu.models", name, str(folder), str(max_bytes), device]
-    ended = _run(command, seconds)
+    ended = processes.run(command, seconds)
     if ended.code is None:
         raise PartFailed(f"building it took longer than {seconds:.0f} s")
     if ended.code != 0:

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from bench.gpu import __main__ as bench_gpu
-from bench.gpu import attention, models
-from bench.gpu.__main__ import Deadline, PartFailed
+from bench.gpu import attention, models, processes
+from bench.gpu.__main__ import PartFailed
+from bench.gpu.processes import Deadline
 from gemtune import families
 from gemtune.families.size import ModelSize
 from gemtune.machines import model_size
@@ -94,14 +95,14 @@ def test_a_part_that_takes_too_long_ends_with_its_children_and_keeps_what_it_wro
         "subprocess.run([sys.executable, '-c', 'import time; time.sleep(600)'])"
     )
     # The child has the pipe, too: without its end, reading would take 600 seconds.
-    ended = bench_gpu._run([sys.executable, "-c", program], 1.5)
-    assert ended == bench_gpu.Ended(None, ended.output, "")
+    ended = processes.run([sys.executable, "-c", program], 1.5)
+    assert ended == processes.Ended(None, ended.output, "")
     assert ended.output in ("", "measured\n")  # a busy machine may not even have begun
 
 
 def test_tests_that_take_too_long_leave_the_results_of_those_that_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     output = "tests/gpu/test_attention.py::test_a PASSED\n\ntests/gpu/test_rl.py::test_b \n"
-    monkeypatch.setattr(bench_gpu, "_run", lambda *_: bench_gpu.Ended(None, output, ""))
+    monkeypatch.setattr(processes, "run", lambda *_: processes.Ended(None, output, ""))
     results = bench_gpu._run_tests(Deadline(600))
     assert results["failed"] == "took longer than 180 s"
     assert results["lines"][0] == "tests/gpu/test_attention.py::test_a PASSED"
@@ -109,7 +110,7 @@ def test_tests_that_take_too_long_leave_the_results_of_those_that_ended(monkeypa
 
 def test_attention_that_takes_too_long_leaves_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     output = '{"layers": "a", "chosen": {"ms": 1.0}}\na library says something\n{"layers": "b", "cho'
-    monkeypatch.setattr(bench_gpu, "_run", lambda *_: bench_gpu.Ended(None, output, ""))
+    monkeypatch.setattr(processes, "run", lambda *_: processes.Ended(None, output, ""))
     measured = bench_gpu._measure_attention("cuda", Deadline(600))
     assert measured == {"a": {"chosen": {"ms": 1.0}}, "failed": "took longer than 60 s"}
 

@@ -23,7 +23,6 @@ from gemtune.request.spec import Spec
 from tests import tiny_gemma
 from tests.conversations import conversation_of
 from tests.tiny_shapes import SHAPES, TOKENS_PER_CLIP, gemma3n_processor, gemma3n_settings
-from tests.trainer.conftest import Bench
 from tests.trainer.steps.test_train import adapter, resumes_to_the_bit
 from tests.trainer.tones import QUESTION, chat, encoded, right_answer, samples
 from tests.trainer.training import media_jobs
