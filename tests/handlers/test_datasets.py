@@ -165,6 +165,48 @@ def test_links_are_for_parts_of_the_dataset(api: flask.testing.FlaskClient) -> N
     assert (unknown.status_code, unknown.json["error"]["code"]) == (404, "no_such_dataset")  # type: ignore[index]
 
 
+def test_a_dataset_is_not_used_before_all_of_its_files_are_there(api: flask.testing.FlaskClient) -> None:
+    """Refuse it while some files, but not others, are in their place."""
+    dataset_id = begin(api, ("train.jsonl", ROWS), ("eval.jsonl", ROWS))["dataset_id"]
+    send_missing(api, dataset_id, ROWS, b"x" * len(ROWS))
+    assert api.post(f"/datasets/{dataset_id}/complete").status_code == 409
+    request = {"processed_dataset_id": dataset_id, "training_config": {"base_model_id": "google/gemma-3-270m-it"}}
+    refused = api.post("/train", json=request)
+    (problem,) = refused.json["problems"]  # type: ignore[index]
+    assert (refused.status_code, problem["code"]) == (422, "dataset_not_ready")
+    assert "not complete" in problem["msg"]
+    rows = api.get(f"/datasets/{dataset_id}/rows")
+    assert (rows.status_code, rows.json["error"]["code"]) == (409, "dataset_incomplete")  # type: ignore[index]
+    send_missing(api, dataset_id, ROWS, ROWS)
+    assert api.post(f"/datasets/{dataset_id}/complete").status_code == 200
+    assert api.post("/train", json=request).status_code == 202
+    assert len(api.get(f"/datasets/{dataset_id}/rows").json["rows"]) == 7  # type: ignore[index]
+
+
+@embedded_only
+def test_a_dataset_is_never_so_large_that_its_parts_cannot_be_listed(api: flask.testing.FlaskClient) -> None:
+    files = [{"path": f"train-{number}.jsonl", "bytes": 2**39, "sha256": "0" * 64} for number in range(3)]
+    refused = api.post("/datasets", json={"files": files})
+    assert (refused.status_code, [problem["loc"] for problem in refused.json["problems"]]) == (422, [["files"]])  # type: ignore[index]
+
+
+@embedded_only
+@pytest.mark.parametrize("size", [-1, 10**30])
+def test_a_record_with_impossible_sizes_is_unreadable(
+    api: flask.testing.FlaskClient, services: bootstrap.Services, size: int
+) -> None:
+    dataset_id = begin(api, ("train.jsonl", ROWS))["dataset_id"]
+    name = record.record_name(dataset_id)
+    stored = json.loads(services.buckets.data.read(name))
+    stored["files"][0]["bytes"] = size
+    services.buckets.data.write(name, json.dumps(stored).encode())
+    shown = api.get(f"/datasets/{dataset_id}")
+    assert (shown.status_code, shown.json["error"]["code"]) == (409, "dataset_unreadable")  # type: ignore[index]
+    request = {"processed_dataset_id": dataset_id, "training_config": {"base_model_id": "google/gemma-3-270m-it"}}
+    assert [problem["code"] for problem in api.post("/train", json=request).json["problems"]] == ["dataset_not_ready"]  # type: ignore[index]
+    assert api.delete(f"/datasets/{dataset_id}").status_code == 200
+
+
 def test_uploaded_datasets_and_folders_are_listed_page_by_page(api: flask.testing.FlaskClient) -> None:
     dataset_id = begin(api, ("train.jsonl", ROWS), name="mine")["dataset_id"]
     first = api.get("/datasets?limit=1").json

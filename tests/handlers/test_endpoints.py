@@ -216,7 +216,7 @@ CONFLICTS = {
     ("DELETE", "/datasets/{dataset_id}"): {"dataset_in_use"},
     ("GET", "/datasets/{dataset_id}/files"): {"dataset_incomplete", "dataset_unreadable"},
     ("POST", "/datasets/{dataset_id}/check"): {"dataset_incomplete", "too_many_checks", "dataset_unreadable"},
-    ("GET", "/datasets/{dataset_id}/rows"): {"rows_not_readable", "dataset_unreadable"},
+    ("GET", "/datasets/{dataset_id}/rows"): {"rows_not_readable", "dataset_incomplete", "dataset_unreadable"},
 }
 
 

@@ -71,7 +71,9 @@ def list_(connection: Connection) -> None:
         return
     for dataset in datasets:
         size = sum(file.bytes for file in dataset.files)
-        name = dataset.name or "(a folder of the data bucket)"
+        # Every folder is ready, and an upload has a name.
+        unnamed = "(a folder of the data bucket)" if dataset.status == "ready" else "(its record cannot be read)"
+        name = dataset.name or unnamed
         echo_columns([f"{dataset.dataset_id:28}", f"{dataset.status:9}", f"{size:12} bytes", name])
 
 

@@ -98,6 +98,10 @@ REQUESTS: Mapping[str, ErrorCode] = {
         "There is no dataset of that name, or it has no train split.",
         "Put `train.jsonl`, or [another kind of file](../datasets.md#files), into the folder that the hint names.",
     ),
+    "dataset_not_ready": ErrorCode(
+        "The upload of the dataset is not complete, or its record cannot be read.",
+        "Upload it again; see [uploads](../datasets.md#uploads).",
+    ),
     "bad_dataset": ErrorCode(
         "The names of the dataset's files do not tell its splits, or its folder cannot be looked at.",
         "Do what the hint says; see [datasets](../datasets.md#files).",

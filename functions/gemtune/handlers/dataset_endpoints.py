@@ -16,7 +16,7 @@ from gemtune.datasets.uploads.errors import (
     DatasetNotFound,
     DatasetUnreadable,
 )
-from gemtune.datasets.uploads.record import PART_BYTES
+from gemtune.datasets.uploads.record import MAX_BYTES, PART_BYTES
 from gemtune.errors import (
     BadPageToken,
     NoSignedLinks,
@@ -24,14 +24,14 @@ from gemtune.errors import (
 from gemtune.handlers import answers, routes
 from gemtune.handlers.description.endpoint import Binary, Endpoint
 from gemtune.handlers.description.parameters import OneOf, Text, WholeNumber
-from gemtune.request.uploads.dataset import MAX_FILE_BYTES, MAX_FILES, DatasetUpload, PartLinksRequest
+from gemtune.request.uploads.dataset import MAX_FILES, DatasetUpload, PartLinksRequest
 from gemtune.untrusted import MAX_NUMBER
 
 FILE_NUMBER = WholeNumber(
     name="file", description="number of the file in `files`, from 0", least=0, most=MAX_FILES - 1, default=0
 )
 PART_NUMBER = WholeNumber(
-    name="part", description="number of the part, from 0", least=0, most=MAX_FILE_BYTES // PART_BYTES, default=0
+    name="part", description="number of the part, from 0", least=0, most=MAX_BYTES // PART_BYTES, default=0
 )
 DATASETS_LIMIT = WholeNumber(name="limit", description="datasets per page", least=1, most=200, default=50)
 AFTER_DATASET = Text(
@@ -164,7 +164,7 @@ DATASETS: Sequence[Endpoint] = (
         answer=answers.DatasetRows,
         body=None,
         parameters=(SPLIT, ROWS_LIMIT, AFTER_ROW, CHECK_ID),
-        errors=(BadPageToken, DatasetNotFound, CheckNotFound, RowsNotReadable, DatasetUnreadable),
+        errors=(BadPageToken, DatasetNotFound, DatasetIncomplete, CheckNotFound, RowsNotReadable, DatasetUnreadable),
     ),
     Endpoint(
         method="POST",

@@ -91,6 +91,14 @@ def test_files_that_the_service_has_are_not_sent(service: FakeService, rows_file
     assert (result.exit_code, result.stdout, len(service.requests)) == (0, f"{ID}\n", 1)
 
 
+def test_a_list_tells_folders_from_datasets_whose_record_cannot_be_read(service: FakeService) -> None:
+    listed = [dataset("ready", name=None), dataset("uploading", name=None)]
+    service.answers["GET", "/datasets"] = (200, {"datasets": listed, "next_after": None})
+    folder, unreadable = run("data", "list", url=service.url).stdout.splitlines()
+    assert folder.endswith("(a folder of the data bucket)")
+    assert unreadable.endswith("(its record cannot be read)")
+
+
 @pytest.mark.parametrize(("options", "path"), [([], "train.jsonl"), (["--filename", "t.csv"], "train.csv")])
 def test_rows_on_standard_input_are_uploaded(service: FakeService, options: list[str], path: str) -> None:
     service.answers["POST", "/datasets"] = (200, dataset("ready"))

@@ -13,16 +13,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from datetime import datetime
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 RECORDS = "datasets/records/"
 # Unfinished uploads have a folder apart from the records, so that finding old ones takes no look at complete datasets.
 UPLOADING = "datasets/uploading/"
 # Size of every part but the last one. A Cloud Function takes bodies of up to 32 MiB.
 PART_BYTES = 8 * 1024 * 1024
+# Sum of the sizes of a dataset's files. The parts of more could not be listed in one answer.
+MAX_BYTES = 1024**4
 # More digits than a name needs to be unique, few enough to be read in the id of a job.
 ID_DIGITS = 16
 
@@ -61,6 +64,13 @@ class DatasetRecord(BaseModel):
     created_at: datetime
     ready_at: datetime | None = None
 
+    @field_validator("files")
+    @classmethod
+    def _check_sizes(cls, files: tuple[DatasetFile, ...]) -> tuple[DatasetFile, ...]:
+        if any(file.bytes < 0 for file in files) or sum(file.bytes for file in files) > MAX_BYTES:
+            raise ValueError("these are no sizes of files")
+        return files
+
 
 def dataset_id_of(files: Sequence[DatasetFile]) -> str:
     """Return the id of a dataset with these files.
@@ -69,6 +79,11 @@ def dataset_id_of(files: Sequence[DatasetFile]) -> str:
     """
     content = sorted((file.path, file.bytes, file.sha256) for file in files)
     return f"dataset_{hashlib.sha256(json.dumps(content).encode()).hexdigest()[:ID_DIGITS]}"
+
+
+def is_dataset_id(name: str) -> bool:
+    """Return whether a name can be the id of an uploaded dataset."""
+    return re.fullmatch(rf"dataset_[0-9a-f]{{{ID_DIGITS}}}", name, re.ASCII) is not None
 
 
 def record_name(dataset_id: str) -> str:

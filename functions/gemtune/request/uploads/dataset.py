@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, field_validator
 
-from gemtune.datasets.uploads.record import PART_BYTES
+from gemtune.datasets.uploads.record import MAX_BYTES, PART_BYTES
 from gemtune.object_name import is_safe
 from gemtune.request.contract import Contract
 from gemtune.request.parsing import Reading, read_as
@@ -16,7 +16,6 @@ MAX_FILES, MAX_TAGS = 1000, 20
 # Parts of a request for links. Each link may take the service a call over the network.
 MAX_LINKS = 100
 STAND_INS = {"files": [{"path": "absent", "bytes": 0, "sha256": "0" * 64}]}
-MAX_FILE_BYTES = 1024**4
 LINKS_STAND_INS = {"parts": [{"file": 0, "part": 0}]}
 
 
@@ -28,7 +27,7 @@ class UploadFile(Contract):
         max_length=500,
         description="name of the file in the folder of the dataset, which says what it is: `train.jsonl`, `eval.csv`",
     )
-    bytes: int = Field(ge=0, le=MAX_FILE_BYTES, description="its size")
+    bytes: int = Field(ge=0, le=MAX_BYTES, description="its size")
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="hash of its content, in hexadecimal digits")
 
     @field_validator("path")
@@ -53,6 +52,8 @@ class DatasetUpload(Contract):
     def _check_names(cls, files: list[UploadFile]) -> list[UploadFile]:
         if len({file.path for file in files}) < len(files):
             raise ValueError("two files have the same path")
+        if sum(file.bytes for file in files) > MAX_BYTES:
+            raise ValueError(f"together the files have more than {MAX_BYTES} bytes")
         return files
 
 
@@ -60,7 +61,7 @@ class PartOfFile(Contract):
     """A part of a file of a dataset, by its numbers."""
 
     file: int = Field(0, ge=0, lt=MAX_FILES, description="number of the file in `files`, from 0")
-    part: int = Field(ge=0, le=MAX_FILE_BYTES // PART_BYTES, description="number of the part, from 0")
+    part: int = Field(ge=0, le=MAX_BYTES // PART_BYTES, description="number of the part, from 0")
 
 
 class PartLinksRequest(Contract):

@@ -9,6 +9,7 @@ from gemtune.errors import ObjectNotFound, Problem, UnsafeName
 from gemtune.ports import Objects
 from gemtune.request.facts import DatasetFiles
 from gemtune.services.datasets.listing import list_sizes, read_splits
+from gemtune.services.datasets.upload import why_unusable
 from gemtune.untrusted import MAX_BYTES, Unreadable
 
 FIELD = ("processed_dataset_id",)
@@ -27,6 +28,10 @@ def describe_dataset(data: Objects, dataset_id: str, *, with_columns: bool) -> D
     folder = splits.folder_of(dataset_id)
     try:
         place = data.uri(folder)
+        fault = why_unusable(data, dataset_id)
+        if fault is not None:
+            message, hint = fault
+            return DatasetFiles(place, exists=False, problem=Problem(FIELD, message, "dataset_not_ready", hint))
         sizes = list_sizes(data, folder)
         if sizes is None:
             return DatasetFiles(place, exists=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,7 +14,7 @@ from gemtune.datasets.uploads.errors import DatasetIncomplete, DatasetInUse, Dat
 from gemtune.datasets.uploads.record import RECORDS, DatasetFile, DatasetRecord, record_name, upload_folder
 from gemtune.errors import UnsafeName
 from gemtune.ports import JobStore, Objects
-from gemtune.services.datasets.upload import UploadDataset
+from gemtune.services.datasets.upload import WORKERS, UploadDataset
 
 # Files of a folder that a description names. A folder of pictures has more.
 SHOWN_FILES = 200
@@ -51,7 +52,8 @@ class DatasetCatalogue:
         """
         ids = sorted({*self._uploaded_ids(), *self._folders()})
         remaining = [dataset_id for dataset_id in ids if after is None or dataset_id > after]
-        described = [self._listed(dataset_id) for dataset_id in remaining[:limit]]
+        with ThreadPoolExecutor(WORKERS) as pool:  # each record may be a call over the network
+            described = list(pool.map(self._listed, remaining[:limit]))
         return described, remaining[limit - 1] if len(remaining) > limit else None
 
     def describe(self, dataset_id: str) -> DatasetDescription:

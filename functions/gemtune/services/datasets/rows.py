@@ -48,9 +48,9 @@ class ReadRows:
     def stored(self, dataset_id: str, split: SplitName, *, after: str | None, limit: int) -> RowsPage:
         """Return rows as the dataset's files have them.
 
-        Raises DatasetNotFound, RowsNotReadable, BadPageToken.
+        Raises DatasetNotFound, DatasetIncomplete, DatasetUnreadable, RowsNotReadable, BadPageToken.
         """
-        self.catalogue.describe(dataset_id)
+        self.catalogue.describe_ready(dataset_id)
         files = self._files(dataset_id, split)
         number, place = _parse(after, len(files))
         rows: list[CheckedRow] = []

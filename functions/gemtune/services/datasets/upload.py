@@ -24,6 +24,7 @@ from gemtune.datasets.uploads.record import (
     DatasetRecord,
     begun_name,
     dataset_id_of,
+    is_dataset_id,
     part_name,
     parts_folder,
     record_name,
@@ -74,12 +75,7 @@ class UploadDataset:
 
         Raises DatasetNotFound, DatasetUnreadable.
         """
-        try:
-            return DatasetRecord.model_validate_json(self.data.read(record_name(dataset_id)))
-        except ObjectNotFound:
-            raise DatasetNotFound(dataset_id) from None
-        except ValidationError:
-            raise DatasetUnreadable(dataset_id) from None
+        return read_record(self.data, dataset_id)
 
     def store_part(self, dataset_id: str, file: int, part: int, content: bytes) -> DatasetRecord:
         """Store one part of a file. A part of a complete dataset is ignored.
@@ -207,3 +203,35 @@ def _size_of(record: DatasetRecord, file: int, part: int) -> int:
     if part >= len(sizes):
         raise BadPart(f"file {file} of {record.dataset_id!r} has no part {part}")
     return sizes[part]
+
+
+def read_record(data: Objects, dataset_id: str) -> DatasetRecord:
+    """Return the record of a dataset.
+
+    Raises DatasetNotFound, DatasetUnreadable.
+    """
+    try:
+        return DatasetRecord.model_validate_json(data.read(record_name(dataset_id)))
+    except ObjectNotFound:
+        raise DatasetNotFound(dataset_id) from None
+    except ValidationError:
+        raise DatasetUnreadable(dataset_id) from None
+
+
+def why_unusable(data: Objects, dataset_id: str) -> tuple[str, str] | None:
+    """Return why no job can use an uploaded dataset, and what to do.
+
+    Some files of an incomplete one may be in their place already. None if jobs can use it, or if it was not uploaded.
+    """
+    if not is_dataset_id(dataset_id):
+        return None
+    try:
+        record = read_record(data, dataset_id)
+    except DatasetNotFound:
+        return None
+    except DatasetUnreadable as error:
+        return error.message, error.hint or ""
+    if record.ready_at is not None:
+        return None
+    hint = "upload it again, which goes on where the upload ended; or wait until another upload of it is over"
+    return f"the upload of dataset {dataset_id!r} is not complete", hint
