@@ -22,6 +22,7 @@ locals {
     ["/jobs/{job_id}", "delete", "delete"],
     ["/datasets", "post", "upload_dataset"],
     ["/datasets", "get", "list_datasets"],
+    ["/datasets/file", "post", "upload_file"],
     ["/datasets/{dataset_id}", "get", "show_dataset"],
     ["/datasets/{dataset_id}", "delete", "delete_dataset"],
     ["/datasets/{dataset_id}/parts", "put", "upload_part"],

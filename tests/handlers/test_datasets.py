@@ -131,6 +131,25 @@ def test_a_bad_announcement_names_its_problem(
     assert [problem["loc"] for problem in refused.json["problems"]] == [loc]  # type: ignore[index]
 
 
+def test_a_file_in_one_call_is_the_dataset_that_its_parts_are(
+    api: flask.testing.FlaskClient, services: bootstrap.Services
+) -> None:
+    content = ROWS[:99]
+    stored: Any = api.post("/datasets/file?name=mine", data=content, content_type="application/x-www-form-urlencoded")
+    assert (stored.status_code, stored.json["status"], stored.json["name"]) == (200, "ready", "mine")
+    dataset_id = stored.json["dataset_id"]
+    assert services.buckets.data.read(f"{FOLDER}/{dataset_id}/train.jsonl") == content
+    assert begin(api, ("train.jsonl", content))["dataset_id"] == dataset_id
+    again: Any = api.post("/datasets/file", data=content)
+    assert (again.json["dataset_id"], again.json["name"]) == (dataset_id, "unnamed dataset")
+    table: Any = api.post("/datasets/file?kind=csv.gz", data=content)
+    assert [file["path"] for file in table.json["files"]] == ["train.csv.gz"]
+    assert table.json["dataset_id"] != dataset_id
+    assert api.post("/datasets/file?kind=exe", data=content).status_code == 422
+    too_large: Any = api.post("/datasets/file", data=b"x" * (8 * 1024 * 1024 + 1))
+    assert (too_large.status_code, "in parts" in too_large.json["error"]["hint"]) == (413, True)
+
+
 def test_links_take_parts_where_the_storage_has_links(api: flask.testing.FlaskClient, backend: World) -> None:
     begun = begin(api, ("train.jsonl", ROWS), ("eval.jsonl", b"rows"))
     dataset_id = begun["dataset_id"]

@@ -36,6 +36,11 @@ KEY = {"type": "string", "minLength": 1, "maxLength": 1024, "pattern": "^[!-~]([
 TOKEN = {"type": "string", "minLength": 1, "maxLength": 256, "pattern": "^[A-Za-z0-9_-]+={0,2}$"}
 AFTER_ID = {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "[!-~]([ -~]*[!-~])?"}
 AFTER = {"type": "integer", "minimum": 0, "maximum": LARGEST}
+FILE_KINDS = [
+    f"{ending}{compression}"
+    for ending in ("jsonl", "ndjson", "json", "csv", "tsv")
+    for compression in ("", ".gz", ".zst")
+] + ["parquet"]
 INTERFACE: dict[tuple[str, str], tuple[dict[str, dict[str, Any]], int, list[int]]] = {
     ("POST", "/train"): (
         {"dry_run": {"type": "string", "enum": ["true", "false"]}, "Idempotency-Key": KEY},
@@ -75,6 +80,14 @@ INTERFACE: dict[tuple[str, str], tuple[dict[str, dict[str, Any]], int, list[int]
     ("DELETE", "/jobs/{job_id}"): ({}, 200, [404, 409]),
     ("GET", "/account"): ({}, 200, []),
     ("POST", "/datasets"): ({}, 200, [409]),
+    ("POST", "/datasets/file"): (
+        {
+            "kind": {"type": "string", "enum": FILE_KINDS},
+            "name": {"type": "string", "minLength": 1, "maxLength": 200, "pattern": r"^[^\x00-\x1f\x7f]*$"},
+        },
+        200,
+        [409],
+    ),
     ("PUT", "/datasets/{dataset_id}/parts"): (
         {
             "file": {"type": "integer", "minimum": 0, "maximum": 999, "default": 0},
@@ -120,6 +133,7 @@ BODIES = {
     ("POST", "/datasets"): "DatasetUpload",
     ("POST", "/datasets/{dataset_id}/part-links"): "PartLinksRequest",
     ("POST", "/datasets/{dataset_id}/check"): "CheckRequest",
+    ("POST", "/datasets/file"): None,
     ("PUT", "/datasets/{dataset_id}/parts"): None,
 }
 
@@ -209,6 +223,7 @@ CONFLICTS = {
     ("POST", "/jobs/{job_id}/cancel"): {"job_is_over"},
     ("DELETE", "/jobs/{job_id}"): {"job_is_running", "job_has_children"},
     ("POST", "/datasets"): {"dataset_unreadable"},
+    ("POST", "/datasets/file"): {"dataset_unreadable"},
     ("GET", "/datasets/{dataset_id}"): {"dataset_unreadable"},
     ("PUT", "/datasets/{dataset_id}/parts"): {"bad_part", "dataset_unreadable"},
     ("POST", "/datasets/{dataset_id}/part-links"): {"bad_part", "dataset_unreadable"},
@@ -312,7 +327,8 @@ def test_the_gateway_routes_every_endpoint() -> None:
 
 
 CODES = {"page_token": "bad_page_token", "after": "bad_page_token", "Idempotency-Key": "bad_idempotency_key"} | {
-    "check_id": "bad_form"
+    "check_id": "bad_form",
+    "name": "bad_form",
 }
 Bound = tuple[tuple[str, str], dict[str, Any], str, bool]
 
@@ -339,7 +355,7 @@ def _bounds() -> Iterator[Bound]:
                 yield path, parameter, "a" * schema["maxLength"], True
                 yield path, parameter, "a" * (schema["maxLength"] + 1), False
                 yield path, parameter, "", False
-                outside = "~" if name == "page_token" else "\u00e9"
+                outside = {"page_token": "~", "name": "\n"}.get(name, "\u00e9")
                 yield path, parameter, f"a{outside}a", False
 
 

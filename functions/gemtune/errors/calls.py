@@ -42,5 +42,12 @@ class BodyTooLarge(GemtuneError):
 
     code = "body_too_large"
 
-    def __init__(self, limit: int):
-        super().__init__(f"a request has at most {limit} bytes", hint="put rows into a dataset, not into the request")
+    def __init__(self, limit: int, *, is_file: bool):
+        """Describe the limit in bytes.
+
+        is_file: whether the body is a file, or a part of one.
+        """
+        hint = "put rows into a dataset, not into the request"
+        if is_file:
+            hint = "send a larger file with `gemtune data upload`, or in parts: POST /datasets says which"
+        super().__init__(f"a request has at most {limit} bytes", hint=hint)

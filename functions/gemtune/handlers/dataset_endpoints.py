@@ -8,6 +8,7 @@ from typing import get_args
 from gemtune.checks.errors import CheckNotFound, RowsNotReadable, TooManyChecks
 from gemtune.checks.request import CheckRequest
 from gemtune.checks.row import SplitName
+from gemtune.datasets.files.kinds import KINDS
 from gemtune.datasets.uploads.errors import (
     BadPart,
     ChecksumMismatch,
@@ -24,9 +25,23 @@ from gemtune.errors import (
 from gemtune.handlers import answers, routes
 from gemtune.handlers.description.endpoint import Binary, Endpoint
 from gemtune.handlers.description.parameters import OneOf, Text, WholeNumber
+from gemtune.request.spec import PRINTABLE
 from gemtune.request.uploads.dataset import MAX_FILES, DatasetUpload, PartLinksRequest
 from gemtune.untrusted import MAX_NUMBER
 
+FILE_KIND = OneOf(
+    name="kind",
+    description="ending of the file's name, which says what it is; absent: jsonl",
+    values=tuple(kind.suffix.removeprefix(".") for kind in KINDS),
+)
+DATASET_NAME = Text(
+    name="name",
+    description="name for people; absent: unnamed dataset",
+    max_length=200,
+    pattern=PRINTABLE,
+    code="bad_form",
+    hint="leave out control characters",
+)
 FILE_NUMBER = WholeNumber(
     name="file", description="number of the file in `files`, from 0", least=0, most=MAX_FILES - 1, default=0
 )
@@ -76,6 +91,17 @@ DATASETS: Sequence[Endpoint] = (
         answer=answers.Dataset,
         body=DatasetUpload,
         parameters=(),
+        errors=(DatasetUnreadable,),
+    ),
+    Endpoint(
+        method="POST",
+        path="/datasets/file",
+        summary="Upload a small file of rows in one call",
+        route=routes.upload_file,
+        success=200,
+        answer=answers.Dataset,
+        body=Binary(PART_BYTES),
+        parameters=(FILE_KIND, DATASET_NAME),
         errors=(DatasetUnreadable,),
     ),
     Endpoint(

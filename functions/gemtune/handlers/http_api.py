@@ -46,7 +46,7 @@ def respond(request: flask.Request, services: Services) -> flask.Response:
         endpoint, parts = ROUTER.bind_to_environ(request.environ | {"SCRIPT_NAME": ""}).match()
         max_bytes = endpoint.body.max_bytes if isinstance(endpoint.body, Binary) else MAX_BODY_BYTES
         if (request.content_length or 0) > max_bytes:
-            raise errors.BodyTooLarge(max_bytes)
+            raise errors.BodyTooLarge(max_bytes, is_file=isinstance(endpoint.body, Binary))
         answer = endpoint.route(services, **parts, **_arguments(endpoint, request, services))
         return error_answers.with_version(
             flask.Response(answer.model_dump_json(), endpoint.success, mimetype=error_answers.JSON)

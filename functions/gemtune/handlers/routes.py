@@ -133,6 +133,12 @@ def upload_dataset(services: Services, *, owner: str, body: bytes) -> answers.Da
     return _dataset(services, record.dataset_id)
 
 
+def upload_file(services: Services, *, body: bytes, kind: str | None, name: str | None) -> answers.Dataset:
+    """Store a file of rows as a dataset."""
+    record = services.upload_dataset.store_file(f"train.{kind or 'jsonl'}", body, name=name)
+    return _dataset(services, record.dataset_id)
+
+
 def upload_part(services: Services, *, dataset_id: str, body: bytes, file: int, part: int) -> answers.PartStored:
     """Store one part of a file of a dataset."""
     services.upload_dataset.store_part(dataset_id, file, part, body)

@@ -74,9 +74,9 @@ SERVICE: Mapping[str, str] = {
     "handlers.answers": "checks datasets.uploads jobs jobs.parts machines services.budgets services.datasets "
     "services.logs services.planning training_files",
     "handlers.description": "errors handlers.answers request untrusted",
-    "handlers": "admission bootstrap checks datasets.uploads errors handlers.answers handlers.description jobs "
-    "jobs.parts machines methods ports redaction request request.uploads services services.acceptance "
-    "services.budgets services.datasets services.logs services.planning training_files untrusted",
+    "handlers": "admission bootstrap checks datasets.files datasets.uploads errors handlers.answers "
+    "handlers.description jobs jobs.parts machines methods ports redaction request request.uploads services "
+    "services.acceptance services.budgets services.datasets services.logs services.planning training_files untrusted",
     "local_server.workflow_engine": "",
     "local_server": "bootstrap embedded errors handlers jobs local_server.workflow_engine machines ports process "
     "redaction services settings",

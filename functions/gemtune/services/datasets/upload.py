@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -32,7 +33,7 @@ from gemtune.datasets.uploads.record import (
 )
 from gemtune.errors import ObjectNotFound
 from gemtune.ports import Clock, Objects, UploadLink
-from gemtune.request.uploads.dataset import DatasetUpload, PartOfFile
+from gemtune.request.uploads.dataset import DatasetUpload, PartOfFile, UploadFile
 
 # Files that are put together at the same time, and links that are signed: both may wait for the network.
 WORKERS = 8
@@ -88,6 +89,19 @@ class UploadDataset:
             raise BadPart(f"part {part} of file {file} has {len(content)} bytes instead of {size}")
         if record.ready_at is None:
             self.data.write(part_name(dataset_id, file, part), content)
+        return record
+
+    def store_file(self, path: str, content: bytes, *, name: str | None) -> DatasetRecord:
+        """Store one file of at most one part as a complete dataset.
+
+        name: for people; None for that of every upload without one. Raises DatasetUnreadable.
+        """
+        file = UploadFile(path=path, bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+        upload = DatasetUpload(files=[file]) if name is None else DatasetUpload(files=[file], name=name)
+        record = self.begin(upload)
+        if record.ready_at is None:
+            self.store_part(record.dataset_id, 0, 0, content)
+            record = self.complete(record.dataset_id)
         return record
 
     def links(self, dataset_id: str, parts: Sequence[PartOfFile]) -> list[UploadLink]:
