@@ -24,6 +24,7 @@ from gemtune.request.exports import EXPORTS
 from gemtune.request.spec import ExportConfig, Spec
 from gemtune.services.advance import Advance
 from trainer.context import Context
+from trainer.process.thread_waiting import limit_spinning
 
 
 def main(job_id: str, *chosen: str) -> None:
@@ -31,6 +32,7 @@ def main(job_id: str, *chosen: str) -> None:
 
     chosen: exports as FORMAT:QUANTIZATION; without any, all are measured.
     """
+    limit_spinning()  # as the trainer does
     print(
         "| export | MB | write, s | compared in 16 bits, s | peak, MB | certificate, s | peak, MB | KL | same choice "
         "| perplexity (trained) | noise floor | verdict |"

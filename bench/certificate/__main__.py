@@ -4,10 +4,14 @@
 least 29 of 30 of which have to be refused. `honest`: exports as gemtune writes them, none of which may be refused.
 `noise`: exports with as much Gaussian noise as just passes, which have to do their task all the same. Prints a table
 for each trial, and exits with 1 if one of them misses its aim. llama.cpp is needed (`make llama`).
+
+`python -m bench.certificate --base FOLDER` tries noise on another model instead, such as the one of `make demo`, which
+learns the example dataset of capitals with LoRA. That takes half an hour for Gemma 3 270M on two idle cores.
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -20,12 +24,15 @@ NOTICED, FORGIVEN = 29 / 30, 2
 SHOWN = 100
 
 
-def main(chosen: Sequence[str]) -> bool:
-    """Run the chosen trials, or all; return whether all reached their aims."""
-    if unknown := set(chosen) - set(TRIALS):
-        sys.exit(f"there is no trial {', '.join(sorted(unknown))}: choose among {', '.join(TRIALS)}")
+def main(chosen: Sequence[str], larger: Path | None) -> bool:
+    """Run the chosen trials, or all; return whether all reached their aims.
+
+    larger: the base model to try noise on instead.
+    """
     with tempfile.TemporaryDirectory(prefix="gemtune-certificate-") as folder:
         work = Path(folder)
+        if larger is not None:
+            return _keep_their_task(noise.run_on(work, larger))
         base = jobs.teach(work / "taught")
         reached = [trial(work / name, base) for name, trial in TRIALS.items() if name in (chosen or TRIALS)]
         return all(reached)
@@ -48,7 +55,10 @@ def _honest(work: Path, base: Path) -> bool:
 
 
 def _noise(work: Path, base: Path) -> bool:
-    trials = noise.run(work, base)
+    return _keep_their_task(noise.run(work, base))
+
+
+def _keep_their_task(trials: Sequence[noise.Trial]) -> bool:
     heads = ("export", "strongest noise that passes", "without noise", "right", "trained model", "of")
     _print(heads, [each.cells() for each in trials])
     lost = sum(each.right < each.right_trained - FORGIVEN for each in trials)
@@ -66,5 +76,18 @@ def _print(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 TRIALS: Mapping[str, Callable[[Path, Path], bool]] = {"sabotages": _sabotages, "honest": _honest, "noise": _noise}
 
 
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench.certificate")
+    parser.add_argument("trials", nargs="*", metavar="TRIAL", help=f"{', '.join(TRIALS)}; all without one")
+    parser.add_argument("--base", type=Path, metavar="FOLDER", help="base model to try noise on, instead of tiny ones")
+    arguments = parser.parse_args()
+    if unknown := set(arguments.trials) - set(TRIALS):
+        parser.error(f"there is no trial {', '.join(sorted(unknown))}: choose among {', '.join(TRIALS)}")
+    if arguments.trials and arguments.base is not None:
+        parser.error("with --base there is one trial only")
+    return arguments
+
+
 if __name__ == "__main__":
-    sys.exit(0 if main(sys.argv[1:]) else 1)
+    options = _arguments()
+    sys.exit(0 if main(options.trials, options.base) else 1)

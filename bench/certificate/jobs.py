@@ -39,8 +39,8 @@ class TinyJob:
     """A job on a tiny model, trained when it is first used.
 
     work: a folder of its own. shape: a key of `tiny_shapes.SHAPES`. base: a model of the shape with other weights.
-    preferences: whether it learns from pairs of answers. lessons: the rows that it learns. training: fields of
-    training_config.
+    preferences: whether it learns from pairs of answers. lessons: the rows that it learns. held_out: those that the
+    certificate compares on. training: fields of training_config.
     """
 
     work: Path
@@ -48,6 +48,7 @@ class TinyJob:
     base: Path | None = None
     preferences: bool = False
     lessons: Rows = field(default_factory=lambda: UNSEEN)
+    held_out: Rows = field(default_factory=lambda: SEEN)
     training: Mapping[str, Any] = field(default_factory=dict)
     _exact: dict[tuple[Format, Quantization], Path] = field(default_factory=dict)
 
@@ -57,7 +58,7 @@ class TinyJob:
         self.work.mkdir(parents=True)
         base = self.base or tiny_gemma.build(self.work / "base", self.shape, head_dim=head_dim(self.shape))
         bench = Bench(self.work / "home", base, **(dict(LEARNING) | dict(self.training)))
-        for split, chats in (("train", self.lessons), ("eval", SEEN)):
+        for split, chats in (("train", self.lessons), ("eval", self.held_out)):
             bench.put(split, preference_rows.pairs(list(chats)) if self.preferences else list(chats))
         bench.to(Step.TRAIN)
         return bench.context(Step.EXPORT)
@@ -83,6 +84,21 @@ class TinyJob:
         certificate = replace(export.certificate_of(context, self.trained, folder, ""), compare=comparison.measure)
         check = partial(parity_check.check_function, certificate)
         return folder, export_files.write(context, self.trained, folder, check_exact=check)
+
+    @cached_property
+    def in_bf16(self) -> Path:
+        """The trained model as GGUF in bf16, from which others are quantized.
+
+        It must not be changed.
+        """
+        context, file = self.of("gguf", "q8_0"), self.work / "in-bf16.gguf"
+
+        def keep(exact: Path) -> None:
+            shutil.copyfile(exact, file)
+
+        export_files.write(context, self.trained, context.work / "exported", check_exact=keep)
+        shutil.rmtree(context.work)
+        return file
 
     def exact(self, export_format: Format, quantization: Quantization) -> Path:
         """Return the folder of an export, which is written once.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import resource
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -15,6 +15,7 @@ import torch
 
 from gemtune.request.exports import AdapterExport, GgufExport, MergedExport
 from trainer.certificate import reference
+from trainer.certificate.batches import batches_of, trained_and_base_logits
 from trainer.certificate.files import check
 from trainer.certificate.files.case import Case
 from trainer.certificate.held_out_rows import OWN_QUESTIONS, ComparisonRows, Row
@@ -82,31 +83,47 @@ def measure(stored: Mapping[str, Any]) -> dict[str, Any]:
 def measure_function(stored: Mapping[str, Any]) -> dict[str, Any]:
     """Return how far llama.cpp's logits in 16 bits are from the trained ones.
 
-    stored: a case whose `exact` names a GGUF file in 16 bits. Returns `deviation`, the median over positions of
-    `sums.deviations`, and `noise`, the same of llama.cpp with and without its cache in 8 bits, which moves logits as
-    far as rounding the weights to bf16 does; None if the deviation is small, or llama.cpp has no such cache.
-    Returns only `cannot_load` if llama.cpp cannot run the file.
+    stored: a case whose `exact` names a GGUF file in 16 bits. Without a reference, what base and adapter say is
+    computed. Returns `deviation`, the median over positions of `sums.deviations`, and `noise`, the same of llama.cpp
+    with and without its cache in 8 bits, which moves logits as far as rounding the weights to bf16 does; None if the
+    deviation is small, or llama.cpp has no such cache. Returns only `cannot_load` if llama.cpp cannot run the file.
     """
     case = Case.read(stored)
-    expected = _reference(case, stored)
+    rows, hidden = _function_states(case, stored)
     head, _ = heads_of(case.base, case.adapter)
     suppressed = suppressed_tokens(case.trained)
-    pairs = [pair for pair in zip(expected.rows.rows, expected.states, strict=True) if not pair[0].media]
-    of_kinds = (
-        (pair for pair in pairs if pair[0].positions and pair[0].probe is is_probe) for is_probe in (False, True)
-    )
-    rows = [pair for of_kind in of_kinds for pair in islice(of_kind, FUNCTION_ROWS)]
     try:
         model = LlamaModel(case.tools, Path(stored["exact"]))
-        exact = [_first_logits(model, row) for row, _ in rows]
+        exact = [_first_logits(model, row) for row in rows]
     except LoadError as error:
         return _cannot_load(error)
-    trained = [head(states.hidden[: len(logits)]) for (_, states), logits in zip(rows, exact, strict=True)]
+    trained = head(torch.cat(hidden)).split([len(each) for each in hidden]) if hidden else []
     deviation, noise = _median_deviation(trained, exact, suppressed), None
     if not deviation <= DEVIATION:
         with suppress(LoadError):  # no such cache: then nothing says that rounding moves the logits so far
-            noise = _median_deviation(exact, [_first_logits(model, row, rounded=True) for row, _ in rows], suppressed)
+            noise = _median_deviation(exact, [_first_logits(model, row, rounded=True) for row in rows], suppressed)
     return {"deviation": deviation, "noise": noise}
+
+
+def _function_states(case: Case, stored: Mapping[str, Any]) -> tuple[list[Row], list[torch.Tensor]]:
+    """Return some rows of each kind, with hidden states of their first positions."""
+    expected = None if stored.get("reference") is None else reference.read(Path(stored["reference"]))
+    rows = ComparisonRows.read(stored["rows"]).rows if expected is None else expected.rows.rows
+    of_kinds = (
+        (index for index, row in enumerate(rows) if row.positions and not row.media and row.probe is is_probe)
+        for is_probe in (False, True)
+    )
+    chosen = [index for of_kind in of_kinds for index in islice(of_kind, FUNCTION_ROWS)]
+    if expected is not None:
+        hidden = [expected.states[index].hidden[:FUNCTION_POSITIONS] for index in chosen]
+    else:
+        trained = Transformers(case.base, case.adapter)
+        hidden = [
+            trained.hidden(rows[index].input_ids, rows[index].positions[:FUNCTION_POSITIONS], {}) for index in chosen
+        ]
+        del trained
+        gc.collect()  # modules refer to each other in cycles; llama.cpp loads its file next
+    return [rows[index] for index in chosen], hidden
 
 
 def _first_logits(model: LlamaModel, row: Row, *, rounded: bool = False) -> torch.Tensor:
@@ -146,22 +163,11 @@ def measure_floor(stored: Mapping[str, Any]) -> dict[str, dict[str, float]]:
         rounded = Transformers(place, with_media=with_media)
     floor = {}
     for kind in KINDS:
-        compared = _compared(expected, kind, rounded)
-        pairs = (pair for row, states in compared for pair in _pairs(row, states, head, rounded))
-        kl, agreement = noise_of(pairs, rounded.suppressed)
+        pairs = ((batch, batch.joined()) for batch in batches_of(_compared(expected, kind, rounded)))
+        logits = ((head(states.base), rounded.logits(batch)) for batch, states in pairs if states.base is not None)
+        kl, agreement = noise_of(logits, rounded.suppressed)
         floor[kind] = {"kl": kl, "agreement": agreement}
     return floor
-
-
-def _pairs(
-    row: Row, states: RowStates, head: OutputHead, rounded: Runtime
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield logits of the base model as recorded and as rounded."""
-    done = 0
-    for logits in rounded.logits(row.input_ids, row.positions, states.inputs):
-        assert states.base is not None
-        yield head(states.base[done : done + len(logits)]), logits
-        done += len(logits)
 
 
 def _compared(expected: Reference, kind: str, runtime: Runtime) -> list[tuple[Row, RowStates]]:
@@ -238,15 +244,21 @@ def _shown(content: Any) -> str:
 
 
 def _measured(expected: Reference, heads: tuple[OutputHead, OutputHead | None], exported: Runtime) -> dict[str, Any]:
-    """Return the metrics by kind of row, and the answers that are right."""
+    """Return the metrics by kind of row, and the answers that are right.
+
+    Right means that every token of the answer is the first choice, so that greedy generation gives the answer.
+    """
     sums = {kind: Sums(exported.suppressed) for kind in KINDS}
     right = {"trained": 0, "exported": 0}
     for kind in KINDS:
-        for row, states in _compared(expected, kind, exported):
-            hits = _add_row(sums[kind], row, states, heads, exported)
-            if kind == "rows" and row.whole:
-                for name, is_right in zip(right, hits, strict=True):
-                    right[name] += is_right
+        for batch in batches_of(_compared(expected, kind, exported)):
+            states = batch.joined()
+            trained, base = trained_and_base_logits(states, *heads)
+            block = Block(trained, exported.logits(batch), base, batch.targets, states.base_loss, states.base_choice)
+            hits = dict(zip(right, sums[kind].add(block), strict=True))
+            for name, by_position in hits.items():
+                by_row = zip(batch.rows, by_position.split(batch.counts), strict=True)
+                right[name] += sum(bool(hit.all()) for row, hit in by_row if kind == "rows" and row.whole)
     counts = {f"{kind}_compared": len(_compared(expected, kind, exported)) for kind in KINDS}
     with_media = sum(bool(row.media) for row in expected.rows.rows)
     media = {
@@ -255,26 +267,6 @@ def _measured(expected: Reference, heads: tuple[OutputHead, OutputHead | None], 
         "media_compared": with_media if exported.reads_media else 0,
     }
     return {kind: sums[kind].metrics() for kind in KINDS} | {"right": right} | counts | media
-
-
-def _add_row(
-    sums: Sums, row: Row, states: RowStates, heads: tuple[OutputHead, OutputHead | None], exported: Runtime
-) -> Sequence[bool]:
-    """Add a row; return whether trained model and export answer it right.
-
-    Right means that every token of the answer is the first choice, so that greedy generation gives the answer.
-    """
-    head, base_head = heads
-    targets = torch.tensor([row.labels[at + 1] for at in row.positions], dtype=torch.int64)
-    done, right = 0, [True, True]
-    for logits in exported.logits(row.input_ids, row.positions, states.inputs):
-        at = slice(done, done + len(logits))
-        base = None if states.base is None or base_head is None else base_head(states.base[at])
-        losses, choices = (None if each is None else each[at] for each in (states.base_loss, states.base_choice))
-        hits = sums.add(Block(head(states.hidden[at]), logits, base, targets[at], losses, choices))
-        right = [before and bool(hit.all()) for before, hit in zip(right, hits, strict=True)]
-        done += len(logits)
-    return right
 
 
 def _prompt_differences(exported: Runtime, rows: ComparisonRows) -> tuple[list[dict[str, Any]], list[str]]:

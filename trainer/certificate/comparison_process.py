@@ -20,12 +20,14 @@ def main() -> None:
     """Compare the case of the command line."""
     path, result = (Path(argument) for argument in sys.argv[1:])
     case = json.loads(path.read_text())
+    # llama.cpp needs none of the slow imports, unless what the trained model says is computed first.
+    is_computed = case["reference"] is None
     with garbage_collection_paused():
-        import transformers.generation.utils  # noqa: F401
-
         from trainer.certificate.comparison import measure
 
-        if case["adapter"] is not None:
+        if is_computed or case["format"] != "gguf":
+            import transformers.generation.utils  # noqa: F401
+        if case["adapter"] is not None and (is_computed or case["format"] == "adapter"):
             import peft  # noqa: F401
     result.write_text(json.dumps(measure(case), ensure_ascii=False))
 

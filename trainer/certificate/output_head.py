@@ -32,7 +32,10 @@ class OutputHead:
         """Return the logits of (positions, width) hidden states."""
         hidden = hidden.to(self._weight.device).float()
         with torch.no_grad():
-            logits = torch.cat([hidden @ block.float().T for block in self._weight.split(COLUMNS)], dim=1)
+            if self._weight.dtype == torch.float32:
+                logits = hidden @ self._weight.T
+            else:
+                logits = torch.cat([hidden @ block.float().T for block in self._weight.split(COLUMNS)], dim=1)
         return (logits if self._cap is None else self._cap * torch.tanh(logits / self._cap)).cpu()
 
     def blocks(self, hidden: torch.Tensor) -> Iterator[torch.Tensor]:

@@ -12,7 +12,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,8 @@ class Certificate:
     rows: to compare on, if training recorded no reference; those with pictures or audio need one. work: a folder for
     temporary files. tools: the folder of llama.cpp. note: a sentence on how the export was made. write_base: writes the
     base model as the export was written, for the noise floor, and returns the file or folder; None if all weights were
-    trained. compare: does what `comparison_process` does with a case; None is that process.
+    trained. compare: does what `comparison_process` does with a case; None is that process. seconds: those that checks
+    took before, which count for the certificate.
     """
 
     spec: Spec
@@ -60,6 +61,7 @@ class Certificate:
     note: str = ""
     write_base: Callable[[], Path] | None = None
     compare: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
+    seconds: float = 0.0
 
 
 def issue(certificate: Certificate, monotonic: Callable[[], float] = time.monotonic) -> Parity:
@@ -86,7 +88,7 @@ def issue(certificate: Certificate, monotonic: Callable[[], float] = time.monoto
             "verdict": "loss_accepted" if losses else "passed",
             "losses": losses,
             "differences": _known_differences(result, spec),
-            "seconds": round(monotonic() - began, 1),
+            "seconds": round(certificate.seconds + monotonic() - began, 1),
         }
     )
     _write(certificate, parity, checks, asdict(limits), result)
@@ -96,12 +98,14 @@ def issue(certificate: Certificate, monotonic: Callable[[], float] = time.monoto
 def check_function(certificate: Certificate, file: Path) -> None:
     """Check that llama.cpp computes the function that was trained.
 
-    file: the trained model as GGUF in 16 bits. Limits of formats cannot show that: they allow for rounding. After QLoRA
-    there is no record of the trained model in 16 bits, so nothing is compared. Raises StepError `export_differs`.
+    file: the trained model as GGUF in 16 bits. Limits of formats cannot show that: they allow for rounding. After
+    QLoRA the record is of a model in 4 bits, so what the adapter and the original base model say is computed. Raises
+    StepError `export_differs`.
     """
+    trained = certificate.trained
     if certificate.spec.training_config.method == "QLoRA":
-        return
-    result = _run(certificate, {"exact": str(file)})
+        trained = replace(trained, reference=None)
+    result = _run(replace(certificate, trained=trained), {"exact": str(file)})
     if "cannot_load" in result:
         raise _differs(f"llama.cpp cannot run it: {result['cannot_load']}")
     deviation, limit = result["deviation"], verdict.allowed_deviation(result["noise"])

@@ -1,12 +1,12 @@
 """Runtimes of trained and exported models: transformers, PEFT, llama.cpp.
 
-Each one tokenizes prompts, and computes logits and answers. Logits come in blocks of positions, as a single position
+Each one tokenizes prompts, and computes logits and answers. Logits come in batches of positions, as a single position
 has 262,144 of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -14,12 +14,13 @@ import torch
 
 from trainer.base_model import folder_contents
 from trainer.base_model.language_model import is_wrapped, unwrap
+from trainer.certificate.batches import Batch
 from trainer.certificate.output_head import OutputHead
 from trainer.conversation.chat_template import json_object
 from trainer.conversation.render_limits import RenderLimits
 from trainer.export import modelfile
 from trainer.gguf import file_template
-from trainer.gguf.llama_library import POSITIONS, LlamaModel
+from trainer.gguf.llama_library import LlamaModel
 from trainer.model import loading
 
 Tokens = Sequence[int]
@@ -64,11 +65,10 @@ class Runtime(Protocol):
         """Return whether the export's configuration ends answers at a token."""
         ...
 
-    def logits(self, tokens: Tokens, positions: Sequence[int], inputs: Inputs) -> Iterator[torch.Tensor]:
-        """Yield the logits of some positions, in order.
+    def logits(self, batch: Batch) -> torch.Tensor:
+        """Return the logits of a batch, (positions, vocabulary) in float32.
 
-        Blocks are (at most POSITIONS positions, vocabulary), in float32. inputs: of a row with media; a runtime that
-        reads no media is not asked for such a row.
+        A runtime that reads no media is not asked for rows with some.
         """
         ...
 
@@ -148,9 +148,9 @@ class Transformers:
         with self._adapted.disable_adapter():
             return self.hidden(tokens, positions, inputs)
 
-    def logits(self, tokens: Tokens, positions: Sequence[int], inputs: Inputs) -> Iterator[torch.Tensor]:
-        for block in self.hidden(tokens, positions, inputs).split(POSITIONS):
-            yield self.head(block)
+    def logits(self, batch: Batch) -> torch.Tensor:
+        pairs = zip(batch.rows, batch.states, strict=True)
+        return self.head(torch.cat([self.hidden(row.input_ids, row.positions, each.inputs) for row, each in pairs]))
 
     def answer(self, tokens: Tokens, limit: int) -> list[int]:
         ends = self._model.generation_config.eos_token_id
@@ -208,10 +208,10 @@ class LlamaCpp:
     def stops_at(self, token: int) -> bool:
         return self._model.ends(token)
 
-    def logits(self, tokens: Tokens, positions: Sequence[int], inputs: Inputs) -> Iterator[torch.Tensor]:
-        assert not inputs, "llama.cpp's library for pictures and audio is another one"
-        for block in self._model.logits(tokens, set(positions)):
-            yield torch.from_numpy(block)
+    def logits(self, batch: Batch) -> torch.Tensor:
+        assert not any(row.media for row in batch.rows), "llama.cpp's library for pictures and audio is another one"
+        blocks = (block for row in batch.rows for block in self._model.logits(row.input_ids, set(row.positions)))
+        return torch.cat([torch.from_numpy(block.copy()) for block in blocks])
 
     def answer(self, tokens: Tokens, limit: int) -> list[int]:
         return self._model.answer(tokens, limit)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,7 @@ def write(
         exact = target.with_name("exact.gguf")  # in bf16, the precision of the weights, which are rounded only once
         _convert(model, exact, "bf16", tools, check_stop)
         check_exact(exact)
-        dithered = _quantized(exact, target, export.llama_type, tools, untrained, check_stop)
+        dithered = quantize(exact, target, export.llama_type, tools, untrained, check_stop)
         exact.unlink()
     _end_at_calls(model, target, tools, check_stop)
     if "vision_config" in folder_contents.config_of(model):
@@ -66,26 +66,26 @@ def write(
     return dithered
 
 
-def _quantized(
+def quantize(
     exact: Path,
     target: Path,
     llama_type: str,
     tools: Path,
     untrained: Collection[str],
-    check_stop: Callable[[], None],
+    check_stop: Callable[[], None] = lambda: None,
 ) -> int:
     """Quantize a file in 16 bits; return how many tensors were dithered.
 
     `dither` dithers the tensors whose weights are already on the quantization grid; if there are any, the model is
-    quantized again.
+    quantized again. It does so in the file in 16 bits itself. untrained: see `write`. Raises StepError `gguf_failed`.
     """
-    quantize = ["-P", "-m", "trainer.gguf.quantizer", "quantize", str(tools), str(exact), str(target), llama_type]
-    _run(quantize, "quantized", check_stop)
+    command = ["-P", "-m", "trainer.gguf.quantizer", "quantize", str(tools), str(exact), str(target), llama_type]
+    run(command, "quantized", check_stop)
     dither = ["-P", "-m", "trainer.gguf.dither", str(tools), str(exact), str(target), *untrained]
-    dithered = int(_run(dither, "dithered", check_stop).split()[-1])
+    dithered = int(run(dither, "dithered", check_stop).split()[-1])
     if dithered:
         log.info("dithered %d tensors whose weights were on the grid of %s", dithered, llama_type)
-        _run(quantize, "quantized", check_stop)
+        run(command, "quantized", check_stop)
     return dithered
 
 
@@ -103,7 +103,7 @@ def _end_at_calls(model: Path, target: Path, tools: Path, check_stop: Callable[[
     number = next((each["id"] for each in added if each["content"] == token), None)
     if number is None:
         return
-    _run([script, str(target), str(copy), "--special-token-by-id", "eom", str(number), "--force"], "copied", check_stop)
+    run([script, str(target), str(copy), "--special-token-by-id", "eom", str(number), "--force"], "copied", check_stop)
     copy.replace(target)
 
 
@@ -145,13 +145,13 @@ def _convert(model: Path, target: Path, outtype: str, tools: Path, check_stop: C
     Raises StepError `gguf_failed`.
     """
     script = str(tools / "convert_hf_to_gguf.py")
-    _run([script, str(model), "--outtype", outtype, "--outfile", str(target), *more], "converted", check_stop)
+    run([script, str(model), "--outtype", outtype, "--outfile", str(target), *more], "converted", check_stop)
     if not target.is_file():
         raise StepError("gguf_failed", f"llama.cpp's converter did not write {target.name}")
 
 
-def _run(arguments: list[str], action: str, check_stop: Callable[[], None]) -> str:
-    """Run a Python process and return its standard output.
+def run(arguments: Sequence[str], action: str, check_stop: Callable[[], None]) -> str:
+    """Run a Python process and return its output.
 
     action: a past participle, for the message. Raises StepError `gguf_failed`.
     """

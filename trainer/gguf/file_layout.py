@@ -51,13 +51,19 @@ class Contents:
     """Metadata and entries of the GGUF file `path`.
 
     metadata: numbers, strings, and arrays of numbers with at most SHORT items; of the others those that were asked for.
-    keys: of all metadata, also of that which was not read.
+    keys: of all metadata, also of that which was not read. entries_at: where the entries begin, in bytes.
     """
 
     path: Path
     metadata: dict[str, Any]
     entries: list[Entry]
     keys: frozenset[str]
+    entries_at: int
+
+    @property
+    def alignment(self) -> int:
+        """Each tensor begins at a multiple of so many bytes."""
+        return int(self.metadata.get("general.alignment", ALIGNMENT))
 
 
 def contents(path: Path, arrays: Collection[str] = ()) -> Contents:
@@ -78,8 +84,8 @@ class _Cursor:
     def __init__(self, data: mmap.mmap):
         self._data, self._at = data, 0
 
-    def contents(self, arrays: Collection[str]) -> tuple[dict[str, Any], list[Entry], frozenset[str]]:
-        """Read metadata, entries, and the keys of all metadata."""
+    def contents(self, arrays: Collection[str]) -> tuple[dict[str, Any], list[Entry], frozenset[str], int]:
+        """Read metadata, entries, the keys of all metadata, and `entries_at`."""
         if self._data[:4] != b"GGUF":
             raise InvalidGguf("the file does not begin with GGUF")
         self._at = 8  # behind the version: versions 2 and 3 have the same layout
@@ -91,11 +97,12 @@ class _Cursor:
             value = self._value(self._number("I"), whole=key in arrays)
             if value is not None:
                 metadata[key] = value
+        entries_at = self._at
         entries = [self._entry() for _ in range(tensors)]
         alignment = metadata.get("general.alignment", ALIGNMENT)
         start = -(-self._at // alignment) * alignment
         placed = [Entry(each.name, each.kind, each.shape, start + each.offset) for each in entries]
-        return metadata, placed, frozenset(keys)
+        return metadata, placed, frozenset(keys), entries_at
 
     def _entry(self) -> Entry:
         name = self._string()

@@ -10,7 +10,6 @@ import logging
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 from gemtune.errors import StepError
@@ -156,11 +155,17 @@ def _write_certified(
 
     written: see `write`. Raises StepError, LosesTooMuch.
     """
-    certificate = certificate_of(context, trained, folder, "")
-    check = partial(parity_check.check_function, certificate)
+    certificate, seconds = certificate_of(context, trained, folder, ""), 0.0
+
+    def check(exact: Path) -> None:
+        nonlocal seconds
+        began = context.clock.monotonic()
+        parity_check.check_function(certificate, exact)
+        seconds += context.clock.monotonic() - began
+
     note = export_files.write(context, trained, folder, written=written, check_exact=check)
     context.enter("comparing the export with the trained model")
-    return parity_check.issue(replace(certificate, note=note), context.clock.monotonic)
+    return parity_check.issue(replace(certificate, note=note, seconds=seconds), context.clock.monotonic)
 
 
 def certificate_of(context: Context, trained: TrainedWeights, folder: Path, note: str) -> parity_check.Certificate:
@@ -177,7 +182,7 @@ def certificate_of(context: Context, trained: TrainedWeights, folder: Path, note
         context.llama_cpp,
         context.check_stop,
         note,
-        None if trained.adapter is None else lambda: export_files.write_base(context, trained),
+        None if trained.adapter is None else lambda: export_files.write_base(context, trained, folder),
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import assert_never
@@ -43,20 +42,54 @@ def file_mover(context: Context, folder: Path) -> Callable[[Path], None]:
     return UploadedFiles(context.buckets.export, prefix, context.work / "uploaded").move
 
 
-def write_base(context: Context, trained: TrainedWeights) -> Path:
-    """Write the base model as the export was written; return where it is."""
+def write_base(context: Context, trained: TrainedWeights, exported: Path) -> Path:
+    """Write the base model as the export was written; return where it is.
+
+    exported: the folder of the export, whose files are known to be right.
+    """
     export = context.spec.export
     folder = context.work / "base_as_exported"
-    if not export.rounds:
-        if trained.new_tokens is None:
-            return trained.base
-        from trainer.export.merge import merge
+    if not export.rounds and trained.new_tokens is None:
+        return trained.base
+    written = file_mover(context, folder)
+    if isinstance(export, GgufExport) and export.rounds:
+        return _write_base_gguf(context, trained, export, exported, folder, written)
+    from trainer.export.merge import merge
 
-        merge(trained.base, None, folder, "none", new_tokens=trained.new_tokens, written=file_mover(context, folder))
-        return folder
-    base, written = replace(trained, adapter=None), file_mover(context, folder)
-    write(context, base, folder, written=written, untrained=(conversion.EMBEDDING,), tokenizer=trained.adapter)
-    return folder / export.file_name if isinstance(export, GgufExport) else folder
+    quantization = export.quantization if isinstance(export, MergedExport) and export.rounds else "none"
+    merge(
+        trained.base,
+        None,
+        folder,
+        quantization,
+        new_tokens=trained.new_tokens,
+        tokenizer=trained.adapter,
+        check_stop=context.check_stop,
+        written=written,
+    )
+    return folder
+
+
+def _write_base_gguf(
+    context: Context,
+    trained: TrainedWeights,
+    export: GgufExport,
+    exported: Path,
+    folder: Path,
+    written: Callable[[Path], None],
+) -> Path:
+    """Write the base model as GGUF, quantized as the export; return the file."""
+    folder.mkdir()
+    exact, target = folder / "exact.gguf", folder / export.file_name
+    files = (exported / export.file_name, trained.base, trained.folder, exact)
+    program = ["-P", "-m", "trainer.certificate.files.base_gguf", str(context.llama_cpp), *map(str, files)]
+    conversion.run(program, "measured without its adapter", context.check_stop)
+    untrained = (conversion.EMBEDDING,)
+    conversion.quantize(exact, target, export.llama_type, context.llama_cpp, untrained, context.check_stop)
+    exact.unlink()
+    shutil.copyfile(exported / "Modelfile", folder / "Modelfile")
+    written(target)
+    return target
 
 
 def write(
@@ -66,15 +99,11 @@ def write(
     *,
     written: Callable[[Path], None] = lambda path: None,
     check_exact: Callable[[Path], None] = lambda file: None,
-    untrained: Sequence[str] | None = None,
-    tokenizer: Path | None = None,
 ) -> str:
     """Write the export's files; return a note for its certificate, or "".
 
     An adapter is copied, without importing torch; its weights are linked. written: called with each complete file of
     weights of a merged model or in GGUF, and may put a link in its place. check_exact: see `conversion.write`.
-    untrained: llama.cpp's names of tensors that training did not change; None for those that it never does. tokenizer:
-    see `merge.merge`.
     """
     export = context.spec.export
     if isinstance(export, AdapterExport):
@@ -92,7 +121,6 @@ def write(
         trained.base,
         trained.adapter,
         new_tokens=trained.new_tokens,
-        tokenizer=tokenizer,
         check_stop=context.check_stop,
     )
     match export:
@@ -102,9 +130,8 @@ def write(
         case GgufExport():
             whole = context.work / "merged"
             merged(whole, "none", written=file_mover(context, whole))
-            if untrained is None:
-                is_trained = trained.adapter is None or context.spec.training_config.train_embeddings
-                untrained = () if is_trained else (conversion.EMBEDDING,)
+            is_trained = trained.adapter is None or context.spec.training_config.train_embeddings
+            untrained = () if is_trained else (conversion.EMBEDDING,)
             note = _write_gguf(context, export, whole, folder, untrained, check_exact)
             for file in sorted(folder.glob("*.gguf")):
                 written(file)

@@ -52,7 +52,7 @@ def record_base(
     inputs = _inputs_of(rows, media)
     with _evaluating(model):
         hidden_states = _hidden_states(model, rows, dtype, inputs)
-    return [_with_predictions(row, hidden, None, head) for row, hidden in zip(rows, hidden_states, strict=True)]
+    return _with_predictions([RowStates(hidden, None, None, None) for hidden in hidden_states], rows, head)
 
 
 def record(
@@ -84,8 +84,9 @@ def record(
         else:
             with _without_adapter(model):
                 base_states = _hidden_states(model, rows.rows, dtype, inputs)
-            columns = zip(rows.rows, hidden_states, base_states, strict=True)
-            states = [_with_predictions(row, hidden, base, base_head) for row, hidden, base in columns]
+            both = zip(hidden_states, base_states, strict=True)
+            states = [RowStates(hidden, of_base, None, None) for hidden, of_base in both]
+            states = _with_predictions(states, rows.rows, base_head)
     states = [replace(each, inputs=of_row) for each, of_row in zip(states, inputs, strict=True)]
     return Reference(rows, states, answers, RECORDED)
 
@@ -183,10 +184,18 @@ def _on_device(model: LanguageModel, batch: Mapping[str, Any]) -> dict[str, Any]
     return {name: value.to(model.device) if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
 
 
-def _with_predictions(row: Row, hidden: torch.Tensor, base: torch.Tensor | None, head: OutputHead) -> RowStates:
-    """Add the base model's losses and choices. base: None if hidden is its."""
-    losses, choices = head.predictions(hidden if base is None else base, [row.labels[at + 1] for at in row.positions])
-    return RowStates(hidden, base, losses, choices)
+def _with_predictions(states: Sequence[RowStates], rows: Sequence[Row], head: OutputHead) -> list[RowStates]:
+    """Add the base model's losses and choices to the states of rows.
+
+    Without states of the base model, the others are its.
+    """
+    if not states:
+        return []
+    hidden = torch.cat([each.hidden if each.base is None else each.base for each in states])
+    losses, choices = head.predictions(hidden, [row.labels[at + 1] for row in rows for at in row.positions])
+    counts = [len(row.positions) for row in rows]
+    by_row = zip(states, losses.split(counts), choices.split(counts), strict=True)
+    return [replace(each, base_loss=loss.clone(), base_choice=choice.clone()) for each, loss, choice in by_row]
 
 
 def _answers(

@@ -24,16 +24,20 @@ from trainer.gguf import conversion
 
 
 def write_checked(
-    work: Path, tools: Path, shape: str, quantization: Any, *, head_dim: int = 256, **changed: Any
+    work: Path, tools: Path, shape: str, quantization: Any, *, head_dim: int = 256, method: str = "LoRA", **changed: Any
 ) -> None:
-    """Write a tiny model as GGUF, with the check; changed: of its config."""
+    """Write a tiny model as GGUF, with the check; changed: of its config.
+
+    There is no record of what the trained model said, although its folder is named for QLoRA.
+    """
     base = tiny_gemma.build(work / "base", shape, head_dim=head_dim)
     config = json.loads((base / "config.json").read_text())
     (base / "config.json").write_text(json.dumps(config | changed))
     adapter = untrained_results.write_adapter(base, work / "adapter", std=0.05)
-    trained, export = TrainedWeights(base, adapter, work), export_of("gguf", quantization)
+    recorded = work / "of a model in 4 bits" if method == "QLoRA" else None
+    trained, export = TrainedWeights(base, adapter, work, recorded), export_of("gguf", quantization)
     assert isinstance(export, GgufExport)
-    fields = {"processed_dataset_id": "x", "training_config": {"base_model_id": "a/b"}}
+    fields = {"processed_dataset_id": "x", "training_config": {"base_model_id": "a/b", "method": method}}
     spec = Spec.model_validate(fields | {"export_config": {"format": "gguf", "quantization": quantization}})
     rows, folder = held_out_rows.collect(work, adapter), work / "exported"
     certificate = parity_check.Certificate(
@@ -52,6 +56,7 @@ def write_checked(
         ("gemma3", "q2_k", {"hidden_activation": "silu"}),
         ("gemma3", "f16", {"query_pre_attn_scalar": 64}),
         ("gemma4-e-text", "q8_0", {"hidden_activation": "relu"}),
+        ("gemma3", "q8_0", {"method": "QLoRA", "hidden_activation": "silu"}),
     ],
 )
 def test_another_function_is_noticed_in_every_quantization(
@@ -79,9 +84,9 @@ def test_heads_that_llama_cpp_cannot_keep_in_8_bits_are_compared_too(
         write_checked(tmp_path, tools, "gemma3", "f16", head_dim=48, hidden_activation=activation)
 
 
-@pytest.mark.parametrize("shape", ["gemma4-e-text", "gemma4-moe-text"])
-def test_the_same_function_passes(tmp_path: Path, tools: Path, shape: str) -> None:
-    write_checked(tmp_path, tools, shape, "q4_k_m")
+@pytest.mark.parametrize(("shape", "method"), [("gemma4-e-text", "QLoRA"), ("gemma4-moe-text", "LoRA")])
+def test_the_same_function_passes(tmp_path: Path, tools: Path, shape: str, method: str) -> None:
+    write_checked(tmp_path, tools, shape, "q4_k_m", method=method)
     assert (tmp_path / "exported" / "model-q4_k_m.gguf").is_file()
 
 

@@ -87,6 +87,19 @@ def test_a_row_of_small_values_may_be_rounded_to_nothing(
     assert (problem is None) is is_right
 
 
+def test_values_are_the_nearest_in_8_bits_only_with_the_right_scale_and_multiples(tmp_path: Path) -> None:
+    values = torch.randn(8, 256, generator=torch.Generator().manual_seed(1)).bfloat16().float().reshape(-1)
+    values[:32] = 0.0
+    file = quantized(tmp_path, values.reshape(8, 256))
+    assert file.is_nearest(0, values)
+    honest = file.path.read_bytes()
+    for place in (34 * 5, 34 * 5 + 2 + 7, len(honest) - 1):  # the lowest bits of a scale, and two multiples
+        wrong = bytearray(honest)
+        wrong[place] ^= 1
+        file.path.write_bytes(wrong)
+        assert not file.is_nearest(0, values)
+
+
 @pytest.mark.parametrize("share", [1.0, 0.25, 0.0, 2.0])
 def test_a_tensor_without_what_training_added_is_noticed(tmp_path: Path, share: float) -> None:
     """Training adds less to the weights than the error of 8 bits."""

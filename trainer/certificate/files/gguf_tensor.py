@@ -12,7 +12,7 @@ import torch
 
 from trainer.certificate.files.systematic import Systematic, scaled_row
 from trainer.certificate.files.weights import Weight, spacing
-from trainer.gguf.dither import LOW_BITS, Floats, dequantized, float32, grid_steps
+from trainer.gguf.dither import LOW_BITS, Bytes, Floats, dequantized, float32, grid_steps
 from trainer.gguf.file_layout import Entry, InvalidGguf
 
 # Values per chunk.
@@ -37,6 +37,9 @@ MULTIPLES = {
     "Q6_K": 4096,
 }
 UNDERFLOW = 2.0**-25
+# Largest multiple in a block of Q8_0, and by how much a value may be farther than half a multiple from its own, since
+# it is divided in float32.
+LARGEST_IN_8_BITS, HALF_ERROR = 127, 1e-4
 # Values per block in which a wrong scale is looked for, and the error of a block's values that its scale may cause in
 # K-quants, where it is a multiple of the scale of 256 values: as a share of the largest step there. Measured on Gemma 3
 # 270M in q4_k_m: up to half of what is allowed.
@@ -62,16 +65,42 @@ class Tensor:
 
     def chunk(self, begin: int, count: int) -> tuple[Floats, Floats | None]:
         """Return values from `begin` on, and the steps of their blocks."""
-        values, size = self.block
         if self.kind == "BF16":
             bits = np.memmap(self.path, np.uint16, "r", self.entry.offset + begin * 2, (count,))
             return float32(np.asarray(bits)), None
         if self.kind in PLAIN:
             at = self.entry.offset + begin * np.dtype(PLAIN[self.kind]).itemsize
             return np.memmap(self.path, PLAIN[self.kind], "r", at, (count,)).astype(np.float32), None
-        at, blocks = self.entry.offset + begin // values * size, count // values
-        raw = np.array(np.memmap(self.path, np.uint8, "r", at, (blocks, size)))
+        raw = self._blocks(begin, count)
         return dequantized(raw, self.kind).reshape(-1), grid_steps(raw, self.kind).reshape(-1)
+
+    def is_nearest(self, begin: int, exact: torch.Tensor) -> bool:
+        """Return whether values from `begin` on are the nearest to exact ones.
+
+        Known of float16, and of Q8_0, whose blocks are a scale in float16, the largest value by 127, and its multiples
+        in 8 bits. For other types it is False. exact: flat, in float32; values beyond the range of float16 have no
+        nearest one.
+        """
+        if self.kind == "F16":
+            nearest, stored = exact.half(), torch.from_numpy(self.chunk(begin, len(exact))[0])
+            return bool(nearest.isfinite().all()) and torch.equal(nearest.float(), stored)
+        if self.kind != "Q8_0":
+            return False
+        raw, values = self._blocks(begin, len(exact)), exact.reshape(-1, self.block[0])
+        scales = values.abs().amax(1, keepdim=True).div_(LARGEST_IN_8_BITS)
+        stored_scales = torch.from_numpy(raw[:, :2].copy().view(np.float16))
+        if not torch.equal(scales.half(), stored_scales):
+            return False
+        distances = (values / scales.clamp_(min=torch.finfo(torch.float32).tiny)) - torch.from_numpy(
+            raw[:, 2:].view(np.int8)
+        )
+        return bool((distances.abs_() <= 0.5 + HALF_ERROR).all())
+
+    def _blocks(self, begin: int, count: int) -> Bytes:
+        """Return the blocks of values from `begin` on, (blocks, bytes)."""
+        values, size = self.block
+        at = self.entry.offset + begin // values * size
+        return np.array(np.memmap(self.path, np.uint8, "r", at, (count // values, size)))
 
 
 def tensor_in(path: Path, entry: Entry) -> Tensor:
@@ -96,11 +125,11 @@ def problem(tensor: Tensor, weight: Weight, shift: float, *, was_dithered: bool)
     systematic = Systematic()
     for begin in range(0, len(flat), step):
         ours = flat[begin : begin + step].float()
-        stored_values, steps = tensor.chunk(begin, len(ours))
         merged = ours if weight.trained and exact.dtype == torch.float32 else ours.to(torch.bfloat16).float()
-        error = torch.from_numpy(stored_values) - (merged + shift)
-        if tensor.kind == "F16" and not shift and merged is not ours and _is_nearest_half(merged, error):
+        if not shift and merged is not ours and tensor.is_nearest(begin, merged):
             continue  # as in most tensors that are not trained, for which the rest takes longer
+        stored_values, steps = tensor.chunk(begin, len(ours))
+        error = torch.from_numpy(stored_values) - (merged + shift)
         allowed = spacing(ours, torch.bfloat16) if merged is ours else torch.zeros_like(ours)
         if steps is None:
             if tensor.kind == "F16":
@@ -125,15 +154,6 @@ def problem(tensor: Tensor, weight: Weight, shift: float, *, was_dithered: bool)
     if not actual <= ERROR**2 * expected + 1e-24 * len(flat):
         return f"has {(actual / max(expected, 1e-24)) ** 0.5:.2f} times the error of {tensor.kind}"
     return systematic.problem(in_blocks=actual > 0, may_amplify=tensor.kind in FEW_LEVELS)
-
-
-def _is_nearest_half(exact: torch.Tensor, error: torch.Tensor) -> bool:
-    """Return whether an error is that of the nearest float16 numbers.
-
-    Values beyond their range have none.
-    """
-    nearest = exact.half()
-    return bool(nearest.isfinite().all()) and torch.equal(nearest.float() - exact, error)
 
 
 def _row_problem(kind: str, exact: torch.Tensor, error: torch.Tensor, variance: torch.Tensor) -> str | None:

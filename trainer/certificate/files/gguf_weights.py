@@ -47,7 +47,7 @@ def problems(
     folder. Raises InvalidGguf, LoadError.
     """
     path, entries = file.path, {entry.name: entry for entry in file.entries}
-    names = {name: llama_name for name in trained.names if (llama_name := _llama_name(name, config)) is not None}
+    names = {name: llama_name for name in trained.names if (llama_name := name_in_gguf(name, config)) is not None}
     missing = {name: each for name, each in names.items() if each not in entries}
     tied = [name for name in missing if name.endswith("lm_head.weight") and folder_contents.is_tied(config)]
     if lost := sorted(set(missing) - set(tied)):
@@ -135,7 +135,7 @@ def _has_rope_factors(tensor: Tensor | None, config: Mapping[str, Any]) -> bool:
     return bool((factors[:rotated] == 1).all() and (factors[rotated:] >= STOPPED).all())
 
 
-def _llama_name(name: str, config: Mapping[str, Any]) -> str | None:
+def name_in_gguf(name: str, config: Mapping[str, Any]) -> str | None:
     """Return llama.cpp's name of a weight, or None if it is in another file.
 
     The names come from llama.cpp's own table, in the gguf package.

@@ -71,7 +71,11 @@ class Parity(Record):
     differences: tuple[str, ...] = Field(
         (), description="ways in which the files knowingly differ from the training, in sentences"
     )
-    seconds: float | None = Field(None, description="seconds that the comparison took")
+    seconds: float | None = Field(
+        None,
+        description="seconds that it took: the comparison, the noise floor if it was needed, and, for GGUF, the "
+        "comparison in 16 bits",
+    )
     memory_bytes: int | None = Field(None, description="main memory that the comparison took at its peak")
 
 
