@@ -47,7 +47,7 @@ class Batch:
 
 
 def batches_of(compared: Sequence[tuple[Row, RowStates]]) -> Iterator[Batch]:
-    """Yield rows and their states in batches of at most POSITIONS positions."""
+    """Yield rows and their states, at most POSITIONS positions together."""
     rows: list[Row] = []
     states: list[RowStates] = []
     for row, of_row in compared:

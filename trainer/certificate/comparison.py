@@ -106,7 +106,7 @@ def measure_function(stored: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _function_states(case: Case, stored: Mapping[str, Any]) -> tuple[list[Row], list[torch.Tensor]]:
-    """Return some rows of each kind, with hidden states of their first positions."""
+    """Return some rows of each kind, with the states of their first positions."""
     expected = None if stored.get("reference") is None else reference.read(Path(stored["reference"]))
     rows = ComparisonRows.read(stored["rows"]).rows if expected is None else expected.rows.rows
     of_kinds = (

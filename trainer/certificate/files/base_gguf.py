@@ -1,8 +1,8 @@
-"""The base model as a GGUF file in 16 bits, made from the exported one.
+"""The base model as a GGUF file to quantize, made from the exported one.
 
 The noise floor needs the base model as the export was quantized. llama.cpp's converter takes most of its time for the
-vocabulary, which is that of the export, as are all settings and norms: adapters change matrices only. So everything is
-copied from the export but its matrices, which are the base model's.
+vocabulary, which is that of the export, as are all settings, and all tensors that the adapter does not change, such as
+norms. These are copied, quantized as they are; the others are written in 16 bits.
 
 `python -m trainer.certificate.files.base_gguf TOOLS EXPORTED BASE ADAPTER TARGET`.
 """
@@ -20,7 +20,7 @@ import torch
 from trainer.base_model import folder_contents
 from trainer.certificate.files import gguf_weights
 from trainer.certificate.files.weights import TrainedModel
-from trainer.export.lora_weights import canonical_name
+from trainer.export.lora_weights import LoraWeights, canonical_name
 from trainer.export.merge import EMBEDDINGS, encoding_of
 from trainer.gguf.file_layout import Contents, Entry, InvalidGguf, contents
 from trainer.new_tokens import embedding
@@ -35,23 +35,22 @@ F32, BF16 = 0, 30
 def write(exported: Path, base: Path, adapter: Path, target: Path) -> None:
     """Write the base model in the layout of its export.
 
-    exported: a GGUF file of base and adapter, which is known to be right. adapter: with the new tokens, if there are
-    any. Raises InvalidGguf.
+    Quantizing the file gives the tensors that quantizing the converted base model gives. exported: a GGUF file of base
+    and adapter, which is known to be right. Raises InvalidGguf, StepError `bad_adapter`.
     """
     file, config, model = contents(exported), folder_contents.config_of(base), TrainedModel(base, None)
     names = {gguf_weights.name_in_gguf(name, config): name for name in model.names}
-    matrices = {entry.name: names[entry.name] for entry in file.entries if len(entry.shape) > 1 and entry.name in names}
-    kinds = [BF16 if entry.name in matrices and entry.kind != F32 else entry.kind for entry in file.entries]
-    if others := [entry.name for entry, kind in zip(file.entries, kinds, strict=True) if kind not in (F32, BF16)]:
-        raise InvalidGguf(f"{others[0]} of {exported.name} is not a matrix of the base model")
-    new_tokens, encode = embedding.read(adapter), encoding_of("none")()
+    lora, new_tokens, encode = LoraWeights(adapter), embedding.read(adapter), encoding_of("none")()
+    changed = {*lora.modules, *(EMBEDDINGS if lora.rows or lora.whole else ())}
+    trained = {entry.name for entry in file.entries if canonical_name(names.get(entry.name, "")) in changed}
+    kinds = [BF16 if entry.name in trained and entry.kind != F32 else entry.kind for entry in file.entries]
 
     def values(entry: Entry, kind: int) -> bytes:
-        if entry.name not in matrices:
+        if entry.name not in trained:
             with exported.open("rb") as source:
                 source.seek(entry.offset)
                 return source.read(_size(entry, kind))
-        name = matrices[entry.name]
+        name = names[entry.name]
         weight = encode(name, _with_new_tokens(name, model.weight(name).value, new_tokens), True)[name]
         if weight.shape[1:] != entry.shape[1:] or len(weight) < entry.shape[0]:
             raise InvalidGguf(f"{entry.name} of {exported.name} has the shape {entry.shape}, not {tuple(weight.shape)}")
@@ -72,7 +71,7 @@ def _with_new_tokens(name: str, weight: torch.Tensor, new_tokens: NewTokens | No
 
 
 def _header(file: Contents, kinds: list[int]) -> bytes:
-    """Return the header of a file with other types of tensors, without padding."""
+    """Return the header of a file with other types of tensors, not padded."""
     with file.path.open("rb") as source:
         header = source.read(file.entries_at)
     return header + b"".join(_entries(file, kinds))
@@ -90,7 +89,11 @@ def _entries(file: Contents, kinds: list[int]) -> Iterator[bytes]:
 
 
 def _size(entry: Entry, kind: int) -> int:
-    return entry.count * (4 if kind == F32 else 2)
+    """Return the bytes of a tensor in a type of ggml."""
+    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+
+    values, size = GGML_QUANT_SIZES[GGMLQuantizationType(kind)]
+    return entry.count // values * size
 
 
 if __name__ == "__main__":
