@@ -30,7 +30,7 @@ class BucketPaths:
         Raises UnsafeName if one of the parts is a link that leads out of the bucket or in a circle.
         """
         path = self.root
-        visited: Visited = (self.root.resolve(),)
+        visited: Visited = (Path(os.path.realpath(self.root)),)
         for part in parts:
             path = path / part
             visited = (*visited, self.real_path(path, visited))

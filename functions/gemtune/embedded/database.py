@@ -88,9 +88,13 @@ class CannotOpen(GemtuneError):
 
 
 class _ThreadState(threading.local):
-    """State of one thread: its connection, once it has one."""
+    """State of one thread: its connection, once it has one.
+
+    is_durable: whether its commits wait for the disk; None before the first one.
+    """
 
     connection: sqlite3.Connection | None = None
+    is_durable: bool | None = None
 
 
 class Database:
@@ -148,7 +152,9 @@ class Database:
         """
         connection = self.read()
         with writing(self.path):
-            connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+            if self._local.is_durable is not durable:
+                connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+                self._local.is_durable = durable
             connection.execute("BEGIN IMMEDIATE")
             try:
                 yield connection
@@ -180,7 +186,7 @@ class Database:
         """Close this thread's connection."""
         if self._local.connection is not None:
             self._local.connection.close()
-            self._local.connection = None
+            self._local.connection = self._local.is_durable = None
 
 
 def _write_ahead(connection: sqlite3.Connection) -> None:

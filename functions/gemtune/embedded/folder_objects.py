@@ -253,9 +253,11 @@ class FolderObjects:
         """
         path = self._file(name)
         with writing(self.root):
-            self._make_folder(path.parent)
+            if not path.parent.is_dir():
+                self._make_folder(path.parent)
             folder = self.root / UNFINISHED
-            folder.mkdir(exist_ok=True)
+            if not folder.is_dir():
+                folder.mkdir(exist_ok=True)
             handle, unfinished = tempfile.mkstemp(dir=folder)
             os.fchmod(handle, self._modes.file)
             os.close(handle)

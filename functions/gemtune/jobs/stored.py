@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 from pydantic import ValidationError
@@ -20,6 +21,8 @@ from gemtune.jobs.status import Status
 
 log = logging.getLogger(__name__)
 
+# Number of records that were read or written last, which are parsed already.
+RECORDS_KEPT = 32
 # Number of invalid fields that an error names; the others are often of the same kind.
 FAULTS_NAMED = 3
 
@@ -31,7 +34,7 @@ def to_json(job: Job) -> str:
     """
     try:
         text = job.model_dump_json(warnings="none")
-        Job.model_validate_json(text)
+        _parsed(text)
     except (ValidationError, PydanticSerializationError) as error:
         raise RecordInvalid(job.job_id, _faults(error)) from error
     return text
@@ -53,12 +56,21 @@ def to_fields(job: Job) -> dict[str, Any]:
 def read(job_id: str, stored: str | Mapping[str, Any]) -> Job:
     """Read a job from JSON or fields. Raises RecordUnreadable."""
     try:
-        job = Job.model_validate_json(stored) if isinstance(stored, str) else Job.model_validate(stored)
+        job = _parsed(stored) if isinstance(stored, str) else Job.model_validate(stored)
     except ValidationError as error:
         raise RecordUnreadable(job_id, _faults(error)) from error
     if job.job_id != job_id:  # what is done to it would be done to the other job
         raise RecordUnreadable(job_id, "job_id: it is the id of another job")
     return job
+
+
+@lru_cache(maxsize=RECORDS_KEPT)
+def _parsed(text: str) -> Job:
+    """Return the record in a JSON text. Raises ValidationError.
+
+    A record is read several times between two changes of it, and nothing changes a record in place.
+    """
+    return Job.model_validate_json(text)
 
 
 # Fields of a record that the list of jobs shows. The job_id is the store's own key.

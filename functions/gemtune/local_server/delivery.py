@@ -1,4 +1,4 @@
-"""Delivery of messages and triggers over HTTP.
+"""Delivery of messages and triggers to the functions.
 
 The requests have the formats of Pub/Sub and Eventarc.
 """
@@ -6,16 +6,17 @@ The requests have the formats of Pub/Sub and Eventarc.
 from __future__ import annotations
 
 import base64
-import http.client
+import io
 import json
 import logging
+import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from urllib.parse import urlsplit
+from typing import Any, Protocol, runtime_checkable
 
 from gemtune.embedded.sqlite_bus import LeasedMessage, SqliteBus
 
@@ -26,48 +27,56 @@ log = logging.getLogger(__name__)
 POLL_SECONDS, PAUSE_SECONDS = 0.25, 0.005
 FAILURE_SECONDS = 1.0
 WORKERS = 8
-# Time limit of one delivery; a little below its lease (PUSH_DEADLINE).
-TIMEOUT_SECONDS = 110.0
 
 
-class FunctionClient:
-    """HTTP client for one local server, with one connection per thread.
+class Functions:
+    """Functions of this process, which are called by requests as over HTTP.
 
-    A request costs a tenth of what a general HTTP client needs.
+    A connection would take more processor time than most functions take themselves.
     """
 
-    def __init__(self, base_url: str, *, token: str, timeout_seconds: float):
-        self._netloc, self._timeout = urlsplit(base_url).netloc, timeout_seconds
-        self._authorization = {"Authorization": f"Bearer {token}"}
-        self._local = threading.local()
+    def __init__(self, app: Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]):
+        """app: the WSGI app with all functions, each at `/<name>`."""
+        self._app = app
 
     def post(self, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None) -> int:
-        """POST a body and return the response's status code.
-
-        Raises OSError, http.client.HTTPException.
-        """
-        connection: http.client.HTTPConnection | None = getattr(self._local, "connection", None)
-        if connection is not None:
-            try:
-                return self._post(connection, path, body, headers)
-            except (http.client.RemoteDisconnected, ConnectionError):
-                pass  # the server has closed the idle connection without reading this request: connect again
-        self._local.connection = http.client.HTTPConnection(self._netloc, timeout=self._timeout)
-        return self._post(self._local.connection, path, body, headers)
-
-    def _post(
-        self, connection: http.client.HTTPConnection, path: str, body: bytes, headers: Mapping[str, str] | None
-    ) -> int:
-        """Send a request on a connection; close it after any error."""
+        """POST a body and return the response's status code."""
+        environment = {
+            "REQUEST_METHOD": "POST",
+            "SCRIPT_NAME": "",
+            "PATH_INFO": path,
+            "QUERY_STRING": "",
+            "CONTENT_LENGTH": str(len(body)),
+            "SERVER_NAME": "localhost",
+            "SERVER_PORT": "80",
+            "SERVER_PROTOCOL": "HTTP/1.1",
+            "wsgi.version": (1, 0),
+            "wsgi.url_scheme": "http",
+            "wsgi.input": io.BytesIO(body),
+            "wsgi.errors": sys.stderr,
+            "wsgi.multithread": True,
+            "wsgi.multiprocess": False,
+            "wsgi.run_once": False,
+        }
+        for name, value in (headers or {}).items():
+            variable = name.upper().replace("-", "_")
+            environment[variable if variable == "CONTENT_TYPE" else f"HTTP_{variable}"] = value
+        statuses: list[str] = []
+        answer = self._app(environment, lambda status, headers, error=None: statuses.append(status))
         try:
-            connection.request("POST", path, body, {**(headers or {}), **self._authorization})
-            response = connection.getresponse()
-            response.read()
-            return response.status
-        except BaseException:
-            connection.close()
-            self._local.connection = None
-            raise
+            for _ in answer:
+                pass
+        finally:
+            if isinstance(answer, _Closable):
+                answer.close()
+        return int(statuses[-1].split()[0])
+
+
+@runtime_checkable
+class _Closable(Protocol):
+    """Answer of a WSGI app that has to be closed."""
+
+    def close(self) -> None: ...
 
 
 @dataclass
@@ -78,6 +87,11 @@ class _SubscriptionWorkers:
     workers: ThreadPoolExecutor
     pending: set[Future[None]] = field(default_factory=set)
 
+    def free(self) -> int:
+        """Return how many workers make no delivery."""
+        self.pending = {future for future in self.pending if not future.done()}
+        return WORKERS - len(self.pending)
+
 
 class Delivery:
     """Pushes due messages to the functions.
@@ -85,9 +99,8 @@ class Delivery:
     A 2xx response acknowledges a message; after any other it is delivered again.
     """
 
-    def __init__(self, bus: SqliteBus, *, base_url: str, token: str):
-        self._bus = bus
-        self._functions = FunctionClient(base_url, token=token, timeout_seconds=TIMEOUT_SECONDS)
+    def __init__(self, bus: SqliteBus, functions: Functions):
+        self._bus, self._functions = bus, functions
         self._stopping = threading.Event()
 
     def run(self) -> None:
@@ -103,19 +116,25 @@ class Delivery:
             while not self._stopping.is_set():
                 try:
                     version = self._bus.version()
-                    if sum(self._submit_due(subscription) for subscription in subscriptions) == 0:
+                    if self._submit_due(subscriptions) == 0:
                         self._bus.wait_for_newer(version, POLL_SECONDS)
                         self._stopping.wait(PAUSE_SECONDS)
                 except Exception:
                     log.exception("messages could not be read; trying again")
                     self._stopping.wait(FAILURE_SECONDS)
 
-    def _submit_due(self, subscription: _SubscriptionWorkers) -> int:
-        """Lease due messages for free workers; return how many."""
-        subscription.pending = {future for future in subscription.pending if not future.done()}
-        free = WORKERS - len(subscription.pending)
-        messages = self._bus.lease([subscription.name], free) if free else []
-        subscription.pending |= {subscription.workers.submit(self.deliver, message) for message in messages}
+    def _submit_due(self, subscriptions: Sequence[_SubscriptionWorkers]) -> int:
+        """Lease due messages for free workers; return how many.
+
+        All subscriptions are looked through at once, so none gets more messages than the one with the fewest free
+        workers has; the others get theirs at the next call.
+        """
+        free = {each.name: each.free() for each in subscriptions}
+        names = [name for name, workers in free.items() if workers]
+        messages = self._bus.lease(names, min(free[name] for name in names)) if names else []
+        for message in messages:
+            subscription = next(each for each in subscriptions if each.name == message.subscription)
+            subscription.pending.add(subscription.workers.submit(self.deliver, message))
         return len(messages)
 
     def stop(self) -> None:

@@ -17,7 +17,7 @@ from gemtune.handlers import error_answers
 from gemtune.handlers.http_api import LARGEST_BODY_BYTES, MAX_BODY_BYTES
 from gemtune.local_server import home_lock, work_folders
 from gemtune.local_server.cloud_run_jobs import CloudRunJobs
-from gemtune.local_server.delivery import Delivery, FunctionClient
+from gemtune.local_server.delivery import Delivery, Functions
 from gemtune.local_server.home_lock import CannotServe
 from gemtune.local_server.recovery import recover
 from gemtune.local_server.stop_signals import stop_signals
@@ -30,9 +30,7 @@ log = logging.getLogger(__name__)
 FUNCTIONS = Path(gemtune.__file__).parent.parent
 WORKFLOW = FUNCTIONS.parent / "workflows" / "fine_tune.yaml"
 # Cloud Scheduler calls `sweep` every few minutes; on one machine it is cheap enough to run more often.
-SWEEP_SECONDS, SWEEP_TIMEOUT_SECONDS = 20.0, 540.0
-# A Pub/Sub message has at most 10 MB, to which base64 adds a third.
-MAX_EVENT_BYTES = 16 * 1024 * 1024
+SWEEP_SECONDS = 20.0
 
 
 def serve(*, port: int | None = None, kind: type[Server] | None = None) -> None:
@@ -49,8 +47,8 @@ def serve(*, port: int | None = None, kind: type[Server] | None = None) -> None:
 class Server:
     """Local server: the HTTP API, all other functions, and background loops.
 
-    The API is on the port that users know, the other functions on a random one. Requests to the second port need a
-    token that only this process knows.
+    The API is on the port that users know, and what the workflow calls on a random one. Requests to the second port
+    need a token that only this process knows.
     """
 
     def __init__(self, app: Services, port: int):
@@ -69,15 +67,16 @@ class Server:
         except OSError as error:
             hint = "set PORT to a free port, or stop the process that uses this one"
             raise CannotServe(f"port {port} is not available: {error.strerror}", hint=hint) from None
-        self._events = listen(_guarded(_event_functions(), token), port=0, max_body_bytes=MAX_EVENT_BYTES)
-        url = f"http://{self._events.effective_host}:{self._events.effective_port}"
-        self._functions = FunctionClient(url, token=token, timeout_seconds=SWEEP_TIMEOUT_SECONDS)
+        self._functions = Functions(_event_functions())
+        control = _guarded(_function("control"), token)
+        self._control = listen(control, port=0, max_body_bytes=MAX_BODY_BYTES)
+        url = f"http://{self._control.effective_host}:{self._control.effective_port}"
         launcher = SqliteLauncher(app.database, clock=app.clock)
         names = ("gemtune-prepare", f"gemtune-train-{LOCAL}", "gemtune-export")
         self._jobs = CloudRunJobs(app.database, app.settings, names=names)
-        self.runner = WorkflowRunner(launcher, self._jobs, WORKFLOW, control_url=f"{url}/control", token=token)
+        self.runner = WorkflowRunner(launcher, self._jobs, WORKFLOW, control_url=url, token=token)
         self._bus = SqliteBus(app.database, clock=app.clock)
-        self._delivery = Delivery(self._bus, base_url=url, token=token)
+        self._delivery = Delivery(self._bus, self._functions)
         self._uploads = Uploads(app.database, app.buckets, clock=app.clock)
 
     def run(self) -> None:
@@ -100,7 +99,7 @@ class Server:
     def loops(self) -> list[Callable[[], None]]:
         """Return the loops to run until the server stops, one per thread."""
         return [
-            self._events.run,
+            self._control.run,
             self._api.run,
             self._delivery.run,
             self.runner.run,
@@ -115,7 +114,7 @@ class Server:
             part.stop()
         self._jobs.stop()
         self._api.close()
-        self._events.close()
+        self._control.close()
 
     def _sweep_periodically(self) -> None:
         """Call `sweep` every SWEEP_SECONDS, and clean up.
@@ -146,11 +145,11 @@ def _function(target: str) -> Any:
 
 
 def _event_functions() -> Any:
-    """Return a WSGI app with all functions but `api`, each at `/<name>`."""
+    """Return a WSGI app with the functions for events, each at `/<name>`."""
     from werkzeug.exceptions import NotFound
     from werkzeug.middleware.dispatcher import DispatcherMiddleware
 
-    names = ("dispatch", "ingest", "fan_out", "notify", "control", "sweep")
+    names = ("dispatch", "ingest", "fan_out", "notify", "sweep")
     return DispatcherMiddleware(NotFound(), {f"/{name}": _function(name) for name in names})
 
 

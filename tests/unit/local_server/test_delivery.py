@@ -1,65 +1,56 @@
-"""Delivery of messages over HTTP: only a 2xx status acknowledges one."""
+"""Delivery of messages: only a 2xx status acknowledges one."""
 
 from __future__ import annotations
 
 import json
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 
 from gemtune.embedded.sqlite_bus import LeasedMessage
-from gemtune.local_server.delivery import WORKERS, Delivery, push_request
+from gemtune.local_server.delivery import WORKERS, Delivery, Functions, push_request
 from gemtune.local_server.server import _guarded
 from gemtune.ports import Topic
 from tests.fakes import World
 
 
 class Receiver:
-    """HTTP server that answers each delivery with the next of its statuses."""
+    """WSGI app that answers each delivery with the next of its statuses."""
 
-    def __init__(self) -> None:
-        self.statuses: list[int] = []
-        self.requests: list[tuple[str, dict[str, str]]] = []
-        receiver = self
+    def __init__(self, *statuses: str) -> None:
+        self.statuses = list(statuses)
+        self.requests: list[tuple[str, str, bytes]] = []
+        self.closed = 0
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                self.rfile.read(int(self.headers["Content-Length"]))
-                receiver.requests.append((self.path, dict(self.headers)))
-                self.send_response(receiver.statuses.pop(0))
-                self.send_header("Content-Length", "0")
-                self.end_headers()
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Receiver:
+        body = environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"]))
+        self.requests.append((environ["PATH_INFO"], environ["CONTENT_TYPE"], body))
+        start_response(self.statuses.pop(0), [])
+        return self
 
-            def log_message(self, *args: Any) -> None:
-                pass
+    def __iter__(self) -> Iterator[bytes]:
+        return iter([b"", b"content"])
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+    def close(self) -> None:
+        self.closed += 1
 
 
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    http_receiver = Receiver()
-    yield http_receiver
-    http_receiver.server.shutdown()
-    http_receiver.server.server_close()
-
-
-def test_a_message_is_delivered_until_it_is_acknowledged(world: World, receiver: Receiver) -> None:
+def test_a_message_is_delivered_until_it_is_acknowledged(world: World) -> None:
     bus = world.services.bus
-    delivery = Delivery(bus, base_url=receiver.url, token="fake-token")
+    receiver = Receiver("500 Internal Server Error", "404 Not Found", "204 No Content")
+    delivery = Delivery(bus, Functions(receiver))
     bus.publish(Topic.JOB_REQUESTS, b"{}")
-    receiver.statuses = [500, 404, 204]
     for wait in (0, 0.5, 1):
         world.clock.advance(seconds=wait)
         for received in bus.lease(["dispatch"], 9):
             delivery.deliver(received)
-    assert [path for path, _ in receiver.requests] == ["/dispatch/projects/local/topics/job-requests"] * 3
-    assert all(headers["Authorization"] == "Bearer fake-token" for _, headers in receiver.requests)
+    assert {(path, kind) for path, kind, _ in receiver.requests} == {
+        ("/dispatch/projects/local/topics/job-requests", "application/json")
+    }
+    attempts = [json.loads(body)["deliveryAttempt"] for _, _, body in receiver.requests]
+    assert (attempts, receiver.closed) == ([1, 2, 3], 3)
     world.clock.advance(days=1)
     assert bus.lease(["dispatch"], 9) == []
 
@@ -77,7 +68,7 @@ def test_a_slow_receiver_delays_only_its_own_subscription(world: World) -> None:
                 bus.ack(delivery.subscription, [delivery.ack_id])
                 done.set()
 
-    delivery = Slow(bus, base_url="http://127.0.0.1:9", token="fake-token")
+    delivery = Slow(bus, Functions(Receiver()))
     for _ in range(2 * WORKERS):
         bus.publish(Topic.WEBHOOKS, b"{}")
     running = threading.Thread(target=delivery.run, daemon=True)
@@ -90,9 +81,9 @@ def test_a_slow_receiver_delays_only_its_own_subscription(world: World) -> None:
     running.join()
 
 
-def test_a_receiver_that_is_down_costs_one_attempt(world: World) -> None:
+def test_a_function_that_raises_costs_one_attempt(world: World) -> None:
     bus = world.services.bus
-    delivery = Delivery(bus, base_url="http://127.0.0.1:9", token="fake-token")
+    delivery = Delivery(bus, Functions(Receiver()))  # it has no answer
     bus.publish(Topic.JOB_REQUESTS, b"{}")
     (received,) = bus.lease(["dispatch"], 9)
     delivery.deliver(received)
@@ -125,3 +116,37 @@ def test_events_without_the_token_are_forbidden(sent: str | None, status: str) -
     environ = {} if sent is None else {"HTTP_AUTHORIZATION": sent}
     list(_guarded(app, "fake")(environ, lambda status, headers: answered.append(status)))
     assert answered == [status]
+
+
+def test_a_subscription_gets_no_more_messages_than_it_has_workers(world: World) -> None:
+    """Answer each delivery only when all others of its subscription run."""
+    bus, running, most = world.services.bus, threading.Semaphore(0), 0
+    release, done, count = threading.Event(), threading.Semaphore(0), 0
+    lock = threading.Lock()
+
+    class Counting(Delivery):
+        def deliver(self, delivery: LeasedMessage) -> None:
+            nonlocal count, most
+            with lock:
+                count += 1
+                most = max(most, count)
+            running.release()
+            release.wait()
+            with lock:
+                count -= 1
+            bus.ack(delivery.subscription, [delivery.ack_id])
+            done.release()
+
+    for _ in range(WORKERS + 3):
+        bus.publish(Topic.JOB_REQUESTS, b"{}")
+    delivery = Counting(bus, Functions(Receiver()))
+    loop = threading.Thread(target=delivery.run, daemon=True)
+    loop.start()
+    for _ in range(WORKERS):
+        running.acquire()
+    release.set()
+    for _ in range(WORKERS + 3):
+        done.acquire()
+    delivery.stop()
+    loop.join()
+    assert most == WORKERS

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 from pydantic import BaseModel
 
@@ -100,9 +101,14 @@ def check(
     invalid = [problem.loc for problem in reading.problems]
     problems = [
         problem
-        for rule in RULES
-        if any(field[0] in about.model_fields for field in rule.fields)
-        and not any(loc[: len(field)] == field for field in rule.fields for loc in invalid)
+        for rule in _rules_about(about)
+        if not invalid or not any(loc[: len(field)] == field for field in rule.fields for loc in invalid)
         for problem in rule.check(request, facts)
     ]
     return Reading(request, (*reading.problems, *problems))
+
+
+@cache
+def _rules_about(model: type[BaseModel]) -> tuple[Rule, ...]:
+    """Return the rules with a field of a model."""
+    return tuple(rule for rule in RULES if any(field[0] in model.model_fields for field in rule.fields))
