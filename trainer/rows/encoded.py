@@ -70,12 +70,11 @@ def labels_of(ids: Sequence[int], offsets: Sequence[Span], spans: Iterable[Span]
     """
     labels = [UNTRAINED] * len(ids)
     for begin, end in spans:
-        for index in range(bisect_left(offsets, (begin, begin)), len(offsets)):
-            left, right = offsets[index]
-            if left >= end:
-                break
-            if left < right <= end:
-                labels[index] = ids[index]
+        first, behind = bisect_left(offsets, (begin, begin)), bisect_left(offsets, (end,))
+        labels[first:behind] = [
+            token if left < right <= end else UNTRAINED
+            for token, (left, right) in zip(ids[first:behind], offsets[first:behind], strict=True)
+        ]
     return labels
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -138,7 +137,9 @@ class Conversations:
         except BadRow as bad:
             return Refused(str(bad))
         unread = (*read.unread_fields, *encoded.unread_fields)
-        return replace(encoded, media=media, unread_fields=unread, format=read.format)
+        return Encoded(
+            encoded.input_ids, encoded.labels, encoded.whole_tokens, encoded.end_is_cut, media, unread, read.format
+        )
 
 
 def encode_one_by_one(

@@ -72,7 +72,9 @@ class TokenFile(FileWriter):
             return pa.array(values, field.type)
         ends = np.cumsum([0, *map(len, values)], dtype=np.int32)
         numbers = np.fromiter(chain.from_iterable(values), dtype=np.int32, count=int(ends[-1]))
-        return pa.ListArray.from_arrays(pa.array(ends), pa.array(numbers), type=field.type)
+        # pa.array would import pandas, if it is installed, to look for its types.
+        arrays = (pa.Array.from_buffers(pa.int32(), len(each), [None, pa.py_buffer(each)]) for each in (ends, numbers))
+        return pa.ListArray.from_arrays(*arrays, type=field.type)
 
 
 def read_tokens(path: Path) -> Iterator[dict[str, Any]]:

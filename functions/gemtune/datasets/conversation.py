@@ -177,7 +177,8 @@ class Conversation:
         """Yield every text of the conversation, those of tools included."""
         for turn in self.turns:
             yield from turn.texts()
-        yield from texts_in(self.tools)
+        if self.tools:
+            yield from texts_in(self.tools)
 
     def images(self) -> list[Any]:
         """Return what stands for each picture, in order."""

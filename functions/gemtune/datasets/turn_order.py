@@ -28,7 +28,7 @@ def checked(conversation: Conversation, *, same_role: SameRole = "refuse") -> Co
         if turn.is_empty and turn.role != "tool":
             raise BadRow("an empty message" if len(turns) == 1 else f"turn {number} is an empty message")
     try:
-        size = sum(len(text.encode()) for text in conversation.texts())
+        size = len("".join(conversation.texts()).encode())
     except UnicodeEncodeError:
         raise BadRow("broken Unicode (half of a surrogate pair)") from None
     if size > MAX_TEXT_BYTES:

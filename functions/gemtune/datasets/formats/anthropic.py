@@ -24,7 +24,7 @@ def is_anthropic(row: Row) -> bool:
     if "system" in row:
         return True
     messages = by_message(structured(row["messages"]))
-    turns = [each for each in messages if isinstance(each, Mapping)] if isinstance(messages, list) else []
+    turns = [each for each in messages if isinstance(each, dict | Mapping)] if isinstance(messages, list) else []
     contents = [content for turn in turns if isinstance(content := turn.get("content"), list)]
     return any(_is_block(block) for content in contents for block in content)
 

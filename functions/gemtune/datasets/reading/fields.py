@@ -103,6 +103,11 @@ class Fields:
         self._asked.add(name)
         return name in self._left
 
+    def present(self, names: Sequence[str]) -> list[str]:
+        """Return those of several fields that have a value not taken yet."""
+        self._asked.update(names)
+        return [name for name in names if name in self._left]
+
     def take(self, name: str) -> Any:
         """Return the value of a field, or None if it is absent.
 
@@ -142,7 +147,7 @@ class Fields:
 
         It is the first name if none has one. Raises BadRow if two of them have one.
         """
-        present = [name for name in names if name in self]
+        present = self.present(names)
         if len(present) > 1:
             ignored = ", ".join(f"{{{self.path_of(name)}: null}}" for name in present[1:])
             raise self.bad(
@@ -157,7 +162,7 @@ class Fields:
         Raises BadRow if it is not an object.
         """
         where = f"{self.place} {place}" if self.place and place else self.place or place
-        if not isinstance(value, Mapping):
+        if not isinstance(value, dict | Mapping):
             raise BadRow(f"{where or name} is not an object")
         return Fields(value, self.reading, path=self.path_of(name), place=where)
 

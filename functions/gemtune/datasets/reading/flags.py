@@ -16,10 +16,12 @@ def read_flag(fields: Fields, role: Role) -> bool | None:
 
     Raises BadRow for a fraction, for flags that disagree, and if a turn that is not the assistant's is to be learned.
     """
-    flags = {name: _flag(fields, name) for name in NAMES if name in fields}
+    if not (present := fields.present(NAMES)):
+        return None
+    flags = {name: _flag(fields, name) for name in present}
     if len({*flags.values()}) > 1:
         raise fields.bad(f"{' and '.join(flags)} disagree")
-    flag = next(iter(flags.values()), None)
+    flag = next(iter(flags.values()))
     if role == "assistant":
         return flag
     if flag and set(flags) != {"weight"}:  # weight: 1 is what tools write that give every turn a weight

@@ -109,6 +109,8 @@ def read_message(fields: Fields) -> list[Turn]:
     It is one, or one per result if the message has several results of tools. Raises BadRow.
     """
     value = fields.peek("content")
+    if isinstance(value, str):
+        return [read_turn(fields)]
     if isinstance(value, Mapping) or (isinstance(value, list) and any(is_response(each) for each in value)):
         role = role_of(fields.peek("role"), ROLES, fields)
         if role == "tool":
@@ -165,7 +167,7 @@ def by_message(messages: Any) -> Any:
     So the library datasets stores a `Sequence` of objects: {role: [user, assistant], content: [Hi, Hello]}. Anything
     else stays as it is.
     """
-    if not isinstance(messages, Mapping):
+    if isinstance(messages, list) or not isinstance(messages, Mapping):
         return messages
     columns = {name: values for name, values in messages.items() if values is not None}
     lengths = {len(values) if isinstance(values, list) else None for values in columns.values()}
@@ -219,7 +221,7 @@ def thinking_of(fields: Fields) -> str:
 
     Two fields may have the same text. Raises BadRow.
     """
-    thoughts = {name: text for name in THINKING if (text := fields.take_text(name))}
+    thoughts = {name: text for name in fields.present(THINKING) if (text := fields.take_text(name))}
     if len({*thoughts.values()}) > 1:
         raise fields.bad(f"{' and '.join(thoughts)} have different texts: keep one")
     return next(iter(thoughts.values()), "")
@@ -227,7 +229,7 @@ def thinking_of(fields: Fields) -> str:
 
 def system_turns(row: Fields) -> list[Turn]:
     """Return the system turn in a column of its own, if any. Raises BadRow."""
-    texts = {name: text for name in SYSTEM if (text := row.take_text(name)) and text.strip()}
+    texts = {name: text for name in row.present(SYSTEM) if (text := row.take_text(name)) and text.strip()}
     if len(texts) > 1:
         raise row.bad(f"{' and '.join(texts)} both have a system message: keep one")
     return [Turn("system", text) for text in texts.values()]
