@@ -253,11 +253,9 @@ class FolderObjects:
         """
         path = self._file(name)
         with writing(self.root):
-            if not path.parent.is_dir():
-                self._make_folder(path.parent)
+            self._make_folder(path.parent)
             folder = self.root / UNFINISHED
-            if not folder.is_dir():
-                folder.mkdir(exist_ok=True)
+            folder.mkdir(exist_ok=True)
             handle, unfinished = tempfile.mkstemp(dir=folder)
             os.fchmod(handle, self._modes.file)
             os.close(handle)
