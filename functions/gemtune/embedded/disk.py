@@ -45,11 +45,15 @@ def make_folder(path: Path) -> None:
 
 
 def write_through(path: Path, content: bytes) -> None:
-    """Write a file and flush it to disk."""
+    """Write a file and flush it to disk.
+
+    An empty file has nothing to flush: its name is written with the next file that is flushed, as all names are.
+    """
     with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+        if content:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def flush(path: Path) -> None:
