@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainer.model import row_attention
 from trainer.model.attention import flash_rows
-from trainer.model.attention.choice import Layers, Situation, choose
+from trainer.model.attention.choice import MASKED, Layers, Situation, choose
 from trainer.model.gradient_checkpointing import decoder_layers
 from trainer.model.on_cpu.install import computes_attention
 
@@ -38,9 +38,20 @@ def lines(model: LanguageModel, dtype: torch.dtype, provider: Provider) -> list[
     if provider == "unsloth" and model.device.type != "cpu":
         return ["attention: unsloth chooses it"]
     return [
-        f"attention of {count} {_described(layers, count)}: {choose(layers, _situation(model, dtype, layers))}"
+        f"attention of {count} {_described(layers, count)}: {_chosen(model, dtype, layers)}"
         for layers, count in kinds_of(model).items()
     ]
+
+
+def _chosen(model: LanguageModel, dtype: torch.dtype, layers: Layers) -> str:
+    """Return the implementation of some layers, and why it is that one.
+
+    With masks it is transformers' own, and its configuration says which.
+    """
+    choice, configured = choose(layers, _situation(model, dtype, layers)), _configured(model)
+    if configured in (row_attention.NAME, MASKED.get(choice.implementation.name)):
+        return str(choice)
+    return f"transformers' {configured}, which is not gemtune's choice"
 
 
 def kinds_of(model: LanguageModel) -> Counter[Layers]:
@@ -63,11 +74,16 @@ def _attentions(model: LanguageModel) -> list[Any]:
 
 def _situation(model: LanguageModel, dtype: torch.dtype, layers: Layers) -> Situation:
     """Return what decides about a kind of a model's layers."""
-    is_packed = model.config.get_text_config()._attn_implementation == row_attention.NAME
+    is_packed = _configured(model) == row_attention.NAME
     if is_packed and model.device.type == "cuda":
         return flash_rows.situation_of(model.device, dtype, layers)
     is_fused = is_packed and any(computes_attention(attention) for attention in _attentions(model))
     return Situation(model.device.type, None, 8 * dtype.itemsize, is_packed, is_fused)
+
+
+def _configured(model: LanguageModel) -> str:
+    """Return transformers' name for the attention of the language model."""
+    return str(model.config.get_text_config()._attn_implementation)
 
 
 def _described(layers: Layers, count: int) -> str:

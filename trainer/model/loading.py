@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from gemtune.errors import StepError
 from trainer.base_model import folder_contents
-from trainer.model.attention.choice import FLASH_MOST_HEAD, Layers, Situation, choose
+from trainer.model.attention.choice import FLASH_MOST_HEAD, MASKED, Layers, Situation, choose
 from trainer.new_tokens import embedding
 
 if TYPE_CHECKING:
@@ -92,7 +92,6 @@ def masked_attention(folder: Path) -> str | dict[str, str]:
     """
     config = folder_contents.config_of(folder)
     layers = Layers(head=FLASH_MOST_HEAD, cap=config.get("attn_logit_softcapping"))
-    if choose(layers, Situation("cpu", is_packed=False)).implementation.name == "eager_masked":
-        return "eager"
+    name = MASKED[choose(layers, Situation("cpu", is_packed=False)).implementation.name]
     has_audio = isinstance(config.get("audio_config"), dict)
-    return {"text_config": "sdpa", "vision_config": "sdpa", "audio_config": "eager"} if has_audio else "sdpa"
+    return {"text_config": name, "vision_config": "sdpa", "audio_config": "eager"} if has_audio else name

@@ -203,6 +203,11 @@ def test_the_line_of_padded_rows_is_what_transformers_was_told(tmp_path: Path, s
     assert all("with masks" in line for line in lines)
 
 
+def test_attention_that_another_library_chose_is_named(tmp_path: Path) -> None:
+    lines = attention_report.lines(model_of(tmp_path, "gemma3", "eager"), torch.float32, "unsloth")
+    assert all("transformers' eager, which is not gemtune's choice" in line for line in lines)
+
+
 def test_a_training_logs_the_attention_that_it_uses(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,7 +19,7 @@ speed is not known here; `bench.gpu` measures it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -149,3 +149,5 @@ IMPLEMENTATIONS: tuple[Implementation, ...] = (
     Implementation("sdpa_masked", "PyTorch's scaled_dot_product_attention, with masks", None, _limit_of_sdpa),
     Implementation("eager_masked", "all scores in full, with masks", None, lambda *_: None),
 )
+# transformers' names of its own ones.
+MASKED: Mapping[Name, str] = {"sdpa_masked": "sdpa", "eager_masked": "eager"}
