@@ -188,6 +188,8 @@ def main() -> int:
     except (ImportError, OSError, ValueError) as error:  # a package is missing, the disk is full, other bytes
         print(f"cannot build Gemma 3 270M: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
     print(folder)
     return 0
 

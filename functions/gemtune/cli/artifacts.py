@@ -8,6 +8,7 @@ import click
 
 from gemtune.cli.connection import Connection
 from gemtune.cli.connection.completing import job_argument
+from gemtune.cli.connection.interrupts import DOWNLOAD_IS_KEPT, explaining_interrupt
 from gemtune.cli.connection.text import echo_columns
 from gemtune.cli.request.paths import FOLDER
 
@@ -35,7 +36,8 @@ def artifacts(connection: Connection, job: str, folder: Path | None) -> None:
         from gemtune.handlers.answers import ArtifactLink
 
         links = [ArtifactLink.model_validate(artifact) for artifact in response["artifacts"]]
-        download_all(connection, [(link, path_in(folder, link)) for link in links])
+        with explaining_interrupt(DOWNLOAD_IS_KEPT):
+            download_all(connection, [(link, path_in(folder, link)) for link in links])
     if connection.print_if_json(response):
         return
     for artifact in response["artifacts"]:

@@ -12,13 +12,14 @@ import click
 
 from gemtune.cli import dataset_files
 from gemtune.cli.check.command import check
-from gemtune.cli.connection import Connection
+from gemtune.cli.connection import INTERRUPTED, Connection
 from gemtune.cli.connection.completing import complete_datasets
 from gemtune.cli.connection.groups import CommandGroup
+from gemtune.cli.connection.interrupts import PARTS_ARE_KEPT, explain_interrupt
 from gemtune.cli.connection.starting import offer_service
 from gemtune.cli.connection.text import echo_columns
 from gemtune.cli.request.paths import EXISTING, EXISTING_OR_INPUT, STANDARD_INPUT_NAME, file_of
-from gemtune.client import operations, references, uploads
+from gemtune.client import references, uploads
 
 
 @click.group(cls=CommandGroup)
@@ -157,29 +158,27 @@ def showing_progress(connection: Connection, *, keeps_parts: bool = True) -> Ite
     from rich.progress import Progress
 
     console = Console(stderr=True)
-    if connection.quiet or not console.is_terminal:
-        yield operations.no_report
-        return
-    bar = Progress(console=console, transient=True)
+    bar = Progress(console=console, transient=True, disable=connection.quiet or not console.is_terminal)
     task = bar.add_task("uploading")
-    is_sending = False
+    has_sent = False
 
     def report(sent: int, total: int) -> None:
-        nonlocal is_sending
-        is_sending = sent < total
-        if is_sending:
+        nonlocal has_sent
+        has_sent |= sent > 0
+        if sent < total:
             bar.start()  # again and again does no harm
         bar.update(task, completed=sent, total=total)
 
     try:
         yield report
     except KeyboardInterrupt:
-        if is_sending and keeps_parts:
-            click.echo("\nThe parts that were sent are kept; the same command goes on there", err=True)
-        raise
+        if not (has_sent and keeps_parts):
+            raise
+        bar.live.stop()
+        explain_interrupt(PARTS_ARE_KEPT)
+        raise click.exceptions.Exit(INTERRUPTED) from None
     finally:
-        if bar.live.is_started:
-            bar.stop()
+        bar.live.stop()
 
 
 data.add_command(check)

@@ -12,6 +12,7 @@ import click
 
 from gemtune.cli.connection import REFUSED, Connection
 from gemtune.cli.connection.downloading import download_all
+from gemtune.cli.connection.interrupts import DOWNLOAD_IS_KEPT, explaining_interrupt
 from gemtune.client import operations
 from gemtune.client.downloads import LinkedFile, is_there, path_in
 from gemtune.datasets.files.kinds import kind_of
@@ -34,7 +35,8 @@ def download(connection: Connection, dataset_id: str, output: str | None, *, for
     paths = _paths(files, output, name or dataset_id)
     missing = [(file, path) for file, path in paths if not is_there(file, path)]
     _check_replaced([path for _, path in missing], force=force)
-    download_all(connection, missing)
+    with explaining_interrupt(DOWNLOAD_IS_KEPT):
+        download_all(connection, missing)
     written = [{"name": file.name, "bytes": file.bytes, "path": str(path)} for file, path in paths]
     if not connection.print_if_json({"dataset_id": dataset_id, "files": written}):
         for _, path in paths:

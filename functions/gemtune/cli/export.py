@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from gemtune.cli.connection import Connection
+from gemtune.cli.connection import Connection, interrupts
 from gemtune.cli.connection import follow as following
 from gemtune.cli.connection.completing import job_argument, words
 from gemtune.jobs.secret_names import REFERENCE, USER_PREFIX
@@ -51,7 +51,8 @@ def export(
     if accept_loss:
         request["export_config"]["accept_loss"] = True
     path = f"/jobs/{connection.find_job(job)}/exports"
-    response = connection.call("POST", path, json=request, headers=headers)
+    with interrupts.explaining_interrupt(interrupts.may_be_accepted("export")):
+        response = connection.call("POST", path, json=request, headers=headers)
     if not connection.as_json:
         click.echo(response["job_id"])
     following.follow_accepted(connection, response, to_its_end=follow)

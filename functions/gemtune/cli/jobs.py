@@ -13,6 +13,7 @@ from gemtune.cli.connection import Connection, job_lines, plans
 from gemtune.cli.connection import follow as following
 from gemtune.cli.connection.completing import job_argument, words
 from gemtune.cli.connection.hints import as_commands
+from gemtune.cli.connection.interrupts import explaining_interrupt, may_be_accepted
 from gemtune.cli.connection.starting import offer_service
 from gemtune.cli.connection.text import echo_columns, echo_line
 from gemtune.cli.request import described
@@ -62,10 +63,12 @@ def train(
         return
     offer_service(connection)
     _find_dataset(connection, training)
-    with datasets.showing_progress(connection) as report:
-        accepted = connection.run(
-            operations.train(training.request, training.files, training.name, key=idempotency_key, report=report)
-        )
+    if training.files is not None:
+        with datasets.showing_progress(connection) as report:
+            provided = connection.run(operations.provide(training.files, training.name, report))
+        training.request["processed_dataset_id"] = provided
+    with explaining_interrupt(may_be_accepted("training")):
+        accepted = connection.run(operations.train(training.request, None, "", key=idempotency_key))
     response = accepted.model_dump(mode="json")
     if not connection.as_json:
         click.echo(accepted.job_id)

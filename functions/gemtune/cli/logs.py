@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import click
 
-from gemtune.cli.connection import INTERRUPTED, UNREACHABLE, Connection, follow
+from gemtune.cli.connection import UNREACHABLE, Connection, follow, interrupts
 from gemtune.cli.connection.completing import job_argument
 from gemtune.client.errors import Unreachable
 from gemtune.jobs.status import Step, is_final
@@ -29,15 +30,14 @@ def logs(connection: Connection, job: str, step: str | None, tail: int | None, f
 
     With --json, each line is an object with step, attempt, time and text.
     """
-    reader = LogReader(connection, connection.find_job(job), step)
-    try:
+    job_id = connection.find_job(job)
+    reader = LogReader(connection, job_id, step)
+    with interrupts.explaining_interrupt(*interrupts.job_goes_on(job_id)) if follows else nullcontext():
         with connection.reporting_outages():
             for line in deque(reader.lines(), tail) if tail is not None else reader.lines():
                 reader.print_line(line)
         if follows:
             reader.follow()
-    except KeyboardInterrupt:
-        raise click.exceptions.Exit(INTERRUPTED) from None
 
 
 class LogReader:

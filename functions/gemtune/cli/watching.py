@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from gemtune import VERSION
-from gemtune.cli.connection import UNREACHABLE, Connection, job_lines
+from gemtune.cli.connection import INTERRUPTED, UNREACHABLE, Connection, job_lines
 from gemtune.cli.connection import follow as following
 from gemtune.cli.connection.completing import complete_jobs, job_argument
 from gemtune.cli.connection.text import echo_columns
@@ -111,7 +111,7 @@ def _watch_list(connection: Connection) -> None:
                     live.update(_table(page["jobs"], console.width))
                 time.sleep(following.POLL_SECONDS)
     except KeyboardInterrupt:
-        return
+        raise click.exceptions.Exit(INTERRUPTED) from None
     except Unreachable as error:
         click.echo(str(error), err=True)
         raise click.exceptions.Exit(UNREACHABLE) from None

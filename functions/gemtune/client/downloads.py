@@ -86,8 +86,12 @@ def _is_whole(linked: LinkedFile, path: Path) -> bool:
 
 def _write(linked: LinkedFile, path: Path, show: Callable[[int], None]) -> None:
     """Write the content of a linked file, from the end of `path` on."""
+    begun = path.stat().st_size if path.is_file() else 0
+    if begun >= linked.bytes:  # of another file of this name, or complete: the SHA-256 tells
+        begun = 0
     if linked.url is None:
-        with Path(linked.path or "").open("rb") as source, path.open("wb") as file:
+        with Path(linked.path or "").open("rb") as source, path.open("ab" if begun else "wb") as file:
+            source.seek(begun)
             while block := source.read(BLOCK_BYTES):
                 file.write(block)
                 show(file.tell())
@@ -95,9 +99,6 @@ def _write(linked: LinkedFile, path: Path, show: Callable[[int], None]) -> None:
     import httpx2
 
     redact_logs_of("httpx2")
-    begun = path.stat().st_size if path.is_file() else 0
-    if begun >= linked.bytes:  # of another file of this name, or complete: the SHA-256 tells
-        begun = 0
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={begun}-"} if begun else {})
     with httpx2.stream("GET", linked.url, headers=headers, timeout=60) as response:
         if not response.is_success:  # httpx's own error would show the link, which gives access for one hour

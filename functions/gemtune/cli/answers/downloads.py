@@ -6,6 +6,7 @@ from pathlib import Path
 
 from gemtune.cli.connection import Connection
 from gemtune.cli.connection.downloading import download_with_progress
+from gemtune.cli.connection.interrupts import DOWNLOAD_IS_KEPT, explaining_interrupt
 from gemtune.client.downloads import path_in
 from gemtune.client.errors import BadDownload, Unreachable
 from gemtune.errors import StepError
@@ -27,7 +28,8 @@ def fetch(connection: Connection, job_id: str) -> Path:
         raise StepError("nothing_to_download", message, hint=f"`gemtune watch {job_id}` shows when it is completed")
     folder = cache_folder() / FOLDER / job_id
     try:
-        download_with_progress(connection, [(artifact, path_in(folder, artifact)) for artifact in artifacts])
+        with explaining_interrupt(DOWNLOAD_IS_KEPT):
+            download_with_progress(connection, [(artifact, path_in(folder, artifact)) for artifact in artifacts])
     except (BadDownload, Unreachable) as error:
         raise StepError("download_failed", str(error), hint="try it again: what was downloaded is kept") from error
     return folder

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from gemtune.checks.report import CheckReport
-from gemtune.cli.connection import REFUSED, Connection
+from gemtune.cli.connection import REFUSED, Connection, interrupts
 from gemtune.cli.connection.hints import as_commands
 from gemtune.client import operations
 
@@ -22,7 +22,8 @@ def check(connection: Connection, dataset_id: str, request: dict[str, Any], *, s
     config = dict(request.pop("training_config", {}))
     base_model_id = config.pop("base_model_id", None)
     body = request | {"base_model_id": base_model_id, "training_config": config, "samples": samples}
-    with _status(connection):
+    goes_on = "The service goes on with the check; the same command shows its report."
+    with interrupts.explaining_interrupt(goes_on), _status(connection):
         state = connection.run(operations.check_dataset(dataset_id, body))
     if state.error is not None:
         click.echo(f"{state.error.code}: {state.error.message}", err=True)

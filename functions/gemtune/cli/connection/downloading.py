@@ -38,7 +38,7 @@ def download_with_progress(connection: Connection, paths: Sequence[tuple[LinkedF
     console = Console(stderr=True)
     text = progress.TextColumn("{task.description}")
     columns = (text, progress.BarColumn(), progress.DownloadColumn(), progress.TransferSpeedColumn())
-    is_hidden = connection.quiet or not console.is_terminal
+    is_hidden = connection.quiet or not console.is_terminal or not paths
     with progress.Progress(*columns, console=console, disable=is_hidden, transient=True) as bar:
         task = bar.add_task("", total=sum(linked.bytes for linked, _ in paths))
         done = 0

@@ -17,6 +17,7 @@ from gemtune.cli.connection import (
     INTERRUPTED,
     UNREACHABLE,
     Connection,
+    interrupts,
     job_lines,
 )
 from gemtune.cli.connection.hints import as_commands
@@ -84,7 +85,7 @@ def follow(
                     break
                 sleep(POLL_SECONDS)
     except KeyboardInterrupt:
-        return (interrupt or explain_interrupt)(job_id)
+        return (interrupt or _explain_interrupt)(job_id)
     except Unreachable as error:
         click.echo(str(error), err=True)
         return UNREACHABLE
@@ -139,11 +140,9 @@ def next_steps(job_id: str) -> str:
     return f'Ask the model: gemtune try {job_id} "…"\nGet its files: gemtune artifacts {job_id} --download FOLDER'
 
 
-def explain_interrupt(job_id: str) -> int:
+def _explain_interrupt(job_id: str) -> int:
     """Say after Ctrl-C that the job goes on; return the exit code."""
-    click.echo("\nThe job goes on.", err=True)
-    click.echo(f"Look at it again: gemtune watch {job_id}", err=True)
-    click.echo(f"Cancel it: gemtune cancel {job_id}", err=True)
+    interrupts.explain_interrupt(*interrupts.job_goes_on(job_id))
     return INTERRUPTED
 
 
@@ -247,7 +246,7 @@ def follow_events(connection: Connection, job_id: str, *, sleep: Callable[[float
                     return ENDED[event["status"]]
             sleep(POLL_SECONDS)
     except KeyboardInterrupt:
-        return explain_interrupt(job_id)
+        return _explain_interrupt(job_id)
     except Unreachable as error:
         click.echo(str(error), err=True)
         return UNREACHABLE

@@ -38,7 +38,12 @@ def offer_service(connection: Connection) -> None:
         server = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
         )
-    wait_until_healthy(connection, server, log)
+    try:
+        wait_until_healthy(connection, server, log)
+    except BaseException:  # Ctrl-C as well: nobody would know of the server
+        server.terminate()
+        server.wait()
+        raise
     click.echo(
         f"Started a service, with its log in {log}. It goes on after this command; `gemtune down` stops it.",
         err=True,

@@ -8,9 +8,8 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -110,12 +109,34 @@ def _base_model(examples: Path) -> str:
 
     The build runs in its own process, which prints its progress to standard error.
     """
-    command = [sys.executable, "-m", "examples.build_base_model"]
-    build = subprocess.run(command, cwd=examples.parent, stdout=subprocess.PIPE, text=True, check=False)
-    if build.returncode != 0:
-        reason = _exit_reason(build.returncode)
-        raise click.ClickException(f"could not build the base model ({reason}); see the output above")
-    return build.stdout.strip().rpartition("\n")[2]
+    code, printed = _run_example(examples, ["build_base_model"], signal.SIGINT)
+    if code != 0:
+        raise click.ClickException(f"could not build the base model ({_exit_reason(code)}); see the output above")
+    return printed.strip().rpartition("\n")[2]
+
+
+def _run_example(examples: Path, arguments: Sequence[str], stop: signal.Signals) -> tuple[int, str]:
+    """Run a program of examples; return its exit code and what it printed.
+
+    stop: the signal that it gets after Ctrl-C, which does not reach it, and when this process dies.
+    """
+    name, *others = arguments
+    command = parent_death.command(["-m", f"examples.{name}", *others], stop)
+    program = subprocess.Popen(
+        command,
+        cwd=examples.parent,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        printed, _ = program.communicate()
+    except BaseException:
+        program.send_signal(stop)
+        program.communicate()
+        raise
+    return program.returncode, printed
 
 
 def _exit_reason(returncode: int) -> str:
@@ -191,13 +212,12 @@ def _print_samples(examples: Path, base: str, adapter: str) -> None:
     held_out = (examples / DATASET / "eval.jsonl").read_text().splitlines()
     questions = [json.loads(line)["messages"][0]["content"] for line in held_out[:SAMPLES]]
     click.echo(f"Answering {SAMPLES} held-out questions before and after (less than a minute on 2 cores)")
-    command = [sys.executable, "-m", "examples.sample_answers", base, adapter, *questions]
-    sampling = subprocess.run(command, cwd=examples.parent, stdout=subprocess.PIPE, text=True, check=False)
-    if sampling.returncode != 0:
-        reason = _exit_reason(sampling.returncode)
+    code, printed = _run_example(examples, ["sample_answers", base, adapter, *questions], signal.SIGKILL)
+    if code != 0:
+        reason = _exit_reason(code)
         message = f"could not generate sample answers ({reason}); the adapter itself is complete: {adapter}"
         raise click.ClickException(message)
-    answers = json.loads(sampling.stdout.strip().rpartition("\n")[2])
+    answers = json.loads(printed.strip().rpartition("\n")[2])
     for question, before, after in zip(questions, answers["before"], answers["after"], strict=True):
         click.echo(f"\n{question}\n  before: {' '.join(before.split())}\n  after:  {' '.join(after.split())}")
 
