@@ -109,7 +109,7 @@ def _base_model(examples: Path) -> str:
 
     The build runs in its own process, which prints its progress to standard error.
     """
-    code, printed = _run_example(examples, ["build_base_model"], signal.SIGINT)
+    code, printed = _run_example(examples, ["examples.build_base_model"], signal.SIGINT)
     if code != 0:
         raise click.ClickException(f"could not build the base model ({_exit_reason(code)}); see the output above")
     return printed.strip().rpartition("\n")[2]
@@ -120,8 +120,7 @@ def _run_example(examples: Path, arguments: Sequence[str], stop: signal.Signals)
 
     stop: the signal that it gets after Ctrl-C, which does not reach it, and when this process dies.
     """
-    name, *others = arguments
-    command = parent_death.command(["-m", f"examples.{name}", *others], stop)
+    command = parent_death.command(["-m", *arguments], stop)
     program = subprocess.Popen(
         command,
         cwd=examples.parent,
@@ -212,7 +211,7 @@ def _print_samples(examples: Path, base: str, adapter: str) -> None:
     held_out = (examples / DATASET / "eval.jsonl").read_text().splitlines()
     questions = [json.loads(line)["messages"][0]["content"] for line in held_out[:SAMPLES]]
     click.echo(f"Answering {SAMPLES} held-out questions before and after (less than a minute on 2 cores)")
-    code, printed = _run_example(examples, ["sample_answers", base, adapter, *questions], signal.SIGKILL)
+    code, printed = _run_example(examples, ["examples.sample_answers", base, adapter, *questions], signal.SIGKILL)
     if code != 0:
         reason = _exit_reason(code)
         message = f"could not generate sample answers ({reason}); the adapter itself is complete: {adapter}"
