@@ -1,4 +1,4 @@
-"""Ctrl-C during commands: what each of them says, keeps and ends."""
+"""Ctrl-C during commands, and what each of them says, keeps and ends."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ RUNNING_CHECK = {
     "error": None,
     "rows_left_out": None,
 }
-# Arguments, the call that Ctrl-C interrupts, and what is said.
+# Arguments, the call that Ctrl-C interrupts, and what is sentences.
 CASES: list[tuple[tuple[str, ...], tuple[str, str], tuple[str, ...]]] = [
     (TRAIN, ("POST", "/train"), ("may have accepted the training", "gemtune jobs")),
     ((*TRAIN, "--follow"), ("GET", f"/jobs/{JOB}/status"), GOES_ON),
@@ -66,11 +66,11 @@ def interrupt_call(monkeypatch: pytest.MonkeyPatch, method: str, path: str, *, f
     monkeypatch.setattr(Transport, "send", interrupted)
 
 
-@pytest.mark.parametrize(("arguments", "call", "said"), CASES)
+@pytest.mark.parametrize(("arguments", "call", "sentences"), CASES)
 def test_ctrl_c_says_what_goes_on(
     arguments: tuple[str, ...],
     call: tuple[str, str],
-    said: tuple[str, ...],
+    sentences: tuple[str, ...],
     service: FakeService,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -81,14 +81,14 @@ def test_ctrl_c_says_what_goes_on(
     interrupt_call(monkeypatch, *call)
     result = run(*arguments, url=service.url)
     assert result.exit_code == 130, result.stderr
-    assert [text for text in said if text not in result.stderr] == []
+    assert [text for text in sentences if text not in result.stderr] == []
 
 
 def test_a_list_of_jobs_that_is_watched_ends_as_everything_that_ctrl_c_ends(
     service: FakeService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     interrupt_call(monkeypatch, "GET", "/jobs")
-    assert run("watch", url=service.url, TTY_COMPATIBLE="1").exit_code == 130
+    assert run("watch", url=service.url, FORCE_COLOR="1").exit_code == 130
 
 
 @pytest.mark.parametrize("command", [("data", "upload"), ("train", "--model", "a/b", "--follow", "--data")])
@@ -190,5 +190,5 @@ def test_every_command_that_follows_a_job_is_interrupted_here() -> None:
         for name, command in commands.items()
         if command is not None and any("--follow" in parameter.opts for parameter in command.params)
     }
-    tested = {arguments[0] for arguments, _, said in CASES if said is GOES_ON}
+    tested = {arguments[0] for arguments, _, sentences in CASES if sentences is GOES_ON}
     assert following - {"export"} <= tested | {"train"}

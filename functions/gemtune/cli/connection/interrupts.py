@@ -1,4 +1,4 @@
-"""What a command says after Ctrl-C: what goes on, and how to go on with it."""
+"""Explanations after Ctrl-C: what goes on, and how to go on with it."""
 
 from __future__ import annotations
 
