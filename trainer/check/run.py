@@ -176,7 +176,8 @@ def _split(tally: Tally, watcher: Watcher, spec: Spec) -> SplitCheck:
     """Return the counts of a split."""
     counts = tally.to_json()
     own_names = {column: name for name, column in spec.dataset_columns.items() if column is not None}
-    read = watcher.used.get(tally.split, set()) - spec.read_options.ignored
+    # A mapped column is read in rows that are refused for another reason as well.
+    read = (watcher.used.get(tally.split, set()) | own_names.keys()) - spec.read_options.ignored
     return SplitCheck(
         files=tally.files,
         used=tally.kept_rows,

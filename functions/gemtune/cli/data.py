@@ -16,8 +16,8 @@ from gemtune.cli.connection import INTERRUPTED, Connection
 from gemtune.cli.connection.completing import complete_datasets
 from gemtune.cli.connection.groups import CommandGroup
 from gemtune.cli.connection.interrupts import PARTS_ARE_KEPT, explain_interrupt
-from gemtune.cli.connection.starting import offer_service
-from gemtune.cli.connection.text import echo_columns
+from gemtune.cli.connection.starting import confirm, confirm_option, offer_service
+from gemtune.cli.connection.text import echo_columns, is_redrawn
 from gemtune.cli.request.paths import EXISTING, EXISTING_OR_INPUT, STANDARD_INPUT_NAME, file_of
 from gemtune.client import references, uploads
 
@@ -98,10 +98,15 @@ def show(connection: Connection, dataset_id: str) -> None:
 
 @data.command()
 @click.argument("dataset_id", metavar="DATASET", shell_complete=complete_datasets)
+@confirm_option
 @click.pass_obj
-def delete(connection: Connection, dataset_id: str) -> None:
-    """Delete a dataset that no unfinished job uses."""
+def delete(connection: Connection, dataset_id: str, yes: bool) -> None:
+    """Delete a dataset that no unfinished job uses.
+
+    In a terminal it asks first.
+    """
     dataset_id = connection.find_dataset(dataset_id)
+    confirm(f"Delete dataset {dataset_id} with its files?", yes=yes)
     answer = connection.call("DELETE", f"/datasets/{dataset_id}")
     if not connection.print_if_json(answer):
         click.echo(f"Deleted dataset {dataset_id}")
@@ -158,7 +163,7 @@ def showing_progress(connection: Connection, *, keeps_parts: bool = True) -> Ite
     from rich.progress import Progress
 
     console = Console(stderr=True)
-    bar = Progress(console=console, transient=True, disable=connection.quiet or not console.is_terminal)
+    bar = Progress(console=console, transient=True, disable=connection.quiet or not is_redrawn(console))
     task = bar.add_task("uploading")
     has_sent = False
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -10,7 +11,8 @@ from click.shell_completion import CompletionItem
 
 from gemtune.cli.connection import INTERRUPTED, REFUSED, Connection
 from gemtune.cli.connection.completing import PROFILE_MEANT, URL_MEANT, complete_profiles
-from gemtune.cli.connection.groups import CommandGroup, suggest
+from gemtune.cli.connection.debug import log_calls
+from gemtune.cli.connection.groups import CommandGroup, suggest, suggest_verb
 from gemtune.client.errors import BadUse
 from gemtune.errors import CannotStore, GemtuneError
 
@@ -36,18 +38,19 @@ OTHER_NAMES = {
     "jobs": "ls list ps",
     "status": "show get describe retrieve view info inspect",
     "watch": "follow tail",
-    "metrics": "curve loss history",
     "logs": "log output",
-    "events": "list-events",
-    "checkpoints": "list-checkpoints checkpoint",
+    "events": "list-events list_events",
+    "checkpoints": "list-checkpoints list_checkpoints checkpoint",
     "request": "rerun retry clone repeat",
     "cancel": "stop kill abort",
     "delete": "rm remove",
     "account": "whoami usage billing",
     "try": "chat ask generate completions infer inference predict complete",
     "artifacts": "download pull weights results files",
-    "config": "login auth profile configure",
-    "secret": "token login env",
+    "config": "login logout auth profile configure env",
+    "secret": "token login",
+    "version": "about",
+    "metrics": "curve loss history evaluate eval results",
 }
 # Commands that list things, so that `gemtune jobs list` means them, too.
 LISTS = ("jobs", "models")
@@ -70,6 +73,10 @@ OTHER_OPTIONS = {
         "--limit": "--max --count",
         "--output": "--out --output-file --output-dir --download-dir --local-dir",
         "--force": "--overwrite --clobber --replace",
+        "--json": "--format --output-format --jq --template --query",
+        "--yes": "--confirm --no-confirm --assume-yes --force",
+        "--debug": "--verbose --trace --log-level",
+        "--download": "--output --out --output-dir --download-dir --local-dir --dir --folder",
     }.items()
     for other in others.split()
 }
@@ -190,16 +197,31 @@ class _LazyGroup(CommandGroup):
         Names near commands if there is none.
         """
         if args[0] == "help":
-            args = [*args[1:2], "--help"]
+            args = [*args[1:], "--help"]
             if len(args) == 1:
                 click.echo(ctx.get_help())
                 ctx.exit()
         if args[0] in LISTS and args[1:2] in (["list"], ["ls"]):
             args = [args[0], *args[2:]]
+        verb = suggest_verb(args, OTHER_NAMES)
+        if verb is not None and (args[0] not in self.modules or args[0] in LISTS):
+            ctx.fail(f"There is no command '{' '.join(args[:2])}'. Did you mean {verb}?")
         if args[0] not in self.modules and not args[0].startswith("-"):
             meant = suggest(args[0], [*self.modules, "help"], OTHER_NAMES)
             ctx.fail(f"There is no command {args[0]!r}.{meant or ' `gemtune --help` lists all.'}")
         return super().resolve_command(ctx, args)
+
+
+def _colours(environment: Mapping[str, str]) -> bool | None:
+    """Return whether text is coloured; None: if it goes to a terminal.
+
+    The variables are those of https://no-color.org and https://bixense.com/clicolors.
+    """
+    if environment.get("NO_COLOR") or environment.get("CLICOLOR") == "0":
+        return False
+    if any(environment.get(name) not in (None, "", "0") for name in ("FORCE_COLOR", "CLICOLOR_FORCE")):
+        return True
+    return False if environment.get("TERM") == "dumb" else None
 
 
 def _own_option(error: click.NoSuchOption) -> str | None:
@@ -231,6 +253,10 @@ def _common_options() -> list[click.Option]:
         if ctx.obj is not None:
             ctx.obj.quiet |= quiet
 
+    def set_debug(ctx: click.Context, option: click.Parameter, debug: bool) -> None:
+        if debug:
+            log_calls()
+
     shared: dict[str, Any] = {"expose_value": False}
     return [
         click.Option(["--url"], callback=set_url, help="URL of the service.", **shared),
@@ -244,6 +270,7 @@ def _common_options() -> list[click.Option]:
         ),
         click.Option(["--json"], is_flag=True, callback=set_json, help="Print results as JSON.", **shared),
         click.Option(["--quiet", "-q"], is_flag=True, callback=set_quiet, help="Print results only.", **shared),
+        click.Option(["--debug"], is_flag=True, callback=set_debug, help="Print the calls to the service.", **shared),
     ]
 
 
@@ -256,10 +283,12 @@ def _common_options() -> list[click.Option]:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print results as JSON.")
 @click.option("--quiet", "-q", is_flag=True, help="Print results only, no progress and no advice.")
-@click.version_option(package_name="gemtune")
+@click.option("--debug", is_flag=True, help="Print the calls to the service to standard error, without their contents.")
+@click.version_option(None, "-V", "--version", package_name="gemtune")
 @click.pass_context
-def main(ctx: click.Context, url: str | None, profile: str | None, as_json: bool, quiet: bool) -> None:
+def main(ctx: click.Context, url: str | None, profile: str | None, as_json: bool, quiet: bool, debug: bool) -> None:
     """Connect to the service that the options name, for the command to use."""
-    if os.environ.get("NO_COLOR"):
-        ctx.color = False
+    ctx.color = _colours(os.environ)
+    if debug or os.environ.get("GEMTUNE_DEBUG"):
+        log_calls()
     ctx.obj = Connection(url, as_json=as_json, quiet=quiet, profile=profile)

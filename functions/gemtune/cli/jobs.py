@@ -14,7 +14,7 @@ from gemtune.cli.connection import follow as following
 from gemtune.cli.connection.completing import job_argument, words
 from gemtune.cli.connection.hints import as_commands
 from gemtune.cli.connection.interrupts import explaining_interrupt, may_be_accepted
-from gemtune.cli.connection.starting import offer_service
+from gemtune.cli.connection.starting import confirm, confirm_option, offer_service
 from gemtune.cli.connection.text import echo_columns, echo_line
 from gemtune.cli.request import described
 from gemtune.cli.request import options as train_options
@@ -235,10 +235,15 @@ def cancel(connection: Connection, job: str) -> None:
 
 @click.command()
 @job_argument
+@confirm_option
 @click.pass_obj
-def delete(connection: Connection, job: str) -> None:
-    """Delete a job that is over or paused, with all of its files."""
+def delete(connection: Connection, job: str, yes: bool) -> None:
+    """Delete a job that is over or paused, with all of its files.
+
+    In a terminal it asks first.
+    """
     job_id = connection.find_job(job)
+    confirm(f"Delete job {job_id} with all of its files?", yes=yes)
     response = connection.call("DELETE", f"/jobs/{job_id}")
     if not connection.print_if_json(response):
         click.echo(f"Deleted job {job_id}")

@@ -12,7 +12,7 @@ from gemtune import VERSION
 from gemtune.cli.connection import INTERRUPTED, UNREACHABLE, Connection, job_lines
 from gemtune.cli.connection import follow as following
 from gemtune.cli.connection.completing import complete_jobs, job_argument
-from gemtune.cli.connection.text import echo_columns
+from gemtune.cli.connection.text import echo_columns, is_redrawn
 from gemtune.client.errors import Unreachable
 
 # Jobs that `watch` shows without a job, and the columns before their ids, with the longest values.
@@ -101,7 +101,7 @@ def _watch_list(connection: Connection) -> None:
     from rich.live import Live
 
     poller, console = following.Poller(connection), Console()
-    if not console.is_terminal:
+    if not is_redrawn(console):
         raise click.UsageError("without a terminal, say which job to watch, or list them with `gemtune jobs`")
     try:
         with Live(console=console, refresh_per_second=4) as live:

@@ -32,6 +32,7 @@ def draw(entries: Entries, title: str) -> str:
     points = [point for curve in curves.values() for point in curve]
     parts = [f'<text x="{MARGIN}" y="20">{_escaped(title)}</text>']
     if points:
+        legend = 20
         steps, losses = [point[0] for point in points], [point[1] for point in points]
         for name, curve in curves.items():
             places = " ".join(
@@ -41,13 +42,17 @@ def draw(entries: Entries, title: str) -> str:
             )
             if curve:
                 parts.append(f'<polyline fill="none" stroke="{CURVES[name]}" stroke-width="2" points="{places}"/>')
+                parts.append(
+                    f'<text x="{WIDTH - MARGIN}" y="{legend}" text-anchor="end" fill="{CURVES[name]}">{name}</text>'
+                )
+                legend += 16
         parts += [
             f'<text x="2" y="{MARGIN}">{max(losses):.3g}</text>',
             f'<text x="2" y="{HEIGHT - MARGIN}">{min(losses):.3g}</text>',
             f'<text x="{MARGIN}" y="{HEIGHT - 10}">{min(steps):.0f}</text>',
             f'<text x="{WIDTH - MARGIN}" y="{HEIGHT - 10}">{max(steps):.0f}</text>',
         ]
-    style = 'font-family="sans-serif" font-size="12" xmlns="http://www.w3.org/2000/svg"'
+    style = 'font-family="sans-serif" font-size="12" fill="currentColor" xmlns="http://www.w3.org/2000/svg"'
     return f'<svg width="{WIDTH}" height="{HEIGHT}" {style}>{"".join(parts)}</svg>'
 
 

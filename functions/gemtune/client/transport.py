@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import re
 import time
 from collections.abc import Callable, Mapping
@@ -21,6 +22,7 @@ from gemtune.redaction import redact_logs_of
 if TYPE_CHECKING:
     import httpx2
 
+log = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
 TIMEOUT_SECONDS = 60.0
 # Hosts that are this machine. Proxies do not apply to it.
@@ -81,10 +83,14 @@ class Transport:
         """
         import httpx2
 
+        began = time.monotonic()
         try:
             response = self._client.request(**_arguments(self.address, call))
         except (httpx2.TransportError, httpx2.InvalidURL) as error:
+            log.debug("%s %s: %s", call.method, call.path, error)
             raise _unreachable(self.address, error) from error
+        milliseconds = 1000 * (time.monotonic() - began)
+        log.debug("%s %s: HTTP %d in %.0f ms", call.method, response.request.url, response.status_code, milliseconds)
         return _decode(self.address, response.status_code, response.headers, response.text)
 
     def put(self, upload: LinkedPut) -> None:

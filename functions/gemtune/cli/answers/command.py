@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from gemtune.cli.answers import child
+from gemtune.cli.answers.checkpoint import CheckpointReference, train_step_of
 from gemtune.cli.answers.display import Display
 from gemtune.cli.answers.location import Choice, located
 from gemtune.cli.answers.rows import RowsFile, training_columns
@@ -36,10 +37,9 @@ FILE = LocalPath(exists=True, dir_okay=False)
 @click.option("--base", "with_base", is_flag=True, help="Let the base model answer, too, without the training.")
 @click.option(
     "--checkpoint",
-    type=click.IntRange(1),
-    metavar="TRAIN_STEP",
+    type=CheckpointReference(),
     shell_complete=complete_checkpoints,
-    help="Ask a checkpoint of the training (`gemtune checkpoints` lists them).",
+    help="Ask a checkpoint of the training: best, newest, or a train_step (`gemtune checkpoints` lists them).",
 )
 @click.option("--base-model", metavar="MODEL", help="Base model of an adapter that is downloaded (folder or Hub id).")
 @click.option("--format", "format_", type=click.Choice(tuple(EXPORTS)), help="Ask the exported files.")
@@ -70,7 +70,8 @@ def try_(connection: Connection, /, job: str, prompt: str | None, **options: Any
     lines = None if file is None or kind_of(file.name) is not None else _lines_of(file)
     job_id = connection.find_job(job)
     status = connection.call("GET", f"/jobs/{job_id}/status")
-    choice = Choice(options["format_"], options["checkpoint"], options["base_model"])
+    checkpoint = None if options["checkpoint"] is None else train_step_of(connection, job_id, options["checkpoint"])
+    choice = Choice(options["format_"], checkpoint, options["base_model"])
     display = Display(connection.as_json, connection.quiet, options["thinking"])
     arguments, environment = located(connection, status, choice)
     display.note(f"Loading {status['base_model_id']} as {job_id} trained it …")

@@ -14,6 +14,7 @@ from typing import IO, TYPE_CHECKING
 
 from gemtune.checks.report import CheckReport
 from gemtune.checks.task import REPORT, TASK, CheckTask
+from gemtune.cli.connection.text import is_redrawn
 from gemtune.errors import GemtuneError
 from gemtune.process import parent_death
 
@@ -47,11 +48,11 @@ class CheckFolderInUse(GemtuneError):
         super().__init__(f"another check is writing its results to {folder}", hint=hint)
 
 
-def run(task: CheckTask, folder: Path, *, token: str | None, quiet: bool) -> CheckReport:
+def run(task: CheckTask, folder: Path, *, token: str | None, quiet: bool, cwd: Path | None = None) -> CheckReport:
     """Run a check in a folder, and return its report.
 
     The folder is created; a report of an earlier check in it is replaced. token: for the Hub, instead of the user's
-    own. quiet: show no progress. Raises CheckCrashed, CheckFolderInUse.
+    own. quiet: show no progress. cwd: current folder of the process, if not that of this one. Raises CheckCrashed, CheckFolderInUse.
     """
     folder.mkdir(parents=True, exist_ok=True, mode=PRIVATE)
     with _locked(folder / TASK) as file:
@@ -59,7 +60,7 @@ def run(task: CheckTask, folder: Path, *, token: str | None, quiet: bool) -> Che
         file.truncate(0)
         file.write(task.model_dump_json())
         file.flush()
-        return _run(folder, token=token, quiet=quiet)
+        return _run(folder, token=token, quiet=quiet, cwd=cwd)
 
 
 @contextmanager
@@ -77,7 +78,7 @@ def _locked(task: Path) -> Iterator[IO[str]]:
         yield file
 
 
-def _run(folder: Path, *, token: str | None, quiet: bool) -> CheckReport:
+def _run(folder: Path, *, token: str | None, quiet: bool, cwd: Path | None) -> CheckReport:
     """Run the check of a folder's task, and return its report.
 
     Raises CheckCrashed.
@@ -92,6 +93,7 @@ def _run(folder: Path, *, token: str | None, quiet: bool) -> CheckReport:
             text=True,
             errors="replace",
             env=environment,
+            cwd=cwd,
         )
         assert process.stdout is not None
         try:
@@ -116,7 +118,7 @@ def _progress(quiet: bool) -> Iterator[Callable[[str], None]]:
     from rich.console import Console
 
     console = Console(stderr=True)
-    if quiet or not console.is_terminal:
+    if quiet or not is_redrawn(console):
         yield lambda rows: None
         return
     with console.status("reading the tokenizer…") as status:

@@ -16,7 +16,7 @@ from gemtune.cli.check import child, page, service
 from gemtune.cli.check import request as check_request
 from gemtune.cli.connection import REFUSED, Connection, print_problems
 from gemtune.cli.request import options as train_options
-from gemtune.cli.request.paths import FOLDER, LocalPath
+from gemtune.cli.request.paths import FOLDER, STANDARD_INPUT, STANDARD_INPUT_NAME, LocalPath, file_of
 from gemtune.datasets.files import hub_dataset
 from gemtune.datasets.files.kinds import kind_of
 from gemtune.jobs.secret_names import REFERENCE
@@ -28,6 +28,11 @@ from gemtune.request.training_config import SAFE_NAME
 @click.argument("source", metavar="ROWS")
 @click.option("--eval", "held_out", type=LocalPath(), help="File with the rows to evaluate on.")
 @train_options.with_training_options
+@click.option(
+    "--filename",
+    metavar="NAME",
+    help=f"Name of rows on standard input, whose ending tells their kind (default: {STANDARD_INPUT_NAME}).",
+)
 @click.option("--samples", type=click.IntRange(0, 100), default=5, show_default=True, help="Rows to show as text.")
 @click.option(
     "--output",
@@ -40,19 +45,21 @@ def check(
     /,
     source: str,
     held_out: Path | None,
+    filename: str | None,
     samples: int,
     output: Path | None,
     **options: Any,
 ) -> None:
     """Check rows without a job and without weights.
 
-    ROWS is a file of rows, a folder, or a dataset of the Hub (hf://datasets/owner/name): these are checked on this
-    machine, without a service. Or it is the id of a dataset that the service has, which then checks it. The report says
-    what a training with the same options would make of every row. Exits with 0 if it would train, and with 1 if not.
+    ROWS is a file of rows, - for standard input, a folder, or a dataset of the Hub (hf://datasets/owner/name): these
+    are checked on this machine, without a service. Or it is the id of a dataset that the service has, which then checks
+    it. The report says what a training with the same options would make of every row. Exits with 0 if it would train,
+    and with 1 if not.
     """
-    on_service = _is_dataset_id(source)
+    on_service = source != STANDARD_INPUT and _is_dataset_id(source)
     on_hub = hub_dataset.parse(source) is not None
-    rows = None if on_service or on_hub else check_request.existing_rows(Path(source).expanduser())
+    rows = None if on_service or on_hub else check_request.existing_rows(_opened(source, filename))
     if held_out is not None and (rows is None or rows.is_dir()):
         raise click.UsageError("--eval goes with a file of rows: a folder has its own file for evaluation")
     held_out = None if held_out is None else check_request.existing_rows(held_out)
@@ -63,6 +70,7 @@ def check(
             "say whose tokenizer and chat template to check with: --model ID (`gemtune models` lists some)"
         )
     content = train_options.request_of(options, {"processed_dataset_id": source} if on_hub else {})
+    place = source if rows is None or source == STANDARD_INPUT else str(rows.resolve())
     if on_service:
         source = connection.find_dataset(source)
         check_id, report = service.check(connection, source, content, samples=samples)
@@ -77,14 +85,24 @@ def check(
     request = reading.require_valid()
     task = CheckTask(
         spec=request.spec(),
-        source=None if rows is None else LocalSource(train=str(rows), held_out=_text(held_out)),
+        source=None if rows is None else _local_source(rows, held_out, is_input=source == STANDARD_INPUT),
         samples=samples,
         progress=True,
     )
     folder = (
-        output.expanduser() if output is not None else services().settings.local_checks / _folder_name(source, rows)
+        output.expanduser()
+        if output is not None
+        else services().settings.local_checks / _folder_name(filename or source, place)
     )
-    _show(connection, child.run(task, folder, token=_token(request), quiet=connection.quiet))
+    cwd = rows.parent if rows is not None and source == STANDARD_INPUT else None
+    _show(connection, child.run(task, folder, token=_token(request), quiet=connection.quiet, cwd=cwd))
+
+
+def _opened(source: str, filename: str | None) -> Path:
+    """Return the path of rows, for - that of a copy until the command ends."""
+    if filename is None and source != STANDARD_INPUT:
+        return Path(source).expanduser()
+    return click.get_current_context().with_resource(file_of(Path(source), filename))
 
 
 def _is_dataset_id(source: str) -> bool:
@@ -115,16 +133,23 @@ def _token(request: TrainRequest) -> str | None:
     return token
 
 
-def _folder_name(source: str, rows: Path | None) -> str:
+def _folder_name(source: str, place: str) -> str:
     """Return the name of the folder for the results of a check.
 
-    It is the name of the file with a part of the hash of its whole path: files in two folders may have one name. rows:
-    the file, or None for a dataset of the Hub.
+    It is the name of the file with a part of the hash of its whole path: files in two folders may have one name. place:
+    that path; for what is no file, its name.
     """
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", source.rstrip("/").rpartition("/")[2]).lstrip(".-") or "rows"
-    whole = source if rows is None else str(rows.resolve())
-    return f"{name[:100]}-{hashlib.sha256(whole.encode(errors='surrogateescape')).hexdigest()[:8]}"
+    return f"{name[:100]}-{hashlib.sha256(place.encode(errors='surrogateescape')).hexdigest()[:8]}"
 
 
-def _text(path: Path | None) -> str | None:
-    return None if path is None else str(path)
+def _local_source(rows: Path, held_out: Path | None, *, is_input: bool) -> LocalSource:
+    """Return where the rows are.
+
+    is_input: whether they are a copy of standard input, whose folder nobody knows. Its process runs in that folder, so
+    that reports show the name only.
+    """
+    own = rows.name if is_input else str(rows)
+    return LocalSource(
+        train=own, held_out=None if held_out is None else str(held_out.absolute() if is_input else held_out)
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import textwrap
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,11 +22,9 @@ BEGIN, END = "[+", "+]"
 
 
 def has_colours() -> bool:
-    """Return whether text can be coloured: in a terminal, without NO_COLOR."""
-    from rich.console import Console
-
-    console = Console()
-    return console.is_terminal and not console.no_color
+    """Return whether text can be coloured."""
+    wanted = click.get_current_context().color if click.get_current_context(silent=True) else None
+    return sys.stdout.isatty() if wanted is None else wanted
 
 
 def format_report(report: CheckReport, *, colours: bool) -> Iterator[str]:
@@ -97,9 +96,10 @@ def _format_columns(split: SplitCheck) -> Iterator[str]:
     everywhere = split.used + split.refused + split.dropped
     for column in split.columns[:COLUMNS_SHOWN]:
         name = _printable(column.name)[:40]
-        read_as = "not read" if column.read_as is None else f"read as {_printable(column.read_as)}"
+        unread = ": not read" if split.used else ""  # rows that are all refused do not tell what would be read
+        read_as = unread if column.read_as is None else f": read as {_printable(column.read_as)}"
         rows = "" if column.rows == everywhere else f", in {counted(column.rows, 'row')}"
-        yield _line("  field", f"{name}: {read_as}{rows}")
+        yield _line("  field", f"{name}{read_as}{rows}")
     if len(split.columns) > COLUMNS_SHOWN:
         yield _line("  field", f"and {len(split.columns) - COLUMNS_SHOWN} more")
 

@@ -11,6 +11,7 @@ import click
 from gemtune.checks.report import CheckReport
 from gemtune.cli.connection import REFUSED, Connection, interrupts
 from gemtune.cli.connection.hints import as_commands
+from gemtune.cli.connection.text import is_redrawn
 from gemtune.client import operations
 
 
@@ -42,7 +43,7 @@ def _status(connection: Connection) -> Iterator[None]:
     from rich.console import Console
 
     console = Console(stderr=True)
-    if connection.quiet or not console.is_terminal:
+    if connection.quiet or not is_redrawn(console):
         yield
         return
     with console.status("the service checks the dataset…"):

@@ -58,7 +58,7 @@ def complete_checkpoints(ctx: click.Context, parameter: click.Parameter, incompl
         CompletionItem(str(each["train_step"]), help="best" if each["is_best"] else "")
         for each in listed
         if str(each["train_step"]).startswith(incomplete)
-    ]
+    ] + [CompletionItem(word) for word in ("best", "newest") if word.startswith(incomplete)]
 
 
 def complete_datasets(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from gemtune.cli.connection import REFUSED, UNREACHABLE, Connection
+from gemtune.cli.connection.text import is_redrawn
 from gemtune.client.downloads import LinkedFile, download_to
 from gemtune.client.errors import BadDownload, Unreachable
 
@@ -38,7 +39,7 @@ def download_with_progress(connection: Connection, paths: Sequence[tuple[LinkedF
     console = Console(stderr=True)
     text = progress.TextColumn("{task.description}")
     columns = (text, progress.BarColumn(), progress.DownloadColumn(), progress.TransferSpeedColumn())
-    is_hidden = connection.quiet or not console.is_terminal or not paths
+    is_hidden = connection.quiet or not is_redrawn(console) or not paths
     with progress.Progress(*columns, console=console, disable=is_hidden, transient=True) as bar:
         task = bar.add_task("", total=sum(linked.bytes for linked, _ in paths))
         done = 0

@@ -21,7 +21,7 @@ from gemtune.cli.connection import (
     job_lines,
 )
 from gemtune.cli.connection.hints import as_commands
-from gemtune.cli.connection.text import echo_line
+from gemtune.cli.connection.text import echo_line, is_redrawn
 from gemtune.client.errors import Unreachable
 from gemtune.jobs.status import is_final
 
@@ -160,7 +160,7 @@ def _display(connection: Connection) -> Iterator[Show]:
     console = Console(stderr=connection.as_json)  # JSON on standard output stays alone
     if connection.quiet:
         yield lambda job: None
-    elif not console.is_terminal:
+    elif not is_redrawn(console):
         yield _Lines().show
     else:
         with _progress_bar(console) as bar:
@@ -218,7 +218,8 @@ def _bar_fields(job: dict[str, Any]) -> dict[str, Any]:
     if job["status"] == "paused" and job.get("pause"):
         return {"description": job["status"], "total": None, "completed": 0, "detail": job_lines.format_pause(job)}
     if progress is None:
-        return {"description": job["status"], "total": None, "completed": 0, "detail": phase or ""}
+        detail = "" if phase is None or phase == job["status"] else phase  # without "training training"
+        return {"description": job["status"], "total": None, "completed": 0, "detail": detail}
     counts = {"total": progress["total_steps"], "completed": progress["train_step"]}
     return {"description": job["status"], "detail": job_lines.format_progress(progress), **counts}
 

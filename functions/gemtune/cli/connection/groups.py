@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import click
 
@@ -11,15 +11,23 @@ import click
 LONGEST_SENTENCE = 500
 # Commands of groups by the names that they have elsewhere.
 OTHER_NAMES = {
-    "list": "ls all",
+    "list": "ls all get view",
     "show": "get describe retrieve info inspect view",
     "delete": "rm remove del unset",
     "upload": "push create add put",
     "download": "pull content retrieve-content fetch export",
     "check": "validate lint",
     "rows": "head preview cat sample",
-    "set": "add put create login",
+    "set": "add put create login edit",
     "use": "switch select activate",
+}
+
+
+# Nouns that begin commands elsewhere, by the nouns here.
+OTHER_NOUNS = {
+    "jobs": "jobs job runs run fine-tuning fine_tuning finetune fine-tune fine-tunes fine_tunes ft",
+    "data": "files file dataset datasets",
+    "models": "models model",
 }
 
 
@@ -52,11 +60,37 @@ class CommandGroup(click.Group):
         Names near commands if there is none.
         """
         own = self.list_commands(ctx)
+        if args[0] == "help" and args[0] not in own:
+            args = [*args[1:], "--help"]
+            if len(args) == 1:
+                click.echo(ctx.get_help())
+                ctx.exit()
         if args[0] not in own and not args[0].startswith("-"):
             meant = suggest(args[0], own, {name: others for name, others in OTHER_NAMES.items() if name in own})
             help_text = f" `{ctx.command_path} --help` lists all."
             ctx.fail(f"There is no command {args[0]!r}.{meant or help_text}")
         return super().resolve_command(ctx, args)
+
+
+def suggest_verb(args: Sequence[str], commands: Mapping[str, str]) -> str | None:
+    """Return the command that a noun and a verb of elsewhere mean, or None.
+
+    They are two words, or one with a dot between them. commands: own commands with their names elsewhere.
+    """
+    words = [word for arg in args[:2] for word in arg.split(".")]
+    nouns = [own for own, others in OTHER_NOUNS.items() if words[0] in others.split()]
+    if not nouns or len(words) < 2 or words[1].startswith("-"):
+        return None
+    verb = words[2] if len(words) > 2 and words[1] in OTHER_NOUNS["jobs"].split() else words[1]
+    own = OTHER_NAMES if nouns == ["data"] else {name: other for name, other in commands.items() if " " not in name}
+    meant = [name for name, others in own.items() if verb == name or verb in others.split()]
+    if nouns == ["models"]:
+        return "models" if meant else None
+    if nouns == ["data"]:
+        meant = [f"data {name}" for name in meant]
+    elif verb in OTHER_NAMES["list"].split() or verb == "list":
+        meant = ["jobs"]
+    return " or ".join(f"gemtune {name}" for name in meant) or None
 
 
 def suggest(name: str, own_names: Iterable[str], other_names: Mapping[str, str]) -> str:

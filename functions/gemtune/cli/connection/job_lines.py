@@ -59,7 +59,7 @@ def format_waiting(waiting: dict[str, Any]) -> str:
     The reasons of the platform take the place of the position.
     """
     if waiting["reason"] == "starting":
-        return f"starting on machine {waiting['machine']}"
+        return "starting"
     if waiting["reason"] == "not_deployed":
         return f"waiting for {waiting['machine']}, which this service does not have any more"
     details = f"position {waiting['position']}" if waiting["reason"] == "slot" else f"platform: {waiting['reason']}"

@@ -50,6 +50,15 @@ def offer_service(connection: Connection) -> None:
     )
 
 
+confirm_option = click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask a question in a terminal, and end the command if the answer is no."""
+    if not yes and is_interactive():
+        click.confirm(question, abort=True, err=True)
+
+
 def is_interactive() -> bool:
     """Return whether a person can answer a question."""
     return sys.stdin.isatty() and sys.stderr.isatty()

@@ -6,9 +6,12 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 # Indentation of further lines; a column that would not fit with it has none.
 INDENT = "  "
@@ -32,6 +35,14 @@ def echo_line(line: str) -> None:
     """Print a line of text, at whose spaces a narrow terminal breaks it."""
     for part in fit_text(line, terminal_width()):
         click.echo(part)
+
+
+def is_redrawn(console: Console) -> bool:
+    """Return whether a console can draw its lines again, as for a bar.
+
+    FORCE_COLOR makes no terminal of a pipe, and one with TERM=dumb cannot move its cursor.
+    """
+    return console.file.isatty() and console.is_interactive
 
 
 def terminal_width() -> int | None:

@@ -101,7 +101,8 @@ class Leftovers:
         def drop() -> None:
             dropped[0] = 0  # after a failure the next sweep tries again
             dropped[0] = self.store.drop_tombstones(now, limit=CHECKED_PER_SWEEP)
-            log.info("%d tombstones of deleted jobs have expired", dropped[0])
+            if dropped[0]:
+                log.info("%d tombstones of deleted jobs have expired", dropped[0])
 
         while dropped[0]:
             yield Repair("tombstones", drop)
