@@ -101,10 +101,7 @@ def show(connection: Connection, dataset_id: str) -> None:
 @confirm_option
 @click.pass_obj
 def delete(connection: Connection, dataset_id: str, yes: bool) -> None:
-    """Delete a dataset that no unfinished job uses.
-
-    In a terminal it asks first.
-    """
+    """Delete a dataset that no unfinished job uses."""
     dataset_id = connection.find_dataset(dataset_id)
     confirm(f"Delete dataset {dataset_id} with its files?", yes=yes)
     answer = connection.call("DELETE", f"/datasets/{dataset_id}")

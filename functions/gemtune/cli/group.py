@@ -55,30 +55,26 @@ OTHER_NAMES = {
 # Commands that list things, so that `gemtune jobs list` means them, too.
 LISTS = ("jobs", "models")
 # Options by the names that they have elsewhere.
-OTHER_OPTIONS = {
-    other: own
-    for own, others in {
-        "--data": "--training-file --train-file --file --dataset-file --rows",
-        "--eval": "--validation-file --eval-file --validation --val --test",
-        "--model": "--base-model --base",
-        "--name": "--suffix --job-name --run-name --title",
-        "--epochs": "--n-epochs --num-epochs --num-train-epochs --epoch",
-        "--learning-rate": "--lr",
-        "--batch-size": "--bs --batch --per-device-train-batch-size",
-        "--max-seq-length": "--max-length --seq-length --context-length --max-len",
-        "--lora-rank": "--rank --lora-r --lora",
-        "--column": "--columns --map --dataset-columns",
-        "--ignore": "--drop --exclude",
-        "--follow": "--watch --wait --stream",
-        "--limit": "--max --count",
-        "--output": "--out --output-file --output-dir --download-dir --local-dir",
-        "--force": "--overwrite --clobber --replace",
-        "--json": "--format --output-format --jq --template --query",
-        "--yes": "--confirm --no-confirm --assume-yes --force",
-        "--debug": "--verbose --trace --log-level",
-        "--download": "--output --out --output-dir --download-dir --local-dir --dir --folder",
-    }.items()
-    for other in others.split()
+OTHER_OPTIONS: Mapping[str, str] = {
+    "--data": "--training-file --train-file --file --dataset-file --rows",
+    "--eval": "--validation-file --eval-file --validation --val --test",
+    "--model": "--base-model --base",
+    "--name": "--suffix --job-name --run-name --title",
+    "--epochs": "--n-epochs --num-epochs --num-train-epochs --epoch",
+    "--learning-rate": "--lr",
+    "--batch-size": "--bs --batch --per-device-train-batch-size",
+    "--max-seq-length": "--max-length --seq-length --context-length --max-len",
+    "--lora-rank": "--rank --lora-r --lora",
+    "--column": "--columns --map --dataset-columns",
+    "--ignore": "--drop --exclude",
+    "--follow": "--watch --wait --stream",
+    "--limit": "--max --count",
+    "--output": "--out --output-file --output-dir --download-dir --local-dir",
+    "--force": "--overwrite --clobber --replace",
+    "--json": "--format --output-format --jq --template --query",
+    "--yes": "--confirm --no-confirm --assume-yes --force",
+    "--debug": "--verbose --trace --log-level",
+    "--download": "--output --out --output-dir --download-dir --local-dir --dir --folder",
 }
 
 
@@ -227,8 +223,8 @@ def _colours(environment: Mapping[str, str]) -> bool | None:
 def _own_option(error: click.NoSuchOption) -> str | None:
     """Return the option of the command that has this name elsewhere, or None."""
     parameters = () if error.ctx is None else error.ctx.command.params
-    own = OTHER_OPTIONS.get(error.option_name)
-    return own if any(own in parameter.opts for parameter in parameters) else None
+    meant = {own for own, others in OTHER_OPTIONS.items() if error.option_name in others.split()}
+    return next((option for parameter in parameters for option in parameter.opts if option in meant), None)
 
 
 def _common_options() -> list[click.Option]:

@@ -87,10 +87,8 @@ def _show_plan(connection: Connection, training: DescribedTraining) -> None:
     offer_service(connection)
     _find_dataset(connection, training)
     if training.files is not None and not connection.quiet:
-        click.echo(
-            "The service counts the rows to plan, so they are uploaded, and deleted again if it did not have them",
-            err=True,
-        )
+        advice = "The service counts the rows to plan, so they are uploaded, and deleted again if it did not have them"
+        click.echo(advice, err=True)
     with datasets.showing_progress(connection, keeps_parts=False) as report:
         planned = connection.run(operations.plan(training.request, training.files, training.name, report))
     _print_plan(connection, planned)
@@ -238,10 +236,7 @@ def cancel(connection: Connection, job: str) -> None:
 @confirm_option
 @click.pass_obj
 def delete(connection: Connection, job: str, yes: bool) -> None:
-    """Delete a job that is over or paused, with all of its files.
-
-    In a terminal it asks first.
-    """
+    """Delete a job that is over or paused, with all of its files."""
     job_id = connection.find_job(job)
     confirm(f"Delete job {job_id} with all of its files?", yes=yes)
     response = connection.call("DELETE", f"/jobs/{job_id}")

@@ -87,10 +87,8 @@ class Transport:
         try:
             response = self._client.request(**_arguments(self.address, call))
         except (httpx2.TransportError, httpx2.InvalidURL) as error:
-            log.debug("%s %s: %s", call.method, call.path, error)
             raise _unreachable(self.address, error) from error
-        milliseconds = 1000 * (time.monotonic() - began)
-        log.debug("%s %s: HTTP %d in %.0f ms", call.method, response.request.url, response.status_code, milliseconds)
+        log.debug("%s %s: HTTP %d, %.3f s", call.method, response.url, response.status_code, time.monotonic() - began)
         return _decode(self.address, response.status_code, response.headers, response.text)
 
     def put(self, upload: LinkedPut) -> None:

@@ -23,10 +23,16 @@ def written(path: Path, content: list[Any]) -> str:
 
 
 def checked(
-    tmp_path: Path, tiny: Path, source: LocalSource | None, bench: Bench | None = None, **training: Any
+    tmp_path: Path,
+    tiny: Path,
+    source: LocalSource | None,
+    bench: Bench | None = None,
+    columns: dict[str, str | None] | None = None,
+    **training: Any,
 ) -> CheckReport:
     config = {"base_model_id": str(tiny), "gradient_accumulation_steps": 1} | training
-    spec = Spec.model_validate({"processed_dataset_id": "chats", "training_config": config})
+    fields = {} if columns is None else {"dataset_columns": columns}
+    spec = Spec.model_validate({"processed_dataset_id": "chats", "training_config": config, **fields})
     work = tmp_path / "work"
     work.mkdir()
     task = CheckTask(spec=spec, source=source, samples=4)
@@ -72,6 +78,17 @@ def test_every_row_that_is_left_out_is_named_with_its_reason(tmp_path: Path, tin
     columns = {column.name: column for column in report.train.columns}
     assert (columns["messages"].read_as, columns["messages"].rows) == ("messages", 50)
     assert columns["compeltion"].read_as is None
+
+
+def test_a_mapped_column_is_read_also_if_all_rows_are_refused(tmp_path: Path, tiny: Path) -> None:
+    source = LocalSource(train=written(tmp_path / "mine.jsonl", [{"Frage": "a", "Nr": 1, "Rest": 2}] * 3))
+    report = checked(tmp_path, tiny, source, columns={"prompt": "Frage", "Nr": None})
+    assert report.train is not None
+    assert {column.name: column.read_as for column in report.train.columns} == {
+        "Frage": "prompt",
+        "Nr": None,
+        "Rest": None,
+    }
 
 
 def test_rows_that_cannot_be_trained_on_are_reported_and_not_raised(tmp_path: Path, tiny: Path) -> None:

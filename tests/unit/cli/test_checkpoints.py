@@ -45,6 +45,6 @@ def test_a_job_without_checkpoints_says_why(service: FakeService, state: str, wo
 
 def test_the_checkpoints_of_a_job_are_completed(service: FakeService) -> None:
     serve(service, checkpoint(120), checkpoint(40, is_best=True))
-    assert completed("--url", service.url, "try", JOB, "--checkpoint", "") == ["120", "40"]
+    assert completed("--url", service.url, "try", JOB, "--checkpoint", "") == ["120", "40", "best", "newest"]
     assert completed("--url", service.url, "try", JOB, "--checkpoint", "4") == ["40"]
     assert completed("--url", service.url, "try", "--checkpoint", "") == []

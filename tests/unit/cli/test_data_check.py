@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
 from gemtune.checks.report import CheckReport
@@ -83,6 +84,15 @@ def test_equal_reasons_are_shown_once_and_in_options_of_the_command_line() -> No
     assert as_commands("add {Name, first: null} to dataset_columns") == "add {Name, first: null} to dataset_columns"
 
 
+def test_rows_that_are_all_refused_do_not_tell_what_is_not_read() -> None:
+    columns = [{"name": "Frage", "rows": 11, "read_as": "prompt"}, {"name": "Nr", "rows": 11, "read_as": None}]
+    refused = REPORT["train"] | {"columns": columns, "used": 0}
+    fields = [line.split(maxsplit=1)[1] for line in lines(colours=False, train=refused) if "field:" in line]
+    assert fields == ["Frage: read as prompt", "Nr"]
+    used = refused | {"used": 3, "refused": 8}
+    assert any(line.endswith("Nr: not read") for line in lines(colours=False, train=used))
+
+
 def test_a_dataset_is_not_blamed_for_what_kept_it_from_being_read() -> None:
     error = {"code": "hub_unreachable", "message": "the Hub cannot be reached", "hint": "check network"}
     text = lines(colours=False, train=None, samples=(), trains=False, error=error)
@@ -98,12 +108,14 @@ def test_trained_text_has_marks_or_colours_and_nothing_in_it_controls_the_termin
     assert "\x1b[31m" not in coloured
 
 
-def test_no_color_and_pipes_have_no_colours(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pipes_have_no_colours_unless_they_are_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not page.has_colours()
+    with click.Context(command.check, color=True):
+        assert page.has_colours()
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
     assert page.has_colours()
-    monkeypatch.setenv("NO_COLOR", "1")
-    assert not page.has_colours()
+    with click.Context(command.check, color=False):
+        assert not page.has_colours()
 
 
 @pytest.mark.parametrize(
@@ -200,7 +212,7 @@ def test_a_check_does_not_touch_the_folder_of_one_that_runs(tmp_path: Path, monk
 
 def test_files_of_one_name_in_two_folders_have_two_folders_for_results(tmp_path: Path) -> None:
     one, other = tmp_path / "a" / "rows.csv", tmp_path / "b" / "rows.csv"
-    names = {command._folder_name(str(file), file) for file in (one, other)}
+    names = {command._folder_name(str(file), str(file)) for file in (one, other)}
     assert len(names) == 2
     assert all(name.startswith("rows.csv-") for name in names)
 

@@ -12,6 +12,7 @@ import click
 import psutil
 import pytest
 
+from gemtune.cli import watching
 from gemtune.cli.connection import Connection, downloading, starting
 from gemtune.cli.group import main
 from gemtune.cli.workstation import demo
@@ -88,7 +89,8 @@ def test_a_list_of_jobs_that_is_watched_ends_as_everything_that_ctrl_c_ends(
     service: FakeService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     interrupt_call(monkeypatch, "GET", "/jobs")
-    assert run("watch", url=service.url, FORCE_COLOR="1").exit_code == 130
+    monkeypatch.setattr(watching, "is_redrawn", lambda console: True)
+    assert run("watch", url=service.url).exit_code == 130
 
 
 @pytest.mark.parametrize("command", [("data", "upload"), ("train", "--model", "a/b", "--follow", "--data")])

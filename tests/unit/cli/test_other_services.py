@@ -89,11 +89,13 @@ def test_names_that_commands_of_groups_have_elsewhere_lead_to_ours() -> None:
 
 def test_options_by_their_names_elsewhere_lead_to_ours() -> None:
     train = {option for parameter in command_of("train").params for option in parameter.opts}
-    others = {option for name in ("jobs", "data download") for each in command_of(name).params for option in each.opts}
-    for other, own in OTHER_OPTIONS.items():
-        assert own in train | others
+    commands = ("jobs", "data download", "delete", "artifacts")
+    options = {option for name in commands for each in command_of(name).params for option in each.opts}
+    elsewhere = {"--limit": ("jobs",), "--yes": ("delete", "x"), "--download": ("artifacts", "x")}
+    for own, other in [(own, other) for own, others in OTHER_OPTIONS.items() for other in others.split()]:
+        assert own in train | options
         assert other not in train
-        command = ("train",) if own in train else ("jobs",) if own == "--limit" else ("data", "download", "x")
+        command = ("train",) if own in train else elsewhere.get(own, ("data", "download", "x"))
         assert f"Did you mean '{own}'" in run(*command, other, "1").stderr, other
 
 

@@ -52,7 +52,8 @@ def run(task: CheckTask, folder: Path, *, token: str | None, quiet: bool, cwd: P
     """Run a check in a folder, and return its report.
 
     The folder is created; a report of an earlier check in it is replaced. token: for the Hub, instead of the user's
-    own. quiet: show no progress. cwd: current folder of the process, if not that of this one. Raises CheckCrashed, CheckFolderInUse.
+    own. quiet: show no progress. cwd: current folder of the process, if not that of this one. Raises CheckCrashed,
+    CheckFolderInUse.
     """
     folder.mkdir(parents=True, exist_ok=True, mode=PRIVATE)
     with _locked(folder / TASK) as file:

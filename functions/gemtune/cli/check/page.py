@@ -23,8 +23,8 @@ BEGIN, END = "[+", "+]"
 
 def has_colours() -> bool:
     """Return whether text can be coloured."""
-    wanted = click.get_current_context().color if click.get_current_context(silent=True) else None
-    return sys.stdout.isatty() if wanted is None else wanted
+    context = click.get_current_context(silent=True)
+    return sys.stdout.isatty() if context is None or context.color is None else context.color
 
 
 def format_report(report: CheckReport, *, colours: bool) -> Iterator[str]:

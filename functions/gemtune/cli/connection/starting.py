@@ -50,7 +50,7 @@ def offer_service(connection: Connection) -> None:
     )
 
 
-confirm_option = click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+confirm_option = click.option("--yes", "-y", is_flag=True, help="Do not ask first, as in a terminal.")
 
 
 def confirm(question: str, *, yes: bool) -> None:

@@ -1,0 +1,170 @@
+"""Habits that people bring from other command lines."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import click
+import pytest
+from rich.console import Console
+
+from gemtune.cli.connection import starting, text
+from gemtune.cli.group import _colours
+from gemtune.client.curves import draw
+from tests.unit.cli.test_cli import run
+from tests.unit.cli.test_data import ID, JOB, dataset
+from tests.unit.conftest import FakeService
+
+
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [
+        ("jobs retrieve x", "gemtune status"),
+        ("job cancel x", "gemtune cancel"),
+        ("run watch x", "gemtune watch"),
+        ("runs list", "gemtune jobs"),
+        ("fine-tuning create", "gemtune train"),
+        ("fine_tuning.jobs.list", "gemtune jobs"),
+        ("fine_tuning.jobs.list_events x", "gemtune events"),
+        ("files upload x", "gemtune data upload"),
+        ("files.retrieve x", "gemtune data show"),
+        ("datasets ls", "gemtune data list"),
+        ("models show x", "models"),
+        ("logout", "config"),
+        ("config get url", "list"),
+        ("jobs --format json", "--json"),
+        ("jobs --verbose", "--debug"),
+        ("delete x --force", "--yes"),
+        ("artifacts x --output f", "--download"),
+    ],
+)
+def test_names_of_other_command_lines_lead_to_those_here(arguments: str, meant: str) -> None:
+    result = run(*arguments.split())
+    assert (result.exit_code, f"Did you mean {meant}" in result.stderr.replace("'", "")) == (2, True), result.stderr
+
+
+def test_help_takes_a_command_of_a_group_before_and_after_it() -> None:
+    usage = run("data", "upload", "--help").stdout
+    assert "FILE" in usage
+    assert run("help", "data", "upload").stdout == usage
+    assert run("data", "help", "upload").stdout == usage
+    assert run("data", "help").stdout == run("data", "--help").stdout
+    assert run("-V").stdout == run("--version").stdout
+
+
+@pytest.mark.parametrize("arguments", [["--debug", "jobs"], ["jobs", "--debug"]])
+def test_calls_are_printed_on_demand(service: FakeService, arguments: list[str]) -> None:
+    service.answers["GET", "/jobs"] = (200, {"jobs": [], "next_page_token": None})
+    result = run(*arguments, url=service.url)
+    assert f"debug: GET {service.url}/jobs?limit=50: HTTP 200, " in result.stderr
+    assert "debug" not in run("jobs", url=service.url).stderr
+    assert "debug: GET" in run("jobs", url=service.url, GEMTUNE_DEBUG="1").stderr
+
+
+@pytest.mark.parametrize("command", [("delete", JOB), ("data", "delete", ID)])
+def test_what_cannot_be_undone_is_asked_in_a_terminal(
+    command: tuple[str, ...], service: FakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service.other_answer = (200, {"deleted": True})
+    assert run(*command, url=service.url).exit_code == 0
+    monkeypatch.setattr(starting, "is_interactive", lambda: True)
+    count = len(service.requests)
+    refused = run(*command, url=service.url, stdin="n\n")
+    assert (refused.exit_code, len(service.requests)) == (1, count)
+    assert run(*command, url=service.url, stdin="y\n").exit_code == 0
+    assert run(*command, "--yes", url=service.url).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("environment", "colours"),
+    [
+        ({}, None),
+        ({"NO_COLOR": "1", "FORCE_COLOR": "1"}, False),
+        ({"NO_COLOR": ""}, None),
+        ({"CLICOLOR": "0"}, False),
+        ({"CLICOLOR": "1"}, None),
+        ({"CLICOLOR_FORCE": "1"}, True),
+        ({"CLICOLOR_FORCE": "0"}, None),
+        ({"FORCE_COLOR": "1"}, True),
+        ({"TERM": "dumb"}, False),
+    ],
+)
+def test_colours_obey_the_variables_of_all_command_lines(environment: dict[str, str], colours: bool | None) -> None:
+    assert _colours(environment) is colours
+
+
+def test_no_bar_is_drawn_in_a_pipe_that_wants_colours_or_in_a_dumb_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    assert text.is_redrawn(Console(file=Terminal()))
+    monkeypatch.setenv("TERM", "dumb")
+    assert not text.is_redrawn(Console(file=Terminal()))
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert Console(file=io.StringIO()).is_terminal
+    assert not text.is_redrawn(Console(file=io.StringIO()))
+
+
+@pytest.mark.parametrize(
+    ("reference", "arguments"),
+    [("newest", ["--checkpoint", "30"]), ("best", ["--checkpoint", "10"]), ("20", ["--checkpoint", "20"])],
+)
+def test_a_checkpoint_is_named_by_a_word(
+    reference: str, arguments: list[str], service: FakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gemtune.cli.answers import command
+
+    def stop(_: object, __: object, choice: command.Choice) -> None:
+        raise click.UsageError(f"--checkpoint {choice.checkpoint}")
+
+    steps = {"train": {"state": "running", "checkpoint": 30}}
+    service.answers["GET", f"/jobs/{JOB}/status"] = (200, {"job_id": JOB, "status": "training", "steps": steps})
+    checkpoints = [{"train_step": step, "is_best": step == 10} for step in (30, 20, 10)]
+    service.answers["GET", f"/jobs/{JOB}/checkpoints"] = (200, {"checkpoints": checkpoints})
+    monkeypatch.setattr(command, "located", stop)
+    assert " ".join(arguments) in run("try", JOB, "x", "--checkpoint", reference, url=service.url).stderr
+    service.answers["GET", f"/jobs/{JOB}/checkpoints"] = (200, {"checkpoints": []})
+    if reference != "20":
+        result = run("try", JOB, "x", "--checkpoint", reference, url=service.url)
+        assert (result.exit_code, "no_checkpoint: " in result.stderr) == (1, True)
+
+
+def test_a_curve_names_its_lines() -> None:
+    picture = draw([{"train_step": 1, "loss": 2.0}, {"train_step": 2, "loss": 1.0, "eval_loss": 1.5}], "x")
+    assert ">loss</text>" in picture
+    assert ">eval_loss</text>" in picture
+
+
+def test_rows_of_standard_input_are_checked_under_their_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from gemtune.cli.check import child
+
+    tasks = []
+
+    def recorded(task: child.CheckTask, folder: Path, *, cwd: Path, **_: object) -> None:
+        assert task.source is not None
+        tasks.append((task.source.train, (cwd / task.source.train).read_bytes(), folder.name))
+        raise click.UsageError("stop here")
+
+    monkeypatch.setattr(child, "run", recorded)
+    rows = "prompt,completion\na,b\n"
+    arguments = ("data", "check", "-", "--filename", "mine.csv", "--model", str(tmp_path))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gemma3_text"}))
+    for _ in range(2):
+        run(*arguments, stdin=rows, GEMTUNE_HOME=str(tmp_path / "home"))
+    (name, content, folder), again = tasks
+    assert (name, content.decode()) == ("mine.csv", rows)
+    assert again[2] == folder, "each check would leave a folder"
+    misnamed = run("data", "check", "rows.jsonl", "--filename", "x.csv", "--model", "a/b")
+    assert (misnamed.exit_code, "--filename" in misnamed.stderr) == (2, True)
+
+
+def test_a_dataset_that_is_deleted_by_its_name_is_asked_by_its_id(
+    service: FakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service.answers["GET", "/datasets"] = (200, {"datasets": [dataset("ready")], "next_after": None})
+    monkeypatch.setattr(starting, "is_interactive", lambda: True)
+    assert ID in run("data", "delete", "rows", url=service.url, stdin="n\n").stderr
