@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gc
 import os
+import time
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 
 # Tiny models gain nothing from more threads, and threads that wait for each other take CPU time from other processes.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# The command line shows times of this machine's time zone.
+os.environ["TZ"] = "UTC"
+time.tzset()
 
 # No deadline: the time of an example depends on the load of the machine, not on the code alone.
 settings.register_profile("any-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -15,7 +15,7 @@ from gemtune.cli.connection.completing import job_argument, words
 from gemtune.cli.connection.hints import as_commands
 from gemtune.cli.connection.interrupts import explaining_interrupt, may_be_accepted
 from gemtune.cli.connection.starting import confirm, confirm_option, offer_service
-from gemtune.cli.connection.text import echo_columns, echo_line
+from gemtune.cli.connection.text import echo_columns, echo_line, local_time
 from gemtune.cli.request import described
 from gemtune.cli.request import options as train_options
 from gemtune.cli.request.described import DescribedTraining
@@ -125,7 +125,7 @@ def jobs(connection: Connection, status: str | None, modality: str | None, limit
     if connection.print_if_json(response):
         return
     for job in response["jobs"]:
-        columns = [job["created_at"][:19], f"{job['status']:10}", job["job_id"], job["job_name"]]
+        columns = [local_time(job["created_at"]), f"{job['status']:10}", job["job_id"], job["job_name"]]
         waiting = job.get("waiting")  # an older service does not send it
         echo_columns(columns if waiting is None else [*columns, f"({job_lines.format_waiting(waiting)})"])
     if response["next_page_token"] is not None and not connection.quiet:
@@ -264,13 +264,14 @@ def _print_job(job: dict[str, Any]) -> None:
         "wandb_url",
     ):
         if job[name] is not None:
-            echo_line(f"{name + ':':22}{job[name]}")
+            value = local_time(job[name]) if name == "created_at" else job[name]
+            echo_line(f"{name + ':':22}{value}")
     if job.get("lineage"):  # an older service sends none
         echo_line(f"{'lineage:':22}{' <- '.join((job['job_id'], *job['lineage']))}")
     if waiting := job.get("waiting"):  # an older service does not send it
-        echo_line(f"{'waiting:':22}{job_lines.format_waiting(waiting)}, since {waiting['since'][:19]}")
+        echo_line(f"{'waiting:':22}{job_lines.format_waiting(waiting)}, since {local_time(waiting['since'])}")
     if pause := job.get("pause"):
-        echo_line(f"{'pause:':22}since {pause['at'][:19]}, {job_lines.format_pause(job)}")
+        echo_line(f"{'pause:':22}since {local_time(pause['at'])}, {job_lines.format_pause(job)}")
     if job.get("spent"):  # an older service does not send it
         echo_line(f"{'spent:':22}{plans.format_spent(job)}")
     if job.get("plan"):

@@ -12,6 +12,7 @@ import click
 
 from gemtune.cli.connection import UNREACHABLE, Connection, follow, interrupts
 from gemtune.cli.connection.completing import job_argument
+from gemtune.cli.connection.text import local_time
 from gemtune.client.errors import Unreachable
 from gemtune.jobs.status import Step, is_final
 
@@ -67,7 +68,7 @@ class LogReader:
             attempt = "no attempt begun" if line["attempt"] is None else f"attempt {line['attempt']}"
             click.echo(f"--- {line['step']}, {attempt} ---", err=True)
         self._heading = heading
-        click.echo(line["text"] if line["at"] is None else f"{line['at'][:19]}  {line['text']}")
+        click.echo(line["text"] if line["at"] is None else f"{local_time(line['at'])}  {line['text']}")
 
     def follow(self, sleep: Callable[[float], None] = time.sleep) -> None:
         """Print new lines until the job is over, across outages."""

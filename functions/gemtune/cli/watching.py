@@ -12,7 +12,7 @@ from gemtune import VERSION
 from gemtune.cli.connection import INTERRUPTED, UNREACHABLE, Connection, job_lines
 from gemtune.cli.connection import follow as following
 from gemtune.cli.connection.completing import complete_jobs, job_argument
-from gemtune.cli.connection.text import echo_columns, is_redrawn
+from gemtune.cli.connection.text import echo_columns, is_redrawn, local_time
 from gemtune.client.errors import Unreachable
 
 # Jobs that `watch` shows without a job, and the columns before their ids, with the longest values.
@@ -74,7 +74,7 @@ def checkpoints(connection: Connection, job: str) -> None:
         metrics = job_lines.format_metrics(each["metrics"] or {})
         size = f"{each['bytes'] / 1e6:,.1f} MB"
         mark = "best" if each["is_best"] else ""
-        echo_columns([f"{each['train_step']:7}", each["saved_at"][:19], f"{size:>12}", metrics, mark])
+        echo_columns([f"{each['train_step']:7}", local_time(each["saved_at"]), f"{size:>12}", metrics, mark])
     if not response["checkpoints"] and not connection.quiet:
         status = connection.call("GET", f"/jobs/{job_id}/status")
         reason = "has none yet"
@@ -131,7 +131,7 @@ def _table(jobs: list[dict[str, Any]], width: int) -> Any:
     job_column = Column("job", no_wrap=True, min_width=max(map(len, ids), default=0))
     table = Table(*fixed, job_column, Column("name", no_wrap=True), box=box.SIMPLE, pad_edge=False)
     for job, job_id in zip(jobs, ids, strict=True):
-        table.add_row(job["created_at"][11:19], job["status"], job_id, job["job_name"])
+        table.add_row(local_time(job["created_at"])[11:], job["status"], job_id, job["job_name"])
     return table
 
 

@@ -21,7 +21,6 @@ from gemtune.handlers import answers
 from gemtune.jobs.events import Event
 from gemtune.jobs.parts.plan import Plan
 from gemtune.jobs.record import JobSummary
-from gemtune.jobs.status import is_final
 
 Answer = TypeVar("Answer")
 
@@ -157,14 +156,7 @@ class AsyncJob:
 
     async def watch(self) -> answers.JobStatus:
         """Show the loss curve in a notebook until the job is over."""
-        show = curves.open_picture()
-        while True:
-            job = await self.status()
-            entries = (await self._get("metrics", answers.LossHistory)).metrics
-            show(curves.draw(entries, f"{job.job_name or self.job_id}: {job.status}"))
-            if is_final(str(job.status), job.finished_at):
-                return job
-            await asyncio.sleep(operations.POLL_SECONDS)
+        return await self._run(operations.watch(self.job_id, curves.open_picture()))
 
     async def pause(self) -> answers.JobStatus:
         """Pause the job at its next checkpoint."""

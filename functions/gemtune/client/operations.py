@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import difflib
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from gemtune.checks.row import CheckedRow
-from gemtune.client import uploads
+from gemtune.client import curves, uploads
 from gemtune.client.calls import Call, Operation, Pause
 from gemtune.client.errors import BadUse, JobFailed, Refused, Unreachable
 from gemtune.client.references import JOBS_PER_PAGE
@@ -214,6 +214,29 @@ def list_events(job_id: str) -> Operation[list[Event]]:
         if not page.events:
             return events
         events += page.events
+
+
+def watch(job_id: str, show: Callable[[str], None]) -> Operation[answers.JobStatus]:
+    """Show the loss curve of a job until it is over, and return its status.
+
+    Outages of the service of up to PATIENCE_SECONDS do not matter. show: called with the curve as SVG.
+    """
+    away = 0.0
+    while True:
+        try:
+            job: answers.JobStatus = yield get(f"/jobs/{job_id}/status", answers.JobStatus)
+            history: answers.LossHistory = yield get(f"/jobs/{job_id}/metrics", answers.LossHistory)
+        except Unreachable:
+            away += POLL_SECONDS
+            if away > PATIENCE_SECONDS:
+                raise
+        else:
+            away = 0.0
+            waiting = "" if job.waiting is None else ", waiting for a machine"
+            show(curves.draw(history.metrics, f"{job.job_name or job_id}: {job.status}{waiting}"))
+            if is_final(str(job.status), job.finished_at):
+                return job
+        yield Pause(POLL_SECONDS)
 
 
 def wait(job_id: str, *, timeout: float | None, check: bool) -> Operation[answers.JobStatus]:

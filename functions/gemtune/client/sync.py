@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +20,6 @@ from gemtune.handlers import answers
 from gemtune.jobs.events import Event
 from gemtune.jobs.parts.plan import Plan
 from gemtune.jobs.record import JobSummary
-from gemtune.jobs.status import is_final
 
 Answer = TypeVar("Answer")
 
@@ -154,14 +152,7 @@ class Job:
 
     def watch(self) -> answers.JobStatus:
         """Show the loss curve in a notebook until the job is over."""
-        show = curves.open_picture()
-        while True:
-            job = self.status()
-            entries = self._get("metrics", answers.LossHistory).metrics
-            show(curves.draw(entries, f"{job.job_name or self.job_id}: {job.status}"))
-            if is_final(str(job.status), job.finished_at):
-                return job
-            time.sleep(operations.POLL_SECONDS)
+        return self._run(operations.watch(self.job_id, curves.open_picture()))
 
     def pause(self) -> answers.JobStatus:
         """Pause the job at its next checkpoint."""

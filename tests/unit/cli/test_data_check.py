@@ -64,6 +64,17 @@ def test_the_page_fits_a_narrow_terminal_and_names_the_file_of_all_rows() -> Non
     assert f"           65-128 {'###':24} 999" in text
 
 
+def test_errors_and_warnings_break_between_words() -> None:
+    long = "a word " * 12
+    text = lines(
+        colours=False,
+        trains=False,
+        error={"code": "bad_rows", "message": long, "hint": long},
+        warnings=[{"code": "x", "message": long, "hint": long}],
+    )
+    assert max(len(line) for line in text) <= 60
+
+
 def test_equal_reasons_are_shown_once_and_in_options_of_the_command_line() -> None:
     reason = "the row has Frage: set dataset_columns, such as {prompt: …, completion: …}"
     refused = [{"file": "rows.csv", "row": row, "reason": reason} for row in (1, 2, 7)]

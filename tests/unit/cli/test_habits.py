@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import time
 from pathlib import Path
 
 import click
@@ -131,6 +132,19 @@ def test_a_checkpoint_is_named_by_a_word(
     if reference != "20":
         result = run("try", JOB, "x", "--checkpoint", reference, url=service.url)
         assert (result.exit_code, "no_checkpoint: " in result.stderr) == (1, True)
+
+
+def test_times_are_those_of_the_own_time_zone(service: FakeService, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = {"created_at": "2026-11-24T23:30:00.5Z", "status": "queued", "job_id": JOB, "job_name": "x"}
+    service.answers["GET", "/jobs"] = (200, {"jobs": [job], "next_page_token": None})
+    try:
+        monkeypatch.setenv("TZ", "Europe/Berlin")
+        time.tzset()
+        assert run("jobs", url=service.url).stdout.startswith("2026-11-25T00:30:00  queued")
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert text.local_time("soon") == "soon"
 
 
 def test_a_curve_names_its_lines() -> None:

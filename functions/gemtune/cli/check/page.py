@@ -39,18 +39,18 @@ def format_report(report: CheckReport, *, colours: bool) -> Iterator[str]:
     for warning in report.warnings:
         if warning.code in ("rows_refused", "rows_dropped"):  # the lines about the split name the rows
             continue
-        yield f"warning: {_printable(warning.message)} ({warning.code})"
+        yield from _wrapped(f"warning: {_printable(warning.message)} ({warning.code})", "", "  ")
         if warning.hint:
-            yield f"  {_printable(as_commands(warning.hint))}"
+            yield from _wrapped(_printable(as_commands(warning.hint)), "  ", "  ")
     if report.error is None:
         yield "This dataset can be trained on."
         return
     message = report.error.message
     if report.error.code in NAME_ROWS and report.train is not None:  # the lines about the split have the reasons
         message = message.partition(": ")[0]
-    yield f"{report.error.code}: {_printable(as_commands(message))}"
+    yield from _wrapped(f"{report.error.code}: {_printable(as_commands(message))}", "", "  ")
     if report.error.hint:
-        yield f"  {_printable(as_commands(report.error.hint))}"
+        yield from _wrapped(_printable(as_commands(report.error.hint)), "  ", "  ")
     yield "The rows were not checked." if report.train is None else "This dataset cannot be trained on as it is."
 
 
@@ -169,13 +169,13 @@ def _format_piece(piece: SamplePiece, *, colours: bool) -> str:
     return part + (click.style(text, fg="green") if colours else f"{BEGIN}{text}{END}")
 
 
-def _wrapped(text: str) -> list[str]:
-    """Return the lines of a text, each but the first further indented.
+def _wrapped(text: str, first: str = "  ", others: str = "    ") -> list[str]:
+    """Return the lines of a text.
 
-    Words stay whole, so that what is to be copied can be.
+    Words stay whole, so that what is to be copied can be. first, others: indentation of the lines.
     """
     return textwrap.wrap(
-        text, WIDTH, initial_indent="  ", subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
+        text, WIDTH, initial_indent=first, subsequent_indent=others, break_long_words=False, break_on_hyphens=False
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from gemtune.cli.connection import plans
+from gemtune.cli.connection.text import local_time
 
 
 def format_event(event: dict[str, Any]) -> str:
@@ -17,7 +18,7 @@ def format_event(event: dict[str, Any]) -> str:
     if "plan" in values:
         values["plan"] = plans.format_total(values["plan"])
     details = ", ".join(f"{name}: {value}" for name, value in values.items())
-    return f"{event['seq']:3}  {event['at'][:19]}  {event['type']:20} {details}".rstrip()
+    return f"{event['seq']:3}  {local_time(event['at'])}  {event['type']:20} {details}".rstrip()
 
 
 def format_rows(rows: dict[str, Any]) -> str:
@@ -63,8 +64,13 @@ def format_waiting(waiting: dict[str, Any]) -> str:
     if waiting["reason"] == "not_deployed":
         return f"waiting for {waiting['machine']}, which this service does not have any more"
     details = f"position {waiting['position']}" if waiting["reason"] == "slot" else f"platform: {waiting['reason']}"
-    start = "" if waiting.get("estimated_start") is None else f", starts about {waiting['estimated_start'][:16]}"
-    return f"waiting for {waiting['machine']}, {details}{start}"
+    start = (
+        ""
+        if waiting.get("estimated_start") is None
+        else f", starts about {local_time(waiting['estimated_start'])[11:16]}"
+    )
+    machine = "other jobs" if waiting["machine"] == plans.LOCAL else waiting["machine"]
+    return f"waiting for {machine}, {details}{start}"
 
 
 def format_pause(job: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -35,6 +36,17 @@ def echo_line(line: str) -> None:
     """Print a line of text, at whose spaces a narrow terminal breaks it."""
     for part in fit_text(line, terminal_width()):
         click.echo(part)
+
+
+def local_time(at: str) -> str:
+    """Return a time of the API, which is UTC, in this machine's time zone.
+
+    A text that is no time stays as it is.
+    """
+    try:
+        return datetime.fromisoformat(at).astimezone().strftime("%Y-%m-%dT%H:%M:%S")
+    except ValueError:
+        return at
 
 
 def is_redrawn(console: Console) -> bool:
