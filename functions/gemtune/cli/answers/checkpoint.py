@@ -10,7 +10,7 @@ from gemtune.errors import StepError
 BEST, NEWEST = "best", "newest"
 
 
-class CheckpointReference(click.ParamType):
+class CheckpointReference(click.ParamType[str | int]):
     """A train_step, or a word for a checkpoint."""
 
     name = "train_step"
