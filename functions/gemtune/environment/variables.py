@@ -139,6 +139,7 @@ VARIABLES: Mapping[str, Variable] = {
     "GEMTUNE_CONFIG": Variable(
         "command line", "file of the profiles, which only its owner may read", default="`~/.config/gemtune/config.json`"
     ),
+    "GEMTUNE_DEBUG": Variable("command line", "any value prints the calls to the service, as `--debug` does"),
     "XDG_CONFIG_HOME": Variable("command line", "folder of `gemtune/config.json`", default="`~/.config`"),
     "CLOUD_RUN_EXECUTION": Variable("trainer", "name of the step's execution; set by Cloud Run"),
     "PYTHON": Variable(
