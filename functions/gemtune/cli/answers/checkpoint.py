@@ -24,10 +24,8 @@ class CheckpointReference(click.ParamType[str | int]):
         if value in (BEST, NEWEST):
             return value
         try:
-            train_step = int(value)
-        except ValueError:
-            train_step = 0
-        if train_step < 1:
+            train_step: int = click.IntRange(1).convert(value, param, ctx)
+        except click.BadParameter:
             self.fail(f"{value!r} is neither {BEST} nor {NEWEST} nor a train_step from 1 on", param, ctx)
         return train_step
 
@@ -47,4 +45,5 @@ def train_step_of(connection: Connection, job_id: str, reference: str | int) -> 
     if not chosen:
         message = f"no checkpoint of job {job_id} was evaluated, so none is the best"
         raise StepError("no_checkpoint", message, hint=f"use --checkpoint {NEWEST}, or a train_step")
-    return int(max(each["train_step"] for each in chosen))
+    newest: int = max(each["train_step"] for each in chosen)
+    return newest
