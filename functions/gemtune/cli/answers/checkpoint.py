@@ -7,6 +7,7 @@ import click
 from gemtune.cli.connection import Connection
 from gemtune.errors import StepError
 
+TRAIN_STEP: click.ParamType[int] = click.IntRange(1)
 BEST, NEWEST = "best", "newest"
 
 
@@ -24,10 +25,9 @@ class CheckpointReference(click.ParamType[str | int]):
         if value in (BEST, NEWEST):
             return value
         try:
-            train_step: int = click.IntRange(1).convert(value, param, ctx)
+            return TRAIN_STEP.convert(value, param, ctx)
         except click.BadParameter:
             self.fail(f"{value!r} is neither {BEST} nor {NEWEST} nor a train_step from 1 on", param, ctx)
-        return train_step
 
 
 def train_step_of(connection: Connection, job_id: str, reference: str | int) -> int:
