@@ -157,6 +157,8 @@ def _handler(storage: SignedStorage) -> type[BaseHTTPRequestHandler]:
         def _ask(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
             headers = {name: value for name, value in self.headers.items() if name.lower() not in HOP_BY_HOP}
             status, answered, content = request_of(storage.target, self.command, self.path, body, headers)
+            if status == 500 and urlsplit(self.path).path.endswith("/compose"):
+                status = 404  # what Cloud Storage answers if an object to compose is missing
             own = [(name, value.replace(storage.target, storage.address)) for name, value in answered]
             if any(name.lower() == "content-type" and "json" in value for name, value in answered):
                 content = content.replace(storage.target.encode(), storage.address.encode())

@@ -36,6 +36,8 @@ def test_an_error_answer_with_any_text_is_valid(code: str, message: str, hint: s
 )
 def test_the_code_of_an_http_error_comes_from_its_name_or_the_table(reason: str, code: str) -> None:
     assert error_answers.code_for_reason(reason) == code
+    says_how = "in parts" in error_answers.hint_for_reason(reason)
+    assert says_how is (code == "body_too_large")
 
 
 @pytest.mark.parametrize("text", ["\ud800", "a\x00b", "\U0010ffff", "<script>", "hf_fakefakefakefake", "\x1b[31m"])

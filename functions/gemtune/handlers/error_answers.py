@@ -70,6 +70,13 @@ def code_for_reason(reason: str) -> str:
     return OURS.get(reason) or reason.lower().replace(" ", "_")
 
 
+def hint_for_reason(reason: str) -> str:
+    """Return what to do about an HTTP reason of a server in front of the API."""
+    if code_for_reason(reason) == BodyTooLarge.code:  # larger than any body, so that it can only be a file
+        return BodyTooLarge(0, is_file=True).hint or SEE
+    return SEE
+
+
 def _safe_text(text: str | None) -> str | None:
     """Return a text without tokens and lone surrogates.
 

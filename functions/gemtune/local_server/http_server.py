@@ -36,7 +36,8 @@ class _JsonErrorTask(ErrorTask):  # type: ignore[misc]
         """Write the error as JSON."""
         error = self.request.error
         message = f"{error.reason}: {error.body}"[:300]
-        body = error_answers.body(error_answers.code_for_reason(error.reason), message, error_answers.SEE)
+        code, hint = error_answers.code_for_reason(error.reason), error_answers.hint_for_reason(error.reason)
+        body = error_answers.body(code, message, hint)
         self.status = f"{error.code} {error.reason}"
         self.response_headers += [("Content-Type", error_answers.JSON), (VERSION_HEADER, VERSION)]
         self.set_close_on_finish()
