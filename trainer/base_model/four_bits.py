@@ -6,7 +6,7 @@ These are attention and MLP of the language model; other layers keep their type.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gemtune.families.generation import LINEAR_LAYERS, Family
 from trainer.base_model import vision_parts
@@ -49,3 +49,21 @@ def quantization_config(dtype: torch.dtype, family: Family) -> BitsAndBytesConfi
         bnb_4bit_compute_dtype=dtype,
         llm_int8_skip_modules=skipped_modules(family),  # applies to 4 bits too, despite its name
     )
+
+
+# Sizes of the blocks of a weight that bitsandbytes repacks: rows, and columns, which are NF4's own blocks.
+_PACKED_ROWS, _PACKED_COLUMNS = 32, 64
+
+
+def keep_unpacked(model: torch.nn.Module, *, uneven_only: bool) -> None:
+    """Keep bitsandbytes from repacking 4-bit weights at the first forward pass.
+
+    On CPUs with AVX512-BF16 it repacks them for good when no gradient is needed, for a product that has none and takes
+    whole blocks only: it fails for layers of other sizes. uneven_only: keep only those as they are.
+    """
+    layer: Any  # only layers of bitsandbytes have this attribute
+    for layer in model.modules():
+        if hasattr(layer, "support_avx512bf16_for_cpu"):
+            is_even = layer.out_features % _PACKED_ROWS == 0 and layer.in_features % _PACKED_COLUMNS == 0
+            if not (uneven_only and is_even):
+                layer.support_avx512bf16_for_cpu = False

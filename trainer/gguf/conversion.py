@@ -47,6 +47,7 @@ def write(
     check_family(folder_contents.config_of(model))
     if not is_built(tools):
         raise StepError("gguf_tools_missing", f"llama.cpp is not in {tools}", hint="run `make llama`, and export again")
+    _match_tokens_to_rows(model)
     _add_token_list(model)
     _add_expert_width(model)
     target = folder / export.file_name
@@ -105,6 +106,46 @@ def _end_at_calls(model: Path, target: Path, tools: Path, check_stop: Callable[[
         return
     run([script, str(target), str(copy), "--special-token-by-id", "eom", str(number), "--force"], "copied", check_stop)
     copy.replace(target)
+
+
+def _match_tokens_to_rows(model: Path) -> None:
+    """Give the tokenizer exactly the tokens that have rows in the embedding.
+
+    llama.cpp loads no other file. For older generations its converter does so itself: it writes tokens of the same
+    names for spare rows, and leaves out tokens without a row, which no text of a training contains.
+    """
+    llama_cpp = folder_contents.family_of(model).llama_cpp
+    rows = folder_contents.vocab_size(folder_contents.config_of(model))
+    if llama_cpp is None or llama_cpp.matches_rows or rows is None:
+        return
+    path, settings = model / "tokenizer.json", model / "tokenizer_config.json"
+    tokenizer, config = json_object(path), json_object(settings)
+    added = tokenizer.get("added_tokens", [])
+    spare = sorted(set(range(rows)) - set(tokenizer["model"]["vocab"].values()) - {token["id"] for token in added})
+    without_row = {token["content"] for token in added if token["id"] >= rows}
+    if not spare and not without_row:
+        return
+    flags = {"special": True} | dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    padding = [{"id": row, "content": f"[PAD{row}]"} | flags for row in spare]
+    kept = [token for token in added if token["id"] < rows]
+    path.write_text(json.dumps(tokenizer | {"added_tokens": [*kept, *padding]}, ensure_ascii=False))
+    special = config.pop("extra_special_tokens", None) or config.pop("additional_special_tokens", None) or ()
+    if isinstance(special, dict):  # tokens by name, which may stand beside the other fields as well
+        config, special = config | special, ()
+    special = [*special, *(token["content"] for token in padding)]
+    config.pop("added_tokens_decoder", None)  # `_add_token_list` writes it anew
+    config = {name: value for name, value in config.items() if _text(value) not in without_row}
+    config["extra_special_tokens"] = [token for token in special if _text(token) not in without_row]
+    settings.write_text(json.dumps(config, ensure_ascii=False))
+
+
+def _text(token: Any) -> str:
+    """Return the text of a token as tokenizer_config.json has it.
+
+    "" for anything else.
+    """
+    text = token.get("content") if isinstance(token, dict) else token
+    return text if isinstance(text, str) else ""
 
 
 def _add_token_list(model: Path) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from gemtune.errors import StepError
 from trainer.base_model import folder_contents
+from trainer.base_model.four_bits import keep_unpacked
 from trainer.model.attention.choice import FLASH_MOST_HEAD, MASKED, Layers, Situation, choose
 from trainer.new_tokens import embedding
 
@@ -39,6 +40,7 @@ def load(
     # A None for it would hide the folder's own quantization_config from transformers.
     quantized = {} if four_bits is None else {"quantization_config": four_bits}
     model = kind.from_pretrained(folder, dtype=dtype, attn_implementation=attention, device_map=device, **quantized)
+    keep_unpacked(model, uneven_only=True)
     if adapter is None:
         whole: LanguageModel = model.eval()
         return whole

@@ -47,7 +47,7 @@ GEMMA_4 = Family(
         reserved=("<|channel>", "<channel|>", "<|tool>", "<tool|>", "<|think|>", '<|"|>',
                   "<|image>", "<|image|>", "<image|>", "<|audio>", "<|audio|>", "<audio|>", "<|video|>"),
     ),
-    licence="apache-2.0", llama_cpp=LlamaCpp(untied_head=True, rope_types=("proportional",)),
+    licence="apache-2.0", llama_cpp=LlamaCpp(untied_head=True, rope_types=("proportional",), matches_rows=False),
     pictures=PictureFormat(
         "image_token", "", by_aspect_ratio=True, type_ids="mm_token_type_ids", trains_tower=True,
         processor="gemma4.image_processing_pil_gemma4.Gemma4ImageProcessorPil",

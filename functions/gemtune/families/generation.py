@@ -110,6 +110,7 @@ class LlamaCpp:
     fixed_rope_base: whether a file does not state the base of rotary embeddings, so that llama.cpp takes 10,000.
     layers_scaled_by_share: the number of layers by which llama.cpp recognizes the one model whose scores are divided by
     the root of hidden size / heads, instead of that of a head's width; None without such a model.
+    matches_rows: whether its converter writes as many tokens as the embedding has rows, and not those of the tokenizer.
     """
 
     untied_head: bool = False
@@ -118,6 +119,7 @@ class LlamaCpp:
     rope_types: tuple[str, ...] = ("default",)
     fixed_rope_base: bool = False
     layers_scaled_by_share: int | None = None
+    matches_rows: bool = True
 
 
 @dataclass(frozen=True, slots=True)

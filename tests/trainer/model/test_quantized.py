@@ -1,8 +1,9 @@
-"""QLoRA: an evaluation must not change the gradients that follow it."""
+"""Weights in 4 bits: evaluations change no later gradient, and any width is computed."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
@@ -11,6 +12,9 @@ from gemtune.jobs.status import Step
 from gemtune.request.spec import Spec
 from tests import rows
 from tests.trainer.conftest import Bench
+from trainer.base_model import four_bits
+from trainer.base_model.folder_contents import family_of
+from trainer.model import loading
 from trainer.model.engines import huggingface
 from trainer.model.hidden_states import head_inputs
 from trainer.rows.encoded import Encoded
@@ -41,3 +45,20 @@ def test_an_evaluation_does_not_change_later_gradients(bench_of: Callable[..., B
     after = gradients()
     assert any(gradient.any() for gradient in before.values())
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_layers_of_uneven_widths_are_computed_on_every_processor(tmp_path: Path) -> None:
+    """Some processors let bitsandbytes repack weights, in blocks that only even layers have."""
+    from transformers import GemmaConfig, GemmaForCausalLM
+
+    sizes = {"hidden_size": 72, "intermediate_size": 80, "head_dim": 24, "num_attention_heads": 3}
+    config = GemmaConfig(**sizes, num_key_value_heads=1, num_hidden_layers=2, vocab_size=64)
+    GemmaForCausalLM(config).save_pretrained(tmp_path)
+    quantization = four_bits.quantization_config(torch.float32, family_of(tmp_path))
+    tokens = torch.arange(10)[None]
+    ours, plain = (
+        loading.load(tmp_path, None, dtype=torch.float32, attention="eager", four_bits=quantization) for _ in range(2)
+    )
+    four_bits.keep_unpacked(plain, uneven_only=False)
+    with torch.no_grad():
+        assert torch.equal(ours(input_ids=tokens).logits, plain(input_ids=tokens).logits)

@@ -11,6 +11,7 @@ from trainer.certificate.files.case import Case
 from trainer.export.commands.in_llama_cpp import PROJECTOR
 from trainer.gguf import projector
 from trainer.gguf.file_layout import contents
+from trainer.new_tokens import embedding
 
 
 def problems(case: Case) -> list[str]:
@@ -39,9 +40,11 @@ def _gguf_problems(case: Case, export: GgufExport) -> list[str]:
     model, file = LlamaModel(case.tools, path), contents(path, vocabulary.ARRAYS)
     tokenizer = vocabulary.tokenizer_of(case.trained)
     tokens = vocabulary.token_count(tokenizer)
+    if case.adapter is None or embedding.read(case.adapter) is None:  # new tokens get rows, and so do all before them
+        tokens = min(tokens, folder_contents.vocab_size(stated) or tokens)
     differing = [
         *settings.gguf_problems(model, case.trained, case.folder, export, has_projector="vision_config" in stated),
-        *vocabulary.problems(model, file.metadata, case.trained, tokenizer),
+        *vocabulary.problems(model, file.metadata, case.trained, tokenizer, tokens),
         *gguf_settings.problems(file.metadata, config),
         *gguf_keys.problems(file, case.trained, gguf_settings.keys(str(file.metadata.get("general.architecture")))),
     ]

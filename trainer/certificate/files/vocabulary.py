@@ -62,15 +62,18 @@ def token_count(tokenizer: Tokenizer) -> int:
     return 1 + max(tokenizer.get_vocab().values())
 
 
-def problems(model: LlamaModel, metadata: Mapping[str, Any], trained: Path, tokenizer: Tokenizer) -> list[str]:
+def problems(
+    model: LlamaModel, metadata: Mapping[str, Any], trained: Path, tokenizer: Tokenizer, tokens: int
+) -> list[str]:
     """Return in sentences how vocabulary and special tokens differ.
 
     model: the file in llama.cpp. metadata: of the file, with ARRAYS. trained: folder with the tokenizer of training.
+    tokens: the number of its first tokens that have rows in the embedding; the file has no others.
     """
     return [
         *_kind_of_vocabulary_problems(metadata, trained),
         *_text_problems(model.pieces(), tokenizer),
-        *_kind_problems(metadata, trained, tokenizer),
+        *_kind_problems(metadata, trained, tokenizer, tokens),
         *_merge_problems(metadata, trained),
         *_special_problems(model, metadata, trained, tokenizer),
         *_end_problems(metadata, trained),
@@ -100,7 +103,7 @@ def _text_problems(pieces: Sequence[str], tokenizer: Tokenizer) -> list[str]:
     return [f"{len(wrong)} tokens differ, such as {first}: {pieces[first]!r}, not {tokenizer.id_to_token(first)!r}"]
 
 
-def _kind_problems(metadata: Mapping[str, Any], trained: Path, tokenizer: Tokenizer) -> list[str]:
+def _kind_problems(metadata: Mapping[str, Any], trained: Path, tokenizer: Tokenizer, tokens: int) -> list[str]:
     """Return which types and scores of tokens are wrong.
 
     A score says which pieces are merged first, a type whether a text becomes the token, and whether it is shown.
@@ -108,9 +111,9 @@ def _kind_problems(metadata: Mapping[str, Any], trained: Path, tokenizer: Tokeni
     types, scores = metadata.get(TYPES) or [], metadata.get(SCORES) or []
     added = tokenizer.get_added_tokens_decoder()
     pieces = _sentence_pieces(trained) if metadata.get("tokenizer.ggml.model") == "llama" else None
-    vocabulary = tokenizer.get_vocab()
-    if min(len(types), len(scores)) < len(vocabulary):
-        return [f"it has types or scores of {min(len(types), len(scores))} tokens, not of {len(vocabulary)}"]
+    vocabulary = {piece: index for piece, index in tokenizer.get_vocab().items() if index < tokens}
+    if min(len(types), len(scores)) < tokens:
+        return [f"it has types or scores of {min(len(types), len(scores))} tokens, not of {tokens}"]
     wrong_types, wrong_scores = [], []
     for piece, index in vocabulary.items():
         if index in added:  # the converter calls some control tokens visible, and tells others by their looks

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gemtune.request.spec import Spec
 from gemtune.request.training_config import TrainingConfig
@@ -52,7 +52,8 @@ def load(folder: Path, spec: Spec, start: StartingPoint = BASE_MODEL) -> LoadedM
     model: LanguageModel = base
     added = None if start.new_tokens is None else start.new_tokens.add_rows(base)
     if config.method != "Full":
-        _keep_differentiable(base)
+        # Training after an evaluation that repacked them would silently lack the gradients through the base model.
+        four_bits.keep_unpacked(base, uneven_only=False)
         model = (
             _with_new_adapter(base, config, start, added)
             if start.adapter is None
@@ -89,18 +90,6 @@ def _attention(folder: Path, spec: Spec) -> str | dict[str, str]:
     if spec.modality == "text" and spec.training_config.method != "RL":
         return row_attention.NAME
     return loading.masked_attention(folder)
-
-
-def _keep_differentiable(model: PreTrainedModel) -> None:
-    """Keep bitsandbytes from repacking its weights at the first evaluation.
-
-    On CPUs with AVX512-BF16 it repacks them for good, for a product without a gradient. Training after that would
-    silently lack the gradients that flow through the base model.
-    """
-    layer: Any  # only layers of bitsandbytes have this attribute
-    for layer in model.modules():
-        if hasattr(layer, "support_avx512bf16_for_cpu"):
-            layer.support_avx512bf16_for_cpu = False
 
 
 def _with_adapter(base: PreTrainedModel, config: TrainingConfig, folder: Path) -> PeftModel:
