@@ -56,7 +56,7 @@ _PACKED_ROWS, _PACKED_COLUMNS = 32, 64
 
 
 def keep_unpacked(model: torch.nn.Module, *, uneven_only: bool) -> None:
-    """Keep bitsandbytes from repacking 4-bit weights at the first forward pass.
+    """Keep bitsandbytes from repacking weights at the first forward pass.
 
     On CPUs with AVX512-BF16 it repacks them for good when no gradient is needed, for a product that has none and takes
     whole blocks only: it fails for layers of other sizes. uneven_only: keep only those as they are.

@@ -127,8 +127,8 @@ def _match_tokens_to_rows(model: Path) -> None:
         return
     flags = {"special": True} | dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     padding = [{"id": row, "content": f"[PAD{row}]"} | flags for row in spare]
-    kept = [token for token in added if token["id"] < rows]
-    path.write_text(json.dumps(tokenizer | {"added_tokens": [*kept, *padding]}, ensure_ascii=False))
+    with_row = [token for token in added if token["id"] < rows]
+    path.write_text(json.dumps(tokenizer | {"added_tokens": [*with_row, *padding]}, ensure_ascii=False))
     special = config.pop("extra_special_tokens", None) or config.pop("additional_special_tokens", None) or ()
     if isinstance(special, dict):  # tokens by name, which may stand beside the other fields as well
         config, special = config | special, ()

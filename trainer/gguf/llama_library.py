@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+# Types in which llama.cpp can keep keys and values, by their numbers in ggml: q8_0 and bf16.
+EIGHT_BITS, BF16 = 8, 30
 # Positions per batch. Their logits are in memory at once: 67 MB for Gemma's vocabulary of 262,144.
 POSITIONS = 64
 # Smallest share of the processors' time at which several threads are faster than one, and the seconds over which it is
@@ -150,13 +152,13 @@ class LlamaModel:
         return bool(self._llama.llama_vocab_is_eog(self._vocab, token))
 
     def logits(
-        self, tokens: Sequence[int], positions: Collection[int], *, rounded: bool = False
+        self, tokens: Sequence[int], positions: Collection[int], *, rounded: int | None = None
     ) -> Iterator[np.ndarray[Any, Any]]:
         """Yield the logits of some positions, in order.
 
         Blocks are (at most POSITIONS positions, vocabulary) in float32. The next block reuses their memory. rounded:
-        keep keys and values in 8 bits, for which llama.cpp needs heads of a multiple of 32 dimensions. Raises
-        LoadError.
+        how keys and values are kept; None for float16. For EIGHT_BITS llama.cpp needs heads of a multiple of 32
+        dimensions. Raises LoadError.
         """
         context = self._context(len(tokens), rounded=rounded)
         try:
@@ -210,10 +212,10 @@ class LlamaModel:
         llama.llama_sampler_chain_add(chain, llama.llama_sampler_init_dist(sampling.seed))
         return chain
 
-    def _context(self, length: int, *, rounded: bool = False) -> Any:
+    def _context(self, length: int, *, rounded: int | None = None) -> Any:
         settings = self._llama.llama_context_default_params()
-        if rounded:
-            settings.type_k = settings.type_v = self._llama.GGML_TYPE_Q8_0
+        if rounded is not None:
+            settings.type_k = settings.type_v = rounded
         settings.n_ctx = length
         settings.n_batch = settings.n_ubatch = POSITIONS
         settings.n_threads = settings.n_threads_batch = self._threads

@@ -84,9 +84,13 @@ def test_heads_that_llama_cpp_cannot_keep_in_8_bits_are_compared_too(
         write_checked(tmp_path, tools, "gemma3", "f16", head_dim=48, hidden_activation=activation)
 
 
-@pytest.mark.parametrize(("shape", "method"), [("gemma4-e-text", "QLoRA"), ("gemma4-moe-text", "LoRA")])
-def test_the_same_function_passes(tmp_path: Path, tools: Path, shape: str, method: str) -> None:
-    write_checked(tmp_path, tools, shape, "q4_k_m", method=method)
+@pytest.mark.parametrize(
+    ("shape", "method", "head_dim"),
+    [("gemma4-e-text", "QLoRA", 256), ("gemma4-moe-text", "LoRA", 256), ("gemma4-moe-text", "LoRA", 24)],
+)
+def test_the_same_function_passes(tmp_path: Path, tools: Path, shape: str, method: str, head_dim: int) -> None:
+    """Rounding moves the logits of a mixture far, whatever its heads."""
+    write_checked(tmp_path, tools, shape, "q4_k_m", method=method, head_dim=head_dim)
     assert (tmp_path / "exported" / "model-q4_k_m.gguf").is_file()
 
 

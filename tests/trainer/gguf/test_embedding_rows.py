@@ -1,4 +1,4 @@
-"""Base models whose embedding has more or fewer rows than the tokenizer tokens."""
+"""Base models whose embedding has more rows than there are tokens, or fewer."""
 
 from __future__ import annotations
 

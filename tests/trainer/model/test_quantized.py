@@ -1,4 +1,7 @@
-"""Weights in 4 bits: evaluations change no later gradient, and any width is computed."""
+"""Weights in 4 bits.
+
+Evaluations change no later gradient, and layers of any width are computed.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +51,7 @@ def test_an_evaluation_does_not_change_later_gradients(bench_of: Callable[..., B
 
 
 def test_layers_of_uneven_widths_are_computed_on_every_processor(tmp_path: Path) -> None:
-    """Some processors let bitsandbytes repack weights, in blocks that only even layers have."""
+    """Repacking, as some processors allow, takes whole blocks only."""
     from transformers import GemmaConfig, GemmaForCausalLM
 
     sizes = {"hidden_size": 72, "intermediate_size": 80, "head_dim": 24, "num_attention_heads": 3}
