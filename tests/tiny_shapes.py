@@ -242,13 +242,23 @@ def _gemma4(*, hears: bool, **more: Any) -> Callable[[Any, int], Any]:
     return build
 
 
+def _gemma4_unified_text_settings(tokenizer: Any, head_dim: int) -> dict[str, Any]:
+    settings = _gemma4_text_settings(tokenizer, head_dim, **_LARGE)
+    return {name: value for name, value in settings.items() if not name.endswith("per_layer_input")}
+
+
+def _gemma4_unified_text(tokenizer: Any, head_dim: int) -> Any:
+    from transformers import Gemma4UnifiedForCausalLM, Gemma4UnifiedTextConfig
+
+    settings = _gemma4_unified_text_settings(tokenizer, head_dim)
+    return _scaled(Gemma4UnifiedForCausalLM(Gemma4UnifiedTextConfig(**settings)))
+
+
 def _gemma4_unified(tokenizer: Any, head_dim: int) -> Any:
     import torch
     from transformers import Gemma4UnifiedConfig, Gemma4UnifiedForConditionalGeneration
 
-    settings = _gemma4_text_settings(tokenizer, head_dim, **_LARGE)
-    for name in ("hidden_size_per_layer_input", "vocab_size_per_layer_input"):
-        del settings[name]
+    settings = _gemma4_unified_text_settings(tokenizer, head_dim)
     config = Gemma4UnifiedConfig(
         text_config=settings,
         vision_config={
@@ -425,6 +435,7 @@ SHAPES: Mapping[str, Shape] = {
     "gemma4-e-text": _gemma4_shape(_gemma4_text(**_E), media=False),
     "gemma4-dense-text": _gemma4_shape(_gemma4_text(**_LARGE), media=False),
     "gemma4-moe-text": _gemma4_shape(_gemma4_text(**_LARGE, **_EXPERTS), media=False),
+    "gemma4-unified-text": _gemma4_shape(_gemma4_unified_text, media=False),
     "gemma4-e": _gemma4_shape(_gemma4(hears=True, **_E), media=True),
     "gemma4-dense": _gemma4_shape(_gemma4(hears=False, **_LARGE), media=True),
     "gemma4-moe": _gemma4_shape(_gemma4(hears=False, **_LARGE, **_EXPERTS), media=True),

@@ -87,6 +87,13 @@ def plain_dpo(bench: Bench, start: Path, output: Path, **training: Any) -> Any:
 
     training: other values than those of DPO.
     """
+    trainer = dpo_trainer(bench, start, output, training)
+    trainer.train()
+    return trainer
+
+
+def dpo_trainer(bench: Bench, start: Path, output: Path, training: Mapping[str, Any]) -> Any:
+    """Return TRL's trainer of the pairs."""
     from datasets import Dataset
     from transformers import AutoTokenizer
     from trl import DPOConfig, DPOTrainer
@@ -100,11 +107,10 @@ def plain_dpo(bench: Bench, start: Path, output: Path, **training: Any) -> Any:
     ]
     trainer: Any = DPOTrainer(
         model=plain_model(bench, start),
-        args=DPOConfig(**plain_arguments(output, DPO | training), max_length=None),
+        args=DPOConfig(**plain_arguments(output, DPO | dict(training)), max_length=None),
         train_dataset=Dataset.from_list(conversations),
         processing_class=AutoTokenizer.from_pretrained(bench.base),
     )
-    trainer.train()
     return trainer
 
 

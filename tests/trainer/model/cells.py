@@ -1,0 +1,159 @@
+"""Kinds of Gemma and methods: each pair is a cell that has its tests.
+
+A plain program of transformers, PEFT and TRL stands beside each job.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gemtune.jobs.status import Step
+from gemtune.request.spec import Spec
+from tests import preference_rows, rows
+from tests.trainer.conftest import Bench
+from tests.trainer.training import plain_trl
+from tests.trainer.training.rl_trainers import prepared_folder
+from trainer.base_model import folder_contents, four_bits
+from trainer.model.engines import huggingface
+from trainer.rows.prepared import read_tokens
+
+# One tiny model for each kind of layers that models of a generation have, with all the parts of the real ones.
+KINDS: Mapping[str, str] = {
+    "1": "gemma",
+    "2": "gemma2",
+    "3": "gemma3",
+    "3 with vision": "gemma3-vision",
+    "3n": "gemma3n-text",
+    "4 E": "gemma4-e",
+    "4 dense": "gemma4-dense",
+    "4 mixture": "gemma4-moe",
+    "4 unified": "gemma4-unified",
+}
+# Shapes with the layers of a kind, and other parts: these have tests of their own.
+OF_A_KIND: Mapping[str, str] = {
+    "gemma3n": "3n",
+    "gemma4-e-text": "4 E",
+    "gemma4-dense-text": "4 dense",
+    "gemma4-moe-text": "4 mixture",
+    "gemma4-unified-text": "4 unified",
+}
+METHODS = ("LoRA", "QLoRA", "Full", "DPO", "GRPO")
+STEPS, BATCH, RATE = 3, 4, 1e-3
+
+
+def job(home: Path, base: Path, method: str) -> Bench:
+    """Return a prepared job of a cell."""
+    training: dict[str, Any] = {"method": method, "batch_size": BATCH, "max_steps": STEPS}
+    training = {"DPO": plain_trl.DPO, "GRPO": plain_trl.GRPO}.get(method, training) | {"learning_rate": RATE}
+    bench = Bench(home, base, save_steps=100, **training)
+    train, held_out = {
+        "DPO": (plain_trl.PAIRS, preference_rows.pairs(rows.held_out_rows(2))),
+        "GRPO": (preference_rows.prompts(rows.train_rows(12)), preference_rows.prompts(rows.held_out_rows(2))),
+    }.get(method, (rows.train_rows(8), rows.held_out_rows(2)))
+    bench.put("train", train)
+    bench.put("eval", held_out)
+    bench.run(Step.PREPARE)
+    return bench
+
+
+def plain_training(bench: Bench, method: str, output: Path) -> Any:
+    """Train what a job trains with the libraries alone; return the Trainer."""
+    from datasets import Dataset
+
+    if method == "DPO":
+        trainer = plain_trl.dpo_trainer(bench, first_adapter(bench, output / "first"), output, {"learning_rate": RATE})
+        # TRL would train the line break after the last turn too, with every template.
+        trainer.train_dataset = Dataset.from_list(list(read_tokens(prepared_folder(bench) / "train.parquet")))
+        trainer.train()
+        return trainer
+    if method == "GRPO":
+        return plain_trl.plain_grpo(bench, first_adapter(bench, output / "first"), output, learning_rate=RATE)
+    return plain_sft(bench, method, output)
+
+
+def spec_of(bench: Bench) -> Spec:
+    return Spec.model_validate_json(bench.services.buckets.config.read(bench.job.spec_name))
+
+
+def plain_model(base: Path, method: str) -> Any:
+    """Return the base model as transformers loads it to train it."""
+    from transformers import AutoModelForCausalLM
+
+    more = {}
+    if method == "QLoRA":
+        family = folder_contents.family_of(base)
+        more["quantization_config"] = four_bits.quantization_config(torch.float32, family)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, attn_implementation="eager", **more)
+    four_bits.keep_unpacked(model, uneven_only=False)
+    return model
+
+
+def first_adapter(bench: Bench, folder: Path) -> Path:
+    """Write the adapter with which a job begins."""
+    from transformers import set_seed
+
+    spec = spec_of(bench)
+    set_seed(spec.training_config.seed)
+    huggingface.save(huggingface.load(bench.base, spec).model, folder)
+    return folder
+
+
+def plain_sft(bench: Bench, method: str, output: Path) -> Any:
+    """Train a job's rows one by one, with transformers and PEFT alone.
+
+    Returns the Trainer.
+    """
+    from peft import PeftModel
+    from transformers import Trainer
+
+    class OneByOne(Trainer):
+        def compute_loss(self, model: Any, inputs: Any, *args: Any, **more: Any) -> torch.Tensor:
+            total, count = torch.zeros(()), 0
+            for row in inputs["rows"]:
+                logits = model(input_ids=torch.tensor([row["input_ids"]])).logits[0, :-1]
+                targets = torch.tensor(row["labels"][1:])
+                total = total + torch.nn.functional.cross_entropy(logits, targets, ignore_index=-100, reduction="sum")
+                count += int((targets != -100).sum())
+            return total / count
+
+    model = plain_model(bench.base, method)
+    if method == "Full":
+        trained = {
+            n for n, w in huggingface.load(bench.base, spec_of(bench)).model.named_parameters() if w.requires_grad
+        }
+        for name, weight in model.named_parameters():
+            weight.requires_grad_(name in trained)
+    else:
+        adapter = first_adapter(bench, output / "first")
+        model = PeftModel.from_pretrained(model, str(adapter), is_trainable=True)
+    trainer = OneByOne(
+        model=model,
+        args=arguments(output),
+        train_dataset=list(read_tokens(prepared_folder(bench) / "train.parquet")),  # type: ignore[arg-type]
+        data_collator=lambda batch: {"rows": batch},
+    )
+    trainer.train()
+    return trainer
+
+
+def arguments(output: Path) -> Any:
+    from transformers import TrainingArguments
+
+    return TrainingArguments(
+        output_dir=str(output),
+        learning_rate=RATE,
+        per_device_train_batch_size=BATCH,
+        max_steps=STEPS,
+        logging_steps=1,
+        seed=42,
+        data_seed=42,
+        use_cpu=True,
+        report_to=[],
+        save_strategy="no",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+    )
