@@ -14,7 +14,7 @@ import torch
 from transformers import Trainer, TrainingArguments
 
 from gemtune.jobs.parts.metrics import EvaluationMetrics
-from trainer.base_model.language_model import unwrap
+from trainer.base_model.language_model import is_wrapped, unwrap
 from trainer.model import gradient_checkpointing, row_attention
 from trainer.model.hidden_states import head_inputs
 from trainer.model.loss_head import cross_entropy_sum
@@ -116,6 +116,29 @@ class SftTrainer(Trainer):
         return metrics.evaluate(self.model, self.get_eval_dataloader(), self.compute_dtype).evaluation_metrics(
             self.metric_names
         )
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """Save the weights of a checkpoint.
+
+        All weights have the names of the model's modules, by which the Trainer loads them to resume. transformers would
+        write those of the Hub, which differ for Gemma 3 with vision.
+        """
+        if is_wrapped(self.model):
+            super()._save(output_dir, state_dict)
+        else:
+            folder = str(self.args.output_dir if output_dir is None else output_dir)
+            self.model.save_pretrained(folder, state_dict=state_dict, save_original_format=False)
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Refuse a checkpoint that lacks a trained weight.
+
+        transformers only warns, and the training would go on from the base model's. Raises RuntimeError.
+        """
+        trained = {name for name, weight in self.model.named_parameters() if weight.requires_grad}
+        missing = sorted(trained.intersection(load_result.missing_keys))
+        if missing:
+            raise RuntimeError(f"the checkpoint lacks {len(missing)} trained weights, such as {missing[0]}")
+        super()._issue_warnings_after_load(load_result)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         """Hand over the weights of a checkpoint, then save the other states."""

@@ -47,7 +47,7 @@ STEPS, BATCH, RATE = 3, 4, 1e-3
 
 def job(home: Path, base: Path, method: str) -> Bench:
     """Return a prepared job of a cell."""
-    training: dict[str, Any] = {"method": method, "batch_size": BATCH, "max_steps": STEPS}
+    training: dict[str, Any] = {"method": method, "batch_size": BATCH, "max_steps": STEPS, "lora_dropout": 0.0}
     training = {"DPO": plain_trl.DPO, "GRPO": plain_trl.GRPO}.get(method, training) | {"learning_rate": RATE}
     bench = Bench(home, base, save_steps=100, **training)
     train, held_out = {

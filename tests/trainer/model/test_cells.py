@@ -25,6 +25,7 @@ from tests.trainer.conftest import Bench
 from tests.trainer.model import cells
 from tests.trainer.model.cells import KINDS, METHODS, OF_A_KIND
 from tests.trainer.steps.test_train import after_steps
+from trainer.export.lora_weights import canonical_name
 
 # Share of weights that may differ by more than a tenth of the learning rate. Adam's first steps are as large for a
 # gradient that is nearly zero, as most are in the first steps of GRPO, and rounding decides about its sign.
@@ -105,14 +106,18 @@ def test_a_job_trains_as_the_libraries_and_resumes_to_the_bit(
     assert all(torch.equal(trained[name], resumed[name]) for name in trained)
     plain = cells.plain_training(uninterrupted, method, tmp_path / "plain")
     losses = [entry["loss"] for entry in plain.state.log_history if "loss" in entry]
-    assert [loss for _, loss in uninterrupted.curve()] == pytest.approx(losses, rel=5e-4, abs=1e-4)
+    assert [loss for _, loss in uninterrupted.curve()] == pytest.approx(losses, rel=1e-4, abs=1e-4)
     expected = {
-        name.replace(".default", ""): weight.detach()
+        canonical_name(name.replace(".default", "")): weight.detach()
         for name, weight in plain.model.named_parameters()
         if weight.requires_grad and ".ref." not in name
     }
-    if method == "Full":
-        assert {name for name in before if not torch.equal(before[name], trained[name])} == set(expected)
+    trained = {canonical_name(name): weight for name, weight in trained.items()}
+    if method == "Full":  # names of the Hub may differ from those of modules
+        unchanged = {
+            canonical_name(name) for name in before if torch.equal(before[name], trained[canonical_name(name)])
+        }
+        assert set(trained) - unchanged == set(expected)
     else:
         assert set(trained) == set(expected)
     differing = sum(int((trained[name] - weight).abs().gt(cells.RATE / 10).sum()) for name, weight in expected.items())
