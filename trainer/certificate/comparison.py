@@ -127,8 +127,8 @@ def _function_states(case: Case, stored: Mapping[str, Any]) -> tuple[list[Row], 
 def _noise(model: LlamaModel, rows: Sequence[Row], exact: Sequence[torch.Tensor], suppressed: Sequence[int]) -> float:
     """Return how far a cache in 8 bits moves llama.cpp's logits.
 
-    About as far as rounding weights to bf16 does. Heads that it cannot keep so are kept in bf16, which moves logits less:
-    measured on tiny models, a fourth to an eleventh. exact: logits without it. Raises LoadError.
+    About as far as rounding weights to bf16 does. Heads that it cannot keep so are kept in bf16, which moves logits
+    less: measured on tiny models, a fourth to an eleventh. exact: logits without it. Raises LoadError.
     """
     with suppress(LoadError):
         return _median_deviation(exact, [_first_logits(model, row, EIGHT_BITS) for row in rows], suppressed)
