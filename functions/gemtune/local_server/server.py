@@ -6,6 +6,7 @@ import logging
 import secrets
 import threading
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -99,8 +100,8 @@ class Server:
     def loops(self) -> list[Callable[[], None]]:
         """Return the loops to run until the server stops, one per thread."""
         return [
-            self._control.run,
-            self._api.run,
+            partial(_answer, self._control, self._stop),
+            partial(_answer, self._api, self._stop),
             self._delivery.run,
             self.runner.run,
             self._uploads.run,
@@ -132,6 +133,18 @@ class Server:
                 self._uploads.forget_removed()
             except Exception:
                 log.exception("a sweep failed; the next one starts in %d s", SWEEP_SECONDS)
+
+
+def _answer(server: Any, is_stopping: threading.Event) -> None:
+    """Answer requests until another thread closes the server.
+
+    The server waits for its sockets, and closing them can raise an error there, which is none once it `is_stopping`.
+    """
+    try:
+        server.run()
+    except OSError:
+        if not is_stopping.is_set():
+            raise
 
 
 def _function(target: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import threading
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ import pytest
 
 from gemtune.embedded.sqlite_bus import LeasedMessage
 from gemtune.local_server.delivery import WORKERS, Delivery, Functions, push_request
-from gemtune.local_server.server import _guarded
+from gemtune.local_server.server import _answer, _guarded
 from gemtune.ports import Topic
 from tests.fakes import World
 
@@ -150,3 +151,18 @@ def test_a_subscription_gets_no_more_messages_than_it_has_workers(world: World) 
     delivery.stop()
     loop.join()
     assert most == WORKERS
+
+
+class ClosedServer:
+    """Server whose sockets are closed while it waits for them."""
+
+    def run(self) -> None:
+        raise OSError(errno.EBADF, "Bad file descriptor")
+
+
+def test_sockets_closed_at_the_end_are_no_error_and_others_are() -> None:
+    is_stopping = threading.Event()
+    with pytest.raises(OSError, match="Bad file"):
+        _answer(ClosedServer(), is_stopping)
+    is_stopping.set()
+    _answer(ClosedServer(), is_stopping)
