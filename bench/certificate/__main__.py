@@ -6,7 +6,8 @@ least 29 of 30 of which have to be refused. `honest`: exports as gemtune writes 
 for each trial, and exits with 1 if one of them misses its aim. llama.cpp is needed (`make llama`).
 
 `python -m bench.certificate --base FOLDER` tries noise on another model instead, such as the one of `make demo`, which
-learns the example dataset of capitals with LoRA. For Gemma 3 270M each of some 16 exports takes one to three minutes.
+learns the example dataset of capitals with LoRA. For Gemma 3 270M each of some 16 exports takes one to three minutes;
+`--export merged:none`, which can be repeated, tries this one only.
 """
 
 from __future__ import annotations
@@ -24,15 +25,17 @@ NOTICED, FORGIVEN = 29 / 30, 2
 SHOWN = 100
 
 
-def main(chosen: Sequence[str], larger: Path | None) -> bool:
+def main(chosen: Sequence[str], larger: Path | None, exports: Sequence[str]) -> bool:
     """Run the chosen trials, or all; return whether all reached their aims.
 
-    larger: the base model to try noise on instead.
+    larger: the base model to try noise on instead. exports: names of its exports to try; all without one.
     """
     with tempfile.TemporaryDirectory(prefix="gemtune-certificate-") as folder:
         work = Path(folder)
         if larger is not None:
-            return _keep_their_task(noise.run_on(work, larger))
+            return _keep_their_task(
+                noise.run_on(work, larger, [noise.OF_LARGER[name] for name in exports or noise.OF_LARGER])
+            )
         base = jobs.teach(work / "taught")
         reached = [trial(work / name, base) for name, trial in TRIALS.items() if name in (chosen or TRIALS)]
         return all(reached)
@@ -80,9 +83,12 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.certificate")
     parser.add_argument("trials", nargs="*", metavar="TRIAL", help=f"{', '.join(TRIALS)}; all without one")
     parser.add_argument("--base", type=Path, metavar="FOLDER", help="base model to try noise on, instead of tiny ones")
+    parser.add_argument("--export", action="append", default=[], choices=noise.OF_LARGER, help="of --base")
     arguments = parser.parse_args()
     if unknown := set(arguments.trials) - set(TRIALS):
         parser.error(f"there is no trial {', '.join(sorted(unknown))}: choose among {', '.join(TRIALS)}")
+    if arguments.export and arguments.base is None:
+        parser.error("--export needs --base")
     if arguments.trials and arguments.base is not None:
         parser.error("with --base there is one trial only")
     return arguments
@@ -90,4 +96,4 @@ def _arguments() -> argparse.Namespace:
 
 if __name__ == "__main__":
     options = _arguments()
-    sys.exit(0 if main(options.trials, options.base) else 1)
+    sys.exit(0 if main(options.trials, options.base, options.export) else 1)

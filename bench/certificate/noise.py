@@ -45,8 +45,13 @@ EXPORTS: Mapping[str, tuple[tuple[Format, Quantization], ...]] = {
     ),
     "Full": (("merged", "q4"), ("gguf", "q8_0"), ("gguf", "q4_k_m")),
 }
-# Exports of a model of people, the fields of its training_config, and the rows of its task that no certificate sees.
-OF_LARGER: tuple[tuple[Format, Quantization], ...] = (("gguf", "q4_k_m"), ("merged", "q4"), ("merged", "none"))
+# Exports of a model of people by name, the fields of its training_config, and how many rows of its task are asked that
+# no certificate sees.
+OF_LARGER: Mapping[str, tuple[Format, Quantization]] = {
+    "gguf:q4_k_m": ("gguf", "q4_k_m"),
+    "merged:q4": ("merged", "q4"),
+    "merged:none": ("merged", "none"),
+}
 TRAINING: Mapping[str, Any] = {"learning_rate": 5e-4, "max_steps": 60, "lora_rank": 16, "lora_alpha": 16.0}
 QUESTIONS = 24
 
@@ -90,16 +95,16 @@ def run(work: Path, base: Path) -> list[Trial]:
     ]
 
 
-def run_on(work: Path, base: Path) -> list[Trial]:
+def run_on(work: Path, base: Path, exports: Sequence[tuple[Format, Quantization]]) -> list[Trial]:
     """Search the strongest noise for exports of any Gemma, after LoRA.
 
     It learns the example dataset of capitals, a task that noise can take from it: to know what no question says.
-    base: the folder of the base model.
+    base: the folder of the base model. exports: values of OF_LARGER.
     """
     train, held_out = (_example_rows(name) for name in ("train", "eval"))
     unseen = [*held_out[1::2], *train][:QUESTIONS]
     job = TinyJob(work / "lora", base=base, lessons=train, held_out=held_out[::2], training=TRAINING)
-    return list(_trials(_Search(f"LoRA of {base.name}", job, unseen, FEW_HALVINGS), OF_LARGER))
+    return list(_trials(_Search(f"LoRA of {base.name}", job, unseen, FEW_HALVINGS), exports))
 
 
 def _example_rows(split: str) -> Rows:
