@@ -19,7 +19,6 @@ from gemtune import families
 from gemtune.families.generation import Family
 from gemtune.families.size import NO_TOWER, ModelSize
 from gemtune.jobs.status import Step
-from tests import tiny_gemma
 from tests.tiny_shapes import SHAPES
 from tests.trainer.conftest import Bench
 from tests.trainer.model import cells
@@ -30,18 +29,6 @@ from trainer.export.lora_weights import canonical_name
 # Share of weights that may differ by more than a tenth of the learning rate. Adam's first steps are as large for a
 # gradient that is nearly zero, as most are in the first steps of GRPO, and rounding decides about its sign.
 ROUNDED_AWAY = {"GRPO": 0.2}
-
-
-@pytest.fixture(scope="module")
-def base_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    folders: dict[str, Path] = {}
-
-    def make(shape: str) -> Path:
-        if shape not in folders:
-            folders[shape] = tiny_gemma.build(tmp_path_factory.mktemp("models") / shape, shape)
-        return folders[shape]
-
-    return make
 
 
 def parts_of_size(size: ModelSize) -> tuple[bool, bool, bool]:

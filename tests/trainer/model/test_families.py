@@ -15,7 +15,6 @@ from safetensors.torch import load_file
 
 from gemtune.jobs.status import Step
 from gemtune.request.spec import Spec
-from tests import tiny_gemma
 from tests.trainer.conftest import Bench
 from trainer.model import adapted_layers
 from trainer.model.engines import huggingface
@@ -42,18 +41,6 @@ SHAPES = (
 LENGTHS = (100, 17, 70)
 # One shape per family, with all the parts that its real models have.
 TRAINED = ("gemma3n-text", "gemma4-e", "gemma4-moe", "gemma4-unified")
-
-
-@pytest.fixture(scope="module")
-def base_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    folders: dict[str, Path] = {}
-
-    def make(shape: str) -> Path:
-        if shape not in folders:
-            folders[shape] = tiny_gemma.build(tmp_path_factory.mktemp("models") / shape, shape)
-        return folders[shape]
-
-    return make
 
 
 def spec_of(base: Path, method: str) -> Spec:

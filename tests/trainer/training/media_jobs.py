@@ -1,7 +1,8 @@
-"""Jobs with pictures or audio on tiny models of Gemma 4."""
+"""Jobs with pictures or audio on tiny models of Gemma 3n and 4."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ from safetensors.torch import load_file, save_file
 
 from gemtune.methods import MediaModality
 from tests import tiny_gemma
+from tests.tiny_shapes import SHAPES, gemma3n_processor, gemma3n_settings
 from tests.trainer.conftest import Bench
+from tests.trainer.tones import QUESTION, encoded, samples
 from tests.trainer.training.rl_trainers import prepared_folder
 from tests.trainer.training.test_metrics import metrics_of_logits
 from trainer.rows.prepared import AUDIO, PICTURES, read_tokens
@@ -92,3 +95,67 @@ def reference_metrics(
             logits = model(**inputs(bench.base, row["input_ids"], numbers)).logits[0].double()
         rows_of_logits.append((logits, row["labels"]))
     return metrics_of_logits(rows_of_logits)
+
+
+def describe_gemma3n(folder: Path) -> Path:
+    """Write the small files of a tiny Gemma 3n, which are all that prepare reads.
+
+    Returns the folder.
+    """
+    tokenizer = tiny_gemma.write_tokenizer(folder, SHAPES["gemma3n"])
+    tokenizer.save_pretrained(folder)
+    gemma3n_processor(tokenizer, folder)
+    (folder / "config.json").write_text(json.dumps(gemma3n_settings(tokenizer, 32) | {"model_type": "gemma3n"}))
+    return folder
+
+
+def assert_as_plain_peft(
+    bench: Bench, ours: Any, loss: torch.Tensor, inputs: Inputs, held_out: Sequence[tuple[int, ...]]
+) -> None:
+    """Assert that transformers and PEFT compute a loss and its gradients, too.
+
+    ours: the trained model with the gradients. loss: the sum over the tokens of the held-out rows.
+    """
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForImageTextToText
+
+    config = ours.peft_config["default"]
+    plain = get_peft_model(
+        AutoModelForImageTextToText.from_pretrained(bench.base),
+        LoraConfig(r=config.r, lora_alpha=config.lora_alpha, target_modules=config.target_modules),
+    )
+    weights = {name: weight for name, weight in ours.state_dict().items() if "lora_" in name}
+    assert not plain.load_state_dict(weights, strict=False).unexpected_keys
+    total = torch.zeros(())
+    for row, numbers in zip(read_tokens(prepared_folder(bench) / "eval.parquet"), held_out, strict=True):
+        logits = plain(**inputs(bench.base, row["input_ids"], numbers)).logits[0, :-1].float()
+        total = total + torch.nn.functional.cross_entropy(logits, torch.tensor(row["labels"][1:]), reduction="sum")
+    total.backward()
+    assert float(loss.detach()) == pytest.approx(float(total.detach()), rel=1e-5)
+    expected = {name: weight.grad for name, weight in plain.named_parameters() if weight.requires_grad}
+    gradients = {name: weight.grad for name, weight in ours.named_parameters() if weight.requires_grad}
+    assert gradients.keys() == expected.keys()
+    for name, gradient in gradients.items():
+        scale = max(float(expected[name].abs().max()), 1e-4)
+        assert float((gradient - expected[name]).abs().max()) < 2e-3 * scale, name
+
+
+def assert_only_language_model_changed(bench: Bench) -> None:
+    """Assert that Full training changed weights of the language model only."""
+    folder = Path(bench.services.buckets.export.uri(f"jobs/{bench.job_id}/model/1"))
+    before, after = load_file(bench.base / "model.safetensors"), load_file(folder / "model.safetensors")
+    changed = {name for name in before if not torch.equal(before[name], after[name].to(before[name].dtype))}
+    assert changed
+    assert all(".language_model." in name for name in changed)
+
+
+def run_readme_on_speech(bench: Bench, number: int, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> str:
+    """Run the Python example of an audio export on a tone; return its answer."""
+    folder = Path(bench.job.adapter_path or "")
+    code = (folder / "README.md").read_text().partition("```python\n")[2].partition("```")[0]
+    (folder / "speech.wav").write_bytes(encoded(samples(number)))
+    monkeypatch.chdir(folder)
+    capsys.readouterr()
+    exec(code.replace("What is said?", QUESTION), {})
+    printed: str = capsys.readouterr().out
+    return printed.strip().splitlines()[-1]

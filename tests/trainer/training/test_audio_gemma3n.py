@@ -13,18 +13,16 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from gemtune.datasets.refusal import BadRow
 from gemtune.errors import StepError
 from gemtune.families import timm
 from gemtune.jobs.status import Step
 from gemtune.request.spec import Spec
-from tests import tiny_gemma
 from tests.conversations import conversation_of
-from tests.tiny_shapes import SHAPES, TOKENS_PER_CLIP, gemma3n_processor, gemma3n_settings
+from tests.tiny_shapes import TOKENS_PER_CLIP
 from tests.trainer.steps.test_train import adapter, resumes_to_the_bit
-from tests.trainer.tones import QUESTION, chat, encoded, right_answer, samples
+from tests.trainer.tones import chat, encoded, right_answer, samples
 from tests.trainer.training import media_jobs
 from tests.trainer.training.media_jobs import BenchOf, assert_compared_with_media, reference_metrics
 from tests.trainer.training.rl_trainers import prepared_folder, randomize_adapter
@@ -34,7 +32,6 @@ from trainer.audio.tokens import audio_tokens
 from trainer.base_model.folder_contents import config_of
 from trainer.rows.encoded import UNTRAINED, Encoded
 from trainer.rows.encoder import Encoder
-from trainer.rows.prepared import read_tokens
 
 MISSING = pytest.mark.skipif(not timm.is_installed(), reason="timm and torchvision are not installed: run make timm")
 HELD_OUT = [*((number,) for number in range(100, 104)), (), (104, 105)]
@@ -51,13 +48,7 @@ SCALES = {
 
 @pytest.fixture(scope="module")
 def described(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the small files of the model: all that the step prepare reads."""
-    folder = tmp_path_factory.mktemp("described")
-    tokenizer = tiny_gemma.write_tokenizer(folder, SHAPES["gemma3n"])
-    tokenizer.save_pretrained(folder)
-    gemma3n_processor(tokenizer, folder)
-    (folder / "config.json").write_text(json.dumps(gemma3n_settings(tokenizer, 32) | {"model_type": "gemma3n"}))
-    return folder
+    return media_jobs.describe_gemma3n(tmp_path_factory.mktemp("described"))
 
 
 def processor_of(folder: Path) -> Any:
@@ -182,9 +173,6 @@ def test_an_adapter_trains_on_tones_and_loads_in_plain_peft(bench_for: BenchOf) 
 @MISSING
 @pytest.mark.timm
 def test_loss_and_gradients_of_rows_are_those_of_the_libraries(bench_for: BenchOf) -> None:
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForImageTextToText
-
     from trainer.model.engines import huggingface
     from trainer.model.hidden_states import head_inputs
     from trainer.model.loss_head import cross_entropy_sum
@@ -201,26 +189,7 @@ def test_loss_and_gradients_of_rows_are_those_of_the_libraries(bench_for: BenchO
         states = head_inputs(ours, collator.collate([items[index]]), torch.float32)
         loss = loss + cross_entropy_sum(states.hidden, states.head, states.targets, soft_cap=states.soft_cap)
     loss.backward()
-
-    config = ours.peft_config["default"]
-    plain = get_peft_model(
-        AutoModelForImageTextToText.from_pretrained(bench.base),
-        LoraConfig(r=config.r, lora_alpha=config.lora_alpha, target_modules=config.target_modules),
-    )
-    weights = {name: weight for name, weight in ours.state_dict().items() if "lora_" in name}
-    assert not plain.load_state_dict(weights, strict=False).unexpected_keys
-    total = torch.zeros(())
-    for row, numbers in zip(read_tokens(folder / "eval.parquet"), HELD_OUT, strict=True):
-        logits = plain(**reference_inputs(bench.base, row["input_ids"], numbers)).logits[0, :-1].float()
-        total = total + torch.nn.functional.cross_entropy(logits, torch.tensor(row["labels"][1:]), reduction="sum")
-    total.backward()
-    assert float(loss.detach()) == pytest.approx(float(total.detach()), rel=1e-5)
-    expected = {name: weight.grad for name, weight in plain.named_parameters() if weight.requires_grad}
-    gradients = {name: weight.grad for name, weight in ours.named_parameters() if weight.requires_grad}
-    assert gradients.keys() == expected.keys()
-    for name, gradient in gradients.items():
-        scale = max(float(expected[name].abs().max()), 1e-4)
-        assert float((gradient - expected[name]).abs().max()) < 2e-3 * scale, name
+    media_jobs.assert_as_plain_peft(bench, ours, loss, reference_inputs, HELD_OUT)
 
 
 @MISSING
@@ -255,11 +224,7 @@ def test_transformers_hears_the_end_of_a_clip_in_a_batch_differently(folders: Ca
 @pytest.mark.timm
 def test_full_fine_tuning_changes_the_language_model_and_nothing_else(bench_for: BenchOf) -> None:
     bench = bench_for("gemma3n", method="Full", learning_rate=1e-3, max_steps=2, batch_size=2).to(Step.TRAIN)
-    folder = Path(bench.services.buckets.export.uri(f"jobs/{bench.job_id}/model/1"))
-    before, after = load_file(bench.base / "model.safetensors"), load_file(folder / "model.safetensors")
-    changed = {name for name in before if not torch.equal(before[name], after[name].to(before[name].dtype))}
-    assert changed
-    assert all(".language_model." in name for name in changed)
+    media_jobs.assert_only_language_model_changed(bench)
 
 
 @MISSING
@@ -289,11 +254,4 @@ def test_a_merged_export_answers_as_trained_and_its_readme_runs(
     metrics = bench.job.metrics
     assert metrics is not None
     assert metrics.eval_loss == pytest.approx(reference_metrics(bench, model, reference_inputs, HELD_OUT)[0], rel=2e-2)
-    folder = Path(bench.job.adapter_path or "")
-    code = (folder / "README.md").read_text().partition("```python\n")[2].partition("```")[0]
-    (folder / "speech.wav").write_bytes(encoded(samples(202)))
-    monkeypatch.chdir(folder)
-    capsys.readouterr()
-    exec(code.replace("What is said?", QUESTION), {})
-    printed = capsys.readouterr().out.strip().splitlines()[-1]
-    assert printed == right_answer(202)
+    assert media_jobs.run_readme_on_speech(bench, 202, monkeypatch, capsys) == right_answer(202)

@@ -12,13 +12,12 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from gemtune.jobs.status import Step
 from gemtune.request.spec import Spec
 from tests.trainer.conftest import Bench
 from tests.trainer.steps.test_train import adapter, resumes_to_the_bit
-from tests.trainer.tones import QUESTION, chat, encoded, right_answer, samples
+from tests.trainer.tones import chat, encoded, right_answer, samples
 from tests.trainer.training import media_jobs
 from tests.trainer.training.media_jobs import BenchOf, assert_compared_with_media, reference_metrics
 from tests.trainer.training.rl_trainers import prepared_folder, randomize_adapter
@@ -109,9 +108,6 @@ def test_an_adapter_learns_tones_without_changing_what_hears(shape: str, bench_f
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_loss_and_gradients_of_a_batch_are_those_of_the_libraries(shape: str, bench_for: BenchOf) -> None:
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForImageTextToText
-
     from trainer.model.engines import huggingface
     from trainer.model.hidden_states import head_inputs
     from trainer.model.loss_head import cross_entropy_sum
@@ -128,26 +124,7 @@ def test_loss_and_gradients_of_a_batch_are_those_of_the_libraries(shape: str, be
     states = head_inputs(ours, batch, torch.float32)
     loss = cross_entropy_sum(states.hidden, states.head, states.targets, soft_cap=states.soft_cap)
     loss.backward()
-
-    config = ours.peft_config["default"]
-    base = AutoModelForImageTextToText.from_pretrained(bench.base)
-    plain = get_peft_model(
-        base, LoraConfig(r=config.r, lora_alpha=config.lora_alpha, target_modules=config.target_modules)
-    )
-    weights = {name: weight for name, weight in ours.state_dict().items() if "lora_" in name}
-    assert not plain.load_state_dict(weights, strict=False).unexpected_keys
-    total = torch.zeros(())
-    for row, numbers in zip(read_tokens(folder / "eval.parquet"), HELD_OUT, strict=True):
-        logits = plain(**reference_inputs(bench.base, row["input_ids"], numbers)).logits[0, :-1].float()
-        total = total + torch.nn.functional.cross_entropy(logits, torch.tensor(row["labels"][1:]), reduction="sum")
-    total.backward()
-    assert float(loss.detach()) == pytest.approx(float(total.detach()), rel=1e-5)
-    expected = {name: weight.grad for name, weight in plain.named_parameters() if weight.requires_grad}
-    gradients = {name: weight.grad for name, weight in ours.named_parameters() if weight.requires_grad}
-    assert gradients.keys() == expected.keys()
-    for name, gradient in gradients.items():
-        scale = max(float(expected[name].abs().max()), 1e-4)
-        assert float((gradient - expected[name]).abs().max()) < 2e-3 * scale, name
+    media_jobs.assert_as_plain_peft(bench, ours, loss, reference_inputs, HELD_OUT)
 
 
 def test_leaving_out_the_clip_changes_the_loss(bench_for: BenchOf) -> None:
@@ -165,11 +142,7 @@ def test_leaving_out_the_clip_changes_the_loss(bench_for: BenchOf) -> None:
 
 def test_full_fine_tuning_changes_the_language_model_and_nothing_else(bench_for: BenchOf) -> None:
     bench = bench_for("gemma4-e", method="Full", learning_rate=1e-3, max_steps=2, batch_size=4).to(Step.TRAIN)
-    folder = Path(bench.services.buckets.export.uri(f"jobs/{bench.job_id}/model/1"))
-    before, after = load_file(bench.base / "model.safetensors"), load_file(folder / "model.safetensors")
-    changed = {name for name in before if not torch.equal(before[name], after[name].to(before[name].dtype))}
-    assert changed
-    assert all(".language_model." in name for name in changed)
+    media_jobs.assert_only_language_model_changed(bench)
 
 
 @pytest.mark.parametrize(("shape", "method"), [("gemma4-e", "QLoRA"), ("gemma4-unified", "LoRA")])
@@ -198,10 +171,4 @@ def test_a_merged_export_answers_as_trained_and_as_its_readme_shows(
     assert metrics.eval_loss == pytest.approx(reference_metrics(bench, model, reference_inputs, HELD_OUT)[0], rel=2e-2)
     heard = range(202, 208, 3)
     assert answers_of(bench, model, heard) == [right_answer(number) for number in heard]
-    folder = Path(bench.job.adapter_path or "")
-    code = (folder / "README.md").read_text().partition("```python\n")[2].partition("```")[0]
-    (folder / "speech.wav").write_bytes(encoded(samples(202)))
-    monkeypatch.chdir(folder)
-    capsys.readouterr()
-    exec(code.replace("What is said?", QUESTION), {})
-    assert capsys.readouterr().out.strip().splitlines()[-1] == right_answer(202)
+    assert media_jobs.run_readme_on_speech(bench, 202, monkeypatch, capsys) == right_answer(202)

@@ -19,9 +19,9 @@ from gemtune.families import timm
 from gemtune.jobs.status import Step
 from tests import rows, tiny_gemma
 from tests.conversations import conversation_of
-from tests.tiny_shapes import SHAPES, gemma3n_processor, gemma3n_settings
 from tests.trainer.conftest import Bench
 from tests.trainer.steps.test_train import adapter, resumes_to_the_bit
+from tests.trainer.training import media_jobs
 from tests.trainer.training.test_metrics import metrics_of_logits
 from tests.trainer.training.test_vision_gemma4 import chat, picture
 from trainer.base_model.folder_contents import config_of
@@ -39,13 +39,7 @@ SCALES = {".embed_tokens.weight": 8, "embed_vision.embedding_projection.weight":
 
 @pytest.fixture(scope="module")
 def described(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the small files of the model: all that the step prepare reads."""
-    folder = tmp_path_factory.mktemp("described")
-    tokenizer = tiny_gemma.write_tokenizer(folder, SHAPES["gemma3n"])
-    tokenizer.save_pretrained(folder)
-    gemma3n_processor(tokenizer, folder)
-    (folder / "config.json").write_text(json.dumps(gemma3n_settings(tokenizer, 32) | {"model_type": "gemma3n"}))
-    return folder
+    return media_jobs.describe_gemma3n(tmp_path_factory.mktemp("described"))
 
 
 def test_tokens_are_those_of_transformers_processor(described: Path) -> None:
