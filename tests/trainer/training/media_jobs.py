@@ -98,9 +98,9 @@ def reference_metrics(
 
 
 def describe_gemma3n(folder: Path) -> Path:
-    """Write the small files of a tiny Gemma 3n, which are all that prepare reads.
+    """Write the small files of a tiny Gemma 3n.
 
-    Returns the folder.
+    They are all that prepare reads. Returns the folder.
     """
     tokenizer = tiny_gemma.write_tokenizer(folder, SHAPES["gemma3n"])
     tokenizer.save_pretrained(folder)
