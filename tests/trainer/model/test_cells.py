@@ -93,7 +93,7 @@ def test_a_job_trains_as_the_libraries_and_resumes_to_the_bit(
     assert all(torch.equal(trained[name], resumed[name]) for name in trained)
     plain = cells.plain_training(uninterrupted, method, tmp_path / "plain")
     losses = [entry["loss"] for entry in plain.state.log_history if "loss" in entry]
-    assert [loss for _, loss in uninterrupted.curve()] == pytest.approx(losses, rel=1e-4, abs=1e-4)
+    assert [loss for _, loss in uninterrupted.curve()] == pytest.approx(losses, rel=1e-4, abs=1e-3)
     expected = {
         canonical_name(name.replace(".default", "")): weight.detach()
         for name, weight in plain.model.named_parameters()
