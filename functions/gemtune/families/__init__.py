@@ -14,13 +14,13 @@ from gemtune.families.gemma3n import GEMMA_3N
 from gemtune.families.gemma4 import GEMMA_4
 from gemtune.families.generation import Family, ModelType, TurnFormat, longest_part_in
 from gemtune.families.size import ModelSize, field_over_limit
-from gemtune.families.unsupported import BY_MODEL_TYPE, BY_NAME, reason_of_fields
+from gemtune.families.unsupported import BY_MODEL_TYPE, BY_NAME, UNQUANTIZED, reason_of_fields
 
 FAMILIES: tuple[Family, ...] = (GEMMA_1, GEMMA_2, GEMMA_3, GEMMA_3N, GEMMA_4)
 
 # The field of a request that problems with a base model refer to.
 LOC = ("training_config", "base_model_id")
-_GENERATION = re.compile(r"(?<![a-z0-9])gemma-(\d+(?:\.\d+)?)n?(?![a-z0-9.])")
+_GENERATION = re.compile(r"(?<![a-z0-9])gemma-(\d+(?:\.\d+)?n?)(?![a-z0-9.])")
 _BY_MODEL_TYPE: Mapping[str, Family] = {kind: family for family in FAMILIES for kind in family.model_types}
 
 
@@ -114,8 +114,8 @@ def problem_of_name(repository: str) -> Problem | None:
 
     Also None if the name does not tell: the prepare step then decides by the config.json.
     """
-    other = longest_part_in(tuple(BY_NAME), repository)
-    if other is not None:
+    other = longest_part_in((*BY_NAME, *UNQUANTIZED), repository)
+    if other is not None and other in BY_NAME:
         return _not_supported(BY_NAME[other])
     match = _GENERATION.search(repository.rpartition("/")[2].lower())
     if match is None or of_name(repository) is not None:

@@ -36,13 +36,23 @@ BY_NAME: Mapping[str, str] = {
     "gemma-scope": "Gemma Scope explains other models, and writes no text",
     # Only the names of Google's drafting assistants: many people call a fine-tuned model an assistant.
     **dict.fromkeys(
-        [f"gemma-4-{size}-it-assistant" for size in ("e2b", "e4b", "12b", "26b-a4b", "31b")],
+        [f"gemma-4-{size}{kind}-assistant" for size in ("e2b", "e4b", "12b", "26b-a4b", "31b") for kind in ("", "-it")],
         BY_MODEL_TYPE["gemma4_assistant"],
     ),
     "gguf": "a GGUF file cannot be trained: use the model it was converted from",
     **dict.fromkeys(("litert", "tflite", "onnx"), _CONVERTED),
-    **dict.fromkeys(("4bit", "8bit", "awq", "gptq", "fp8", "nvfp4", "w4a16"), _QUANTIZED),
+    **dict.fromkeys(
+        (
+            *(f"{bits}bit" for bits in range(2, 9)),
+            *("awq", "dwq", "gptq", "exl2", "exl3"),
+            *("fp8", "mxfp4", "mxfp8", "nvfp4", "int4", "int8", "w4a16", "w8a8"),
+        ),
+        _QUANTIZED,
+    ),
 }
+
+# Parts of names of models that were trained to be quantized, and are not quantized.
+UNQUANTIZED = ("int4-unquantized", "int8-unquantized")
 
 
 def reason_of_fields(config: Mapping[str, Any]) -> str | None:

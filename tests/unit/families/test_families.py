@@ -66,6 +66,7 @@ def test_a_published_name_gives_family_and_size(repository: str, family: str, bi
         "google/vaultgemma-1b",
         "google/shieldgemma-2-4b-it",
         "google/gemma-4-31B-it-assistant",
+        "google/gemma-4-E2B-assistant",
         "google/gemma-3-4b-it-qat-q4_0-gguf",
         "google/gemma-3n-E4B-it-litert-lm",
         "google/gemma-1.1-2b-it-tflite",
@@ -74,7 +75,12 @@ def test_a_published_name_gives_family_and_size(repository: str, family: str, bi
         "onnx-community/gemma-3-270m-it-ONNX",
         "unsloth/gemma-3-4b-it-unsloth-bnb-4bit",
         "mlx-community/gemma-4-e4b-it-8bit",
+        "mlx-community/gemma-3-4b-it-qat-3bit",
+        "mlx-community/gemma-4-e2b-it-mxfp4",
         "gaunernst/gemma-3-4b-it-int4-awq",
+        "gaunernst/gemma-3-4b-it-qat-int4",
+        "turboderp/gemma-3-4b-it-exl3",
+        "RedHatAI/gemma-3-4b-it-quantized.w8a8",
         "RedHatAI/gemma-3-12b-it-FP8-dynamic",
         "RedHatAI/gemma-3-4b-it-quantized.w4a16",
         "nvidia/Gemma-4-31B-IT-NVFP4",
@@ -89,6 +95,17 @@ def test_a_model_that_is_not_supported_is_refused_by_its_name(repository: str) -
     assert problem.code == "model_not_supported"
     assert problem.hint is not None
     assert all(family.name in problem.hint for family in FAMILIES)
+
+
+def test_an_unknown_generation_is_named_as_the_model_names_it() -> None:
+    problem = families.problem_of_name("google/gemma-4n-E4B-it")
+    assert problem is not None
+    assert problem.msg.startswith("Gemma 4n is a generation")
+
+
+def test_a_model_trained_to_be_quantized_is_not_refused() -> None:
+    for kind in ("q4_0", "int4"):
+        assert families.problem_of_name(f"google/gemma-3-4b-it-qat-{kind}-unquantized") is None
 
 
 def test_a_model_that_somebody_called_an_assistant_is_not_refused() -> None:
