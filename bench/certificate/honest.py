@@ -9,6 +9,7 @@ from pathlib import Path
 
 from bench.certificate.jobs import TinyJob
 from gemtune.request.exports import Format, Quantization
+from tests.trainer.model.cells import KINDS
 
 # Fields of training_config for models of other families, which take longer.
 SHORT = {"max_steps": 30}
@@ -35,15 +36,18 @@ EXPORTS: Mapping[str, tuple[tuple[Format, Quantization], ...]] = {
     ),
     "DPO": (("adapter", "none"), ("merged", "none"), ("gguf", "q8_0"), ("gguf", "q4_k_m")),
 }
-# Shapes of other families, which are trained with LoRA, and their exports.
-FAMILIES: Mapping[str, tuple[tuple[Format, Quantization], ...]] = {
+# Exports of every kind of Gemma in GGUF, which llama.cpp has to run, and others of some shapes, trained with LoRA.
+IN_GGUF: tuple[tuple[Format, Quantization], ...] = (("gguf", "f16"), ("gguf", "q4_k_m"))
+OTHERS: Mapping[str, tuple[tuple[Format, Quantization], ...]] = {
     "gemma": (("gguf", "q8_0"),),
-    "gemma2": (("gguf", "q4_k_m"),),
-    "gemma3-vision": (("gguf", "f16"),),
     "gemma4-e-text": (("adapter", "none"), ("gguf", "f16")),
     "gemma4-dense-text": (("merged", "none"), ("gguf", "q8_0")),
-    "gemma4-moe": (("gguf", "f16"),),
-    "gemma4-e": (("merged", "fp16"), ("gguf", "f16")),
+    "gemma4-e": (("merged", "fp16"),),
+}
+# gemma3 is among the methods above, and llama.cpp computes another Gemma 3n than transformers does.
+SHAPES = tuple(shape for shape in (*KINDS.values(), *OTHERS) if shape not in ("gemma3", "gemma3n-text"))
+FAMILIES: Mapping[str, tuple[tuple[Format, Quantization], ...]] = {
+    shape: (*(IN_GGUF if shape in KINDS.values() else ()), *OTHERS.get(shape, ())) for shape in SHAPES
 }
 
 
