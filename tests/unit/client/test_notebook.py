@@ -44,6 +44,7 @@ def test_a_curve_is_drawn_until_the_job_is_over(
     assert ": completed<" in shown[-1]
 
 
+@pytest.mark.jupyter
 def test_both_clients_work_in_a_notebook(service: FakeService, world: World, url: str, tmp_path: Path) -> None:
     reason = "without nbclient and ipykernel there is no kernel of Jupyter"
     nbclient = pytest.importorskip("nbclient", reason=reason)
