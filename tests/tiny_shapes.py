@@ -15,7 +15,7 @@ from typing import Any
 # Tokens around and in a picture, by the names under which transformers' processor looks them up.
 OF_PICTURES = {"boi_token": "<start_of_image>", "eoi_token": "<end_of_image>", "image_token": "<image_soft_token>"}
 TOKENS_PER_PICTURE, PICTURE_SIZE = 4, 56
-# Of Gemma 3n, which has 188 in fact: enough for five seconds.
+# Tokens of an audio clip, enough for five seconds. The real Gemma 3n has 188.
 TOKENS_PER_CLIP = 32
 # Audio samples per soft token of a unified Gemma 4: 25 soft tokens per second, as in the real ones.
 SAMPLES_PER_TOKEN = 640

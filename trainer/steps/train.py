@@ -17,6 +17,7 @@ from gemtune.errors import ObjectNotFound
 from gemtune.jobs.parts.metrics import EvaluationMetrics, Metrics
 from gemtune.jobs.parts.results import StepResult
 from gemtune.jobs.status import Step
+from gemtune.methods import Modality
 from gemtune.request.rl_spec import DpoConfig, GrpoConfig, KtoConfig
 from gemtune.request.spec import Spec
 from gemtune.request.training_config import TrainingConfig
@@ -70,8 +71,7 @@ def _train(context: Context, tracking: Tracking) -> None:
     _seed(config.seed)
     attempt = TrainAttempt.begin(context, tracking)
     rows = held_out_rows.collect(prepared, base)
-    pictures = _pictures(base, prepared) if context.spec.modality == "vision" else None
-    audio = _audio(base, prepared) if context.spec.modality == "audio" else None
+    pictures, audio = _collators(context.spec.modality, base, prepared)
     with refuse_unsupported_model(config.base_model_id):
         loaded = engine.load(base, context.spec, start)
         location.check_unchanged(context.buckets, summary["base_model"], weights, summary.get("base_digests"))
@@ -188,18 +188,20 @@ def _train_to_end(context: Context, trainer: JobTrainer, attempt: TrainAttempt) 
     return False
 
 
-def _pictures(base: Path, prepared: Path) -> PictureCollator:
-    """Return the data collator of a vision job."""
-    from trainer.training.picture_batches import PictureCollator
+def _collators(modality: Modality, base: Path, prepared: Path) -> tuple[PictureCollator | None, AudioCollator | None]:
+    """Return the data collators of pictures and of audio.
 
-    return PictureCollator.from_folders(base, prepared)
+    A job has one of them at most.
+    """
+    if modality == "vision":
+        from trainer.training.picture_batches import PictureCollator
 
+        return PictureCollator.from_folders(base, prepared), None
+    if modality == "audio":
+        from trainer.training.audio_batches import AudioCollator
 
-def _audio(base: Path, prepared: Path) -> AudioCollator:
-    """Return the data collator of an audio job."""
-    from trainer.training.audio_batches import AudioCollator
-
-    return AudioCollator.from_folders(base, prepared)
+        return None, AudioCollator.from_folders(base, prepared)
+    return None, None
 
 
 def _make(setup: Setup) -> JobTrainer:

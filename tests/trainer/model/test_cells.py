@@ -29,6 +29,9 @@ from trainer.export.lora_weights import canonical_name
 # Share of weights that may differ by more than a tenth of the learning rate. Adam's first steps are as large for a
 # gradient that is nearly zero, as most are in the first steps of GRPO, and rounding decides about its sign.
 ROUNDED_AWAY = {"GRPO": 0.2}
+# Largest difference of losses. That of DPO of the unified model, whose losses are about 0.7, is 6e-4 in the second and
+# third train_step, in which Adam amplifies rounding. The others keep within 1e-4.
+LOSS_DIFFERENCE = 1e-3
 
 
 def parts_of_size(size: ModelSize) -> tuple[bool, bool, bool]:
@@ -93,7 +96,7 @@ def test_a_job_trains_as_the_libraries_and_resumes_to_the_bit(
     assert all(torch.equal(trained[name], resumed[name]) for name in trained)
     plain = cells.plain_training(uninterrupted, method, tmp_path / "plain")
     losses = [entry["loss"] for entry in plain.state.log_history if "loss" in entry]
-    assert [loss for _, loss in uninterrupted.curve()] == pytest.approx(losses, rel=1e-4, abs=1e-3)
+    assert [loss for _, loss in uninterrupted.curve()] == pytest.approx(losses, rel=1e-4, abs=LOSS_DIFFERENCE)
     expected = {
         canonical_name(name.replace(".default", "")): weight.detach()
         for name, weight in plain.model.named_parameters()
