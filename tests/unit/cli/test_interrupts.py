@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import signal
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import click
-import psutil
 import pytest
 
 from gemtune.cli import watching
@@ -165,22 +163,29 @@ def test_ctrl_c_while_a_service_starts_leaves_none(tmp_path: Path, monkeypatch: 
 
 
 def test_a_build_that_ctrl_c_ends_tidies_up_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The program presses Ctrl-C, in the terminal of the demo."""
+    """Ctrl-C is pressed once the program has begun, which says so."""
     examples = tmp_path / "examples"
     examples.mkdir()
     (examples / "__init__.py").touch()
     (examples / "build_base_model.py").write_text(
-        "import os, signal, time\nfrom pathlib import Path\nPath('half').touch()\n"
-        "try:\n    os.kill(os.getppid(), signal.SIGINT); time.sleep(60)\nfinally:\n    Path('half').unlink()\n"
+        "import time\nfrom pathlib import Path\nPath('half').touch()\n"
+        "try:\n    print('begun', flush=True); time.sleep(60)\nfinally:\n    Path('half').unlink()\n"
     )
-    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            demo._base_model(examples)
-    finally:
-        signal.signal(signal.SIGINT, previous)
+    communicate, programs = subprocess.Popen.communicate, []
+
+    def press(program: subprocess.Popen[str]) -> tuple[str, str]:
+        programs.append(program)
+        if len(programs) == 1:
+            assert program.stdout is not None
+            assert program.stdout.readline() == "begun\n"
+            raise KeyboardInterrupt
+        return communicate(program)
+
+    monkeypatch.setattr(subprocess.Popen, "communicate", press)
+    with pytest.raises(KeyboardInterrupt):
+        demo._base_model(examples)
     assert not (tmp_path / "half").exists()
-    assert [child for child in psutil.Process().children() if "build_base_model" in " ".join(child.cmdline())] == []
+    assert programs[-1].returncode != 0, "the program was waited for, and not ended"
 
 
 def test_every_command_that_follows_a_job_is_interrupted_here() -> None:
