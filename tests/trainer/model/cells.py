@@ -133,7 +133,7 @@ def plain_sft(bench: Bench, method: str, output: Path) -> Any:
     trainer = OneByOne(
         model=model,
         args=arguments(output),
-        train_dataset=list(read_tokens(prepared_folder(bench) / "train.parquet")),  # type: ignore[arg-type]
+        train_dataset=list(read_tokens(prepared_folder(bench) / "train.parquet")),
         data_collator=lambda batch: {"rows": batch},
     )
     trainer.train()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,12 @@ def make_trainer(bench: Bench, output: Path, *, base: Path | None = None, **rl: 
     assert config.rl_config is not None
     config = config.model_copy(update={"rl_config": config.rl_config.model_copy(update=rl)})
     base = base or Path(config.base_model_id)
-    make = {DpoConfig: dpo.make, GrpoConfig: grpo.make, KtoConfig: kto.make}[type(config.rl_config)]
-    trainer: Any = make(
+    makers: Mapping[object, Callable[[Setup], Any]] = {
+        DpoConfig: dpo.make,
+        GrpoConfig: grpo.make,
+        KtoConfig: kto.make,
+    }
+    trainer = makers[type(config.rl_config)](
         Setup(
             huggingface.load(base, spec),
             config,
