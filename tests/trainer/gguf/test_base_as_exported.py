@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from gemtune.request.spec import Spec
 from tests import tiny_gemma
 from tests.trainer import untrained_results
+from tests.trainer.training.rl_trainers import randomize_adapter
 from trainer.base_model import folder_contents
 from trainer.certificate.files import base_gguf
 from trainer.export.merge import merge
@@ -20,6 +21,7 @@ from trainer.export.trained_weights import TrainedWeights
 from trainer.gguf import conversion
 from trainer.gguf.file_layout import Contents, InvalidGguf, contents
 from trainer.gguf.llama_library import LlamaModel
+from trainer.model.engines import huggingface
 from trainer.new_tokens import embedding
 from trainer.steps import export_files
 
@@ -40,16 +42,17 @@ def context_in(folder: Path, tools: Path, quantization: str) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("shape", "new_tokens"),
+    ("shape", "new_tokens", "with_experts"),
     [
-        ("gemma3", ["<ask>"]),
-        ("gemma4-dense-text", ["<ask>", "<tell>", "<hear>"]),
-        ("gemma4-e-text", []),
-        ("gemma4-moe-text", []),
+        ("gemma3", ["<ask>"], False),
+        ("gemma4-dense-text", ["<ask>", "<tell>", "<hear>"], False),
+        ("gemma4-e-text", [], False),
+        ("gemma4-moe-text", [], False),
+        ("gemma4-moe-text", [], True),
     ],
 )
 def test_the_base_model_is_written_as_the_converter_and_quantizer_do(
-    tmp_path: Path, tools: Path, shape: str, new_tokens: list[str]
+    tmp_path: Path, tools: Path, shape: str, new_tokens: list[str], with_experts: bool
 ) -> None:
     """Every tensor is the same to the bit, and so is the vocabulary."""
     base = tiny_gemma.build(tmp_path / "base", shape, head_dim=32 if "4-e" in shape or "moe" in shape else 256)
@@ -59,6 +62,8 @@ def test_the_base_model_is_written_as_the_converter_and_quantizer_do(
     }  # which no rounding by chance changes
     save_file(in_bf16, file, metadata={"format": "pt"})
     adapter = untrained_results.write_adapter(base, tmp_path / "adapter", std=0.05, new_tokens=new_tokens)
+    if with_experts:
+        adapt_experts(base, adapter)
     added, context = embedding.read(adapter), context_in(tmp_path, tools, "q4_k_m")
     trained = TrainedWeights(base, adapter, tmp_path, new_tokens=added)
     exported, converted = tmp_path / "exported", tmp_path / "converted"
@@ -79,6 +84,17 @@ def test_the_base_model_is_written_as_the_converter_and_quantizer_do(
     other = tiny_gemma.build(tmp_path / "other", shape, head_dim=64)
     with pytest.raises(InvalidGguf, match="has the shape"):
         base_gguf.write(exported / written.name, other, adapter, tmp_path / "other.gguf")
+
+
+def adapt_experts(base: Path, folder: Path) -> None:
+    """Replace an adapter's weights by those of one that a job trains.
+
+    They change the experts, too.
+    """
+    fields = {"processed_dataset_id": "x", "training_config": {"base_model_id": str(base)}}
+    spec = Spec.model_validate(fields | {"export_config": {"format": "adapter"}})
+    huggingface.save(randomize_adapter(huggingface.load(base, spec).model), folder)
+    assert any("experts" in name for name in load_file(folder / "adapter_model.safetensors"))
 
 
 def tensors_of(file: Contents) -> dict[str, tuple[int, tuple[int, ...], int]]:
