@@ -79,17 +79,10 @@ def _phase(job_id: str, export_format: str, quantization: str, phase: str, work:
     trained, folder = trained_weights.locate(context), Path(work) / "exported"
     began = time.perf_counter()
     if phase == "write":
-        certificate, compared = export.certificate_of(context, trained, folder, ""), 0.0
-
-        def check(file: Path) -> None:
-            nonlocal compared
-            start = time.perf_counter()
-            parity_check.check_function(certificate, file)
-            compared += time.perf_counter() - start
-
+        check = parity_check.TimedCheck(export.certificate_of(context, trained, folder, ""))
         note = export_files.write(context, trained, folder, check_exact=check)
         size = sum(path.stat().st_size for path in folder.iterdir())
-        result: dict[str, Any] = {"bytes": size, "note": note, "compared": compared}
+        result: dict[str, Any] = {"bytes": size, "note": note, "compared": check.seconds}
     else:
         result = parity_check.issue(export.certificate_of(context, trained, folder, note)).model_dump()
     seconds = time.perf_counter() - began

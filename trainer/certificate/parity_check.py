@@ -115,6 +115,20 @@ def check_function(certificate: Certificate, file: Path) -> None:
         raise _differs(f"llama.cpp computes it otherwise than transformers: logits in 16 bits deviate by {share}")
 
 
+class TimedCheck:
+    """`check_function` of a certificate, and the seconds that it took."""
+
+    def __init__(self, certificate: Certificate, monotonic: Callable[[], float] = time.monotonic):
+        self.seconds = 0.0
+        self._certificate, self._monotonic = certificate, monotonic
+
+    def __call__(self, file: Path) -> None:
+        """Check a file. Raises StepError `export_differs`."""
+        began = self._monotonic()
+        check_function(self._certificate, file)
+        self.seconds += self._monotonic() - began
+
+
 def _write(
     certificate: Certificate,
     parity: Parity,

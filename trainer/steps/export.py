@@ -155,17 +155,11 @@ def _write_certified(
 
     written: see `write`. Raises StepError, LosesTooMuch.
     """
-    certificate, seconds = certificate_of(context, trained, folder, ""), 0.0
-
-    def check(exact: Path) -> None:
-        nonlocal seconds
-        began = context.clock.monotonic()
-        parity_check.check_function(certificate, exact)
-        seconds += context.clock.monotonic() - began
-
+    certificate = certificate_of(context, trained, folder, "")
+    check = parity_check.TimedCheck(certificate, context.clock.monotonic)
     note = export_files.write(context, trained, folder, written=written, check_exact=check)
     context.enter("comparing the export with the trained model")
-    return parity_check.issue(replace(certificate, note=note, seconds=seconds), context.clock.monotonic)
+    return parity_check.issue(replace(certificate, note=note, seconds=check.seconds), context.clock.monotonic)
 
 
 def certificate_of(context: Context, trained: TrainedWeights, folder: Path, note: str) -> parity_check.Certificate:

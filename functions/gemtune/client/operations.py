@@ -221,22 +221,15 @@ def watch(job_id: str, show: Callable[[str], None]) -> Operation[answers.JobStat
 
     Outages of the service of up to PATIENCE_SECONDS do not matter. show: called with the curve as SVG.
     """
-    away = 0.0
-    while True:
-        try:
-            job: answers.JobStatus = yield get(f"/jobs/{job_id}/status", answers.JobStatus)
-            history: answers.LossHistory = yield get(f"/jobs/{job_id}/metrics", answers.LossHistory)
-        except Unreachable:
-            away += POLL_SECONDS
-            if away > PATIENCE_SECONDS:
-                raise
-        else:
-            away = 0.0
-            waiting = "" if job.waiting is None else ", waiting for a machine"
-            show(curves.draw(history.metrics, f"{job.job_name or job_id}: {job.status}{waiting}"))
-            if is_final(str(job.status), job.finished_at):
-                return job
-        yield Pause(POLL_SECONDS)
+
+    def look() -> Operation[answers.JobStatus]:
+        job: answers.JobStatus = yield get(f"/jobs/{job_id}/status", answers.JobStatus)
+        history: answers.LossHistory = yield get(f"/jobs/{job_id}/metrics", answers.LossHistory)
+        waiting = "" if job.waiting is None else ", waiting for a machine"
+        show(curves.draw(history.metrics, f"{job.job_name or job_id}: {job.status}{waiting}"))
+        return job
+
+    return (yield from _look_until_over(job_id, look, timeout=None))
 
 
 def wait(job_id: str, *, timeout: float | None, check: bool) -> Operation[answers.JobStatus]:
@@ -245,10 +238,30 @@ def wait(job_id: str, *, timeout: float | None, check: bool) -> Operation[answer
     Outages of the service of up to PATIENCE_SECONDS do not matter. timeout: seconds to wait at most. check: whether a
     job that is not completed raises JobFailed. Raises TimeoutError.
     """
+
+    def look() -> Operation[answers.JobStatus]:
+        status: answers.JobStatus = yield get(f"/jobs/{job_id}/status", answers.JobStatus)
+        return status
+
+    job = yield from _look_until_over(job_id, look, timeout=timeout)
+    if check and job.status != Status.COMPLETED:
+        detail = job.error_detail
+        code, hint = (None, None) if detail is None else (detail.code, detail.hint)
+        raise JobFailed(job_id, str(job.status), code, job.error or "", hint)
+    return job
+
+
+def _look_until_over(
+    job_id: str, look: Callable[[], Operation[answers.JobStatus]], *, timeout: float | None
+) -> Operation[answers.JobStatus]:
+    """Look at a job again and again, and return its status once it is over.
+
+    See `wait`. look: returns the status.
+    """
     waited = away = 0.0
     while True:
         try:
-            job: answers.JobStatus = yield get(f"/jobs/{job_id}/status", answers.JobStatus)
+            job = yield from look()
         except Unreachable:
             away += POLL_SECONDS
             if away > PATIENCE_SECONDS:
@@ -256,13 +269,8 @@ def wait(job_id: str, *, timeout: float | None, check: bool) -> Operation[answer
         else:
             away = 0.0
             if is_final(str(job.status), job.finished_at):
-                break
+                return job
         if timeout is not None and waited >= timeout:
             raise TimeoutError(f"job {job_id} is not over after {timeout:g} s")
         yield Pause(POLL_SECONDS)
         waited += POLL_SECONDS
-    if check and job.status != Status.COMPLETED:
-        detail = job.error_detail
-        code, hint = (None, None) if detail is None else (detail.code, detail.hint)
-        raise JobFailed(job_id, str(job.status), code, job.error or "", hint)
-    return job

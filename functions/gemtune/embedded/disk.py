@@ -47,7 +47,7 @@ def make_folder(path: Path) -> None:
 def write_through(path: Path, content: bytes) -> None:
     """Write a file and flush it to disk.
 
-    An empty file has nothing to flush: its name is written with the next file that is flushed, as all names are.
+    An empty file has nothing to flush. The flush is for the content: names are given to complete files afterwards.
     """
     with path.open("wb") as file:
         if content:

@@ -56,7 +56,7 @@ class Objects(Protocol):
 
     bucket: str
     digest_algorithm: Literal["sha256", "crc32c"]
-    # Whether `upload_link` can make links, if the service is allowed to.
+    # True if `upload_link` makes links for a service that is allowed to sign them.
     has_upload_links: bool
 
     def read(self, name: str, *, max_bytes: int = MAX_READ_BYTES) -> bytes:

@@ -167,7 +167,7 @@ def by_message(messages: Any) -> Any:
     So the library datasets stores a `Sequence` of objects: {role: [user, assistant], content: [Hi, Hello]}. Anything
     else stays as it is.
     """
-    if isinstance(messages, list) or not isinstance(messages, Mapping):
+    if not isinstance(messages, Mapping):
         return messages
     columns = {name: values for name, values in messages.items() if values is not None}
     lengths = {len(values) if isinstance(values, list) else None for values in columns.values()}
