@@ -42,8 +42,9 @@ demo: .venv/.demo ## fine-tune the real Gemma 3 270M on this machine, from start
 llama: .venv/.service ## build llama.cpp, which writes GGUF, and its programs into the cache: once, 4 to 7 minutes on 2 cores
 	@$(BIN)/python -m trainer.gguf.llama_cpp_build --programs
 
-# Test files run in parallel, on at most four cores.
-PARALLEL := --numprocesses logical --maxprocesses 4 --dist loadfile
+# Test files run in parallel, on at most four cores. A test process that dies ends the run, with the name of its test:
+# one that is started again may wait for work for ever, as pytest-xdist 3.8 divides files.
+PARALLEL := --numprocesses logical --maxprocesses 4 --dist loadfile --max-worker-restart 0
 
 # Without a compiler the tests of GGUF are skipped, with a message. Files are tested in the order of their folders: a
 # long one, such as those of e2e/, that came last would leave the other cores idle.
