@@ -179,6 +179,7 @@ def _context(
         machines=backend.settings.machines,
         llama_cpp=backend.settings.llama_cpp,
         mounted=backend.settings.mounts is not None,
+        on_done=heartbeat.end,
     )
 
 

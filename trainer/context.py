@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gemtune.errors import JobNotFound, Stale
+from gemtune.jobs.parts.results import StepResult
 from gemtune.jobs.record import FencingToken, Job
 from gemtune.jobs.steps import COST_CAP, INTERRUPTED
 from gemtune.machines.choice import LOCAL
@@ -43,7 +44,7 @@ class Context:
     llama_cpp: the folder of llama.cpp's tools. mounted: whether large files are read from the buckets' mounts, because
     the local disk is memory. cap_reached_at: when the job will have spent what it may, by the same
     clock as the deadline; None without a cap. trains: set during the train_steps, which end at a checkpoint by
-    themselves.
+    themselves. on_done: called once the step is recorded as done.
     """
 
     job: Job
@@ -62,6 +63,7 @@ class Context:
     mounted: bool = False
     cap_reached_at: float | None = None
     trains: threading.Event = field(default_factory=threading.Event)
+    on_done: Callable[[], None] = lambda: None
 
     @property
     def prefix(self) -> str:
@@ -79,6 +81,14 @@ class Context:
             raise
         except Exception as error:
             log.warning("the phase %r was not recorded: %s", phase, error)
+
+    def finish(self, result: StepResult) -> None:
+        """Record that the step is done.
+
+        Raises Stale, JobNotFound.
+        """
+        self.advance.finish(self.job.job_id, self.fence, result)
+        self.on_done()
 
     def check_stop(self) -> None:
         """Raise StopRequested if the attempt should stop or pause."""

@@ -35,13 +35,20 @@ class Heartbeat:
         self._ended = threading.Event()
         self.lost = threading.Event()
         self.pausing = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
     def __enter__(self) -> Heartbeat:
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """End the heartbeats.
+
+        An attempt that is done would learn that it may not write any more, and end while it tidies up.
+        """
         self._ended.set()
 
     def _run(self) -> None:

@@ -56,7 +56,7 @@ def run(context: Context) -> None:
         context.enter("uploading to the Hub")
         place = upload.push(context, exported.folder, exported.artifacts)
     result = StepResult(adapter_path=place, artifacts=tuple(exported.artifacts), certificate=exported.parity)
-    context.advance.finish(context.job.job_id, context.fence, result)
+    context.finish(result)
 
 
 def _reuse_earlier_attempt(context: Context) -> CertifiedExport | None:

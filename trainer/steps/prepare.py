@@ -98,7 +98,7 @@ def run(context: Context) -> None:
         warnings=rows.warnings,
         rows=rows.summary(),
     )
-    context.advance.finish(context.job.job_id, context.fence, result)
+    context.finish(result)
 
 
 def _open_base_model(context: Context) -> _BaseModel:

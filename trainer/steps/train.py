@@ -112,7 +112,7 @@ def _train(context: Context, tracking: Tracking) -> None:
     recording.publish_reference(context, replace(loaded, model=trainer.model), rows, before, pictures or audio)
     values = dict(evaluation or {}) | {"train_step": best or state.global_step, "train_loss": _train_loss(trainer)}
     metrics = Metrics.model_validate(values | {"baseline": baseline})
-    context.advance.finish(context.job.job_id, context.fence, StepResult(metrics=metrics, artifacts=tuple(artifacts)))
+    context.finish(StepResult(metrics=metrics, artifacts=tuple(artifacts)))
     export.delete_prefix(checkpoints_folder(context.prefix))
 
 

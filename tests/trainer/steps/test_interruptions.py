@@ -5,6 +5,7 @@ The job's record says what interrupted it.
 
 from __future__ import annotations
 
+import os
 import random
 import threading
 import time
@@ -125,10 +126,34 @@ def run_with(fault: Fault, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> int
     bench.services.__dict__["clock"] = fault.clock
     with monkeypatch.context() as patched:
         patched.setattr(heartbeat, "SECONDS", 0.05)
+        patched.setattr(heartbeat, "GRACE_SECONDS", threading.TIMEOUT_MAX)  # this process runs other tests, too
         patched.setattr(FolderObjects, "upload", lambda *a: (fault.on_upload(), upload(*a))[1])
         patched.setattr(TrainAttempt, "_must_stop", lambda a: (fault.on_train_step(bench, a.context), must_stop(a))[1])
         job, fence = bench.begin(Step.TRAIN)
         return _run_step(bench.services, job, fence, 1000, fault.stop)
+
+
+def test_a_heartbeat_does_not_end_the_process_of_a_step_that_is_done(
+    bench_of: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tidying up and the upload to W&B go on after the step is recorded."""
+    bench, exits = bench_of(max_steps=1).to(Step.PREPARE), list[int]()
+    delete_prefix = FolderObjects.delete_prefix
+
+    def delete_slowly(objects: FolderObjects, prefix: str) -> None:
+        for thread in threading.enumerate():
+            if thread.name == "heartbeat":
+                thread.join()
+        delete_prefix(objects, prefix)
+
+    monkeypatch.setattr(heartbeat, "SECONDS", 0.01)
+    monkeypatch.setattr(heartbeat, "GRACE_SECONDS", 0)
+    monkeypatch.setattr(os, "_exit", exits.append)
+    monkeypatch.setattr(FolderObjects, "delete_prefix", delete_slowly)
+    job, fence = bench.begin(Step.TRAIN)
+    assert _run_step(bench.services, job, fence, 1000, threading.Event()) == 0
+    assert exits == []
+    assert bench.job.steps[Step.TRAIN].state == "done"
 
 
 def report_end(bench: Bench, code: int) -> str:
