@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 from gemtune.datasets.refusal import Refused
@@ -19,8 +20,12 @@ from trainer.rows.prepared import AUDIO, PICTURES
 
 # A batch ends with so many rows, or so many characters. Rows are read and rendered a few at a time.
 BATCH_ROWS, BATCH_CHARACTERS, ROWS_AT_A_TIME = 128, 256 * 1024, 8
-# A longer batch is tokenized alone: renderings beside it limit the CPU time and memory of the whole process.
+# Batches are tokenized beside renderings up to so many characters in all: renderings limit the CPU time and memory of
+# the whole process. A longer batch is tokenized alone.
 LONGEST_BESIDE = 1024 * 1024
+# Threads that tokenize, if there are as many cores. Reading and labelling a long row takes a third of the time of
+# tokenizing it, so that more threads would wait for the main one.
+MOST_THREADS = 4
 # The label of a token without a loss: the default ignore_index of torch.nn.functional.cross_entropy.
 UNTRAINED = -100
 
@@ -98,46 +103,73 @@ def encode_in_batches(
 ) -> Iterator[tuple[int, Any, Encoded | Refused]]:
     """Yield each row with its number and its tokens, in order.
 
-    A batch is tokenized on all cores while the next one is rendered. tokenizer: of the `tokenizers` library.
+    Batches are tokenized while the next ones are rendered, each by one thread. tokenizer: of the `tokenizers` library.
     """
-    # The library starts its threads at its first batch: not within a rendering, whose address space is limited.
-    tokenizer.encode_batch(["", ""], add_special_tokens=False)
-    with ThreadPoolExecutor(1) as thread:
-        waiting: deque[tuple[list[Numbered], Future[Any]]] = deque()
+
+    def tokenized(texts: list[str]) -> list[Any]:
+        encodings: list[Any] = tokenizer.encode_batch(texts, add_special_tokens=False)
+        return encodings
+
+    threads = min(MOST_THREADS, os.cpu_count() or 1)
+    waiting: deque[tuple[list[Numbered], Future[list[Any]]]] = deque()
+    with _library_without_threads(), ThreadPoolExecutor(threads) as pool:
         for batch in _batches(rows, render):
-            texts = [each.text for _, _, each in batch if isinstance(each, Rendered)]
-            is_long = _characters(batch) > LONGEST_BESIDE
-            while is_long and waiting:
+            while waiting and _characters(batch, *(each for each, _ in waiting)) > LONGEST_BESIDE:
                 yield from _finished(*waiting.popleft())
-            waiting.append((batch, thread.submit(tokenizer.encode_batch, texts, add_special_tokens=False)))
-            while len(waiting) > (0 if is_long else 1):
+            texts = [each.text for _, _, each in batch if isinstance(each, Rendered)]
+            if _characters(batch) > LONGEST_BESIDE:
+                parts = [pool.submit(tokenized, [text]) for text in texts]
+                yield from _finished(batch, *parts)
+                continue
+            waiting.append((batch, pool.submit(tokenized, texts)))
+            if len(waiting) > threads:
                 yield from _finished(*waiting.popleft())
         while waiting:
             yield from _finished(*waiting.popleft())
 
 
+@contextmanager
+def _library_without_threads() -> Iterator[None]:
+    """Keep the library `tokenizers` from dividing batches among its threads.
+
+    As many as there are cores would hold up the main thread, which takes longer for most rows than tokenizing them.
+    """
+    name = "TOKENIZERS_PARALLELISM"
+    before = os.environ.get(name)
+    os.environ[name] = "false"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
 def _batches(rows: Iterable[Row], render: Callable[[dict[str, Any]], Rendered | Refused]) -> Iterator[list[Numbered]]:
     """Yield the rendered rows in batches."""
     batch: list[Numbered] = []
-    ahead = iter(rows)
+    characters, ahead = 0, iter(rows)
     while few := list(islice(ahead, ROWS_AT_A_TIME)):
         with SharedLimits():
-            batch += [(number, row, row if isinstance(row, Refused) else render(row)) for number, row in few]
-        if len(batch) >= BATCH_ROWS or _characters(batch) >= BATCH_CHARACTERS:
+            rendered = [(number, row, row if isinstance(row, Refused) else render(row)) for number, row in few]
+        batch += rendered
+        characters += _characters(rendered)
+        if len(batch) >= BATCH_ROWS or characters >= BATCH_CHARACTERS:
             yield batch
-            batch = []
+            batch, characters = [], 0
     if batch:
         yield batch
 
 
-def _characters(batch: list[Numbered]) -> int:
-    """Return the characters of the rendered rows of a batch."""
-    return sum(len(each.text) for _, _, each in batch if isinstance(each, Rendered))
+def _characters(*batches: list[Numbered]) -> int:
+    """Return the characters of the rendered rows of batches."""
+    return sum(len(each.text) for batch in batches for _, _, each in batch if isinstance(each, Rendered))
 
 
-def _finished(batch: list[Numbered], encoding: Future[Any]) -> list[tuple[int, Any, Encoded | Refused]]:
-    """Return the tokenized rows of a batch."""
-    encodings = iter(encoding.result())
+def _finished(batch: list[Numbered], *parts: Future[list[Any]]) -> list[tuple[int, Any, Encoded | Refused]]:
+    """Return the tokenized rows of a batch. parts: their encodings, in order."""
+    encodings = chain.from_iterable([part.result() for part in parts])
     # Tokens of a long batch may need more memory than a rendering is allowed.
     with SharedLimits() if _characters(batch) <= LONGEST_BESIDE else nullcontext():
         return [

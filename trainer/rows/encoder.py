@@ -115,7 +115,8 @@ class Encoder:
         self, conversation: Conversation, text: str, trained: Collection[int], encoding: Any
     ) -> Encoded | Refused:
         """Return the tokens and labels of a rendered conversation."""
-        ids, whole_tokens = encoding.ids, len(encoding.ids)
+        ids = encoding.ids
+        whole_tokens = len(ids)
         if whole_tokens > self._max_length and not self._cuts:
             return TooLong(f"{whole_tokens} tokens", whole_tokens)
         ids, offsets = ids[: self._max_length], encoding.offsets[: self._max_length]

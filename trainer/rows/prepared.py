@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -71,10 +71,23 @@ class TokenFile(FileWriter):
         if not pa.types.is_list(field.type):
             return pa.array(values, field.type)
         ends = np.cumsum([0, *map(len, values)], dtype=np.int32)
-        numbers = np.fromiter(chain.from_iterable(values), dtype=np.int32, count=int(ends[-1]))
+        numbers = np.frombuffer(b"".join(map(as_numbers, values)), dtype=np.int32)
         # pa.array would import pandas, if it is installed, to look for its types.
         arrays = (pa.Array.from_buffers(pa.int32(), len(each), [None, pa.py_buffer(each)]) for each in (ends, numbers))
         return pa.ListArray.from_arrays(*arrays, type=field.type)
+
+
+def as_numbers(value: Iterable[int]) -> array[int]:
+    """Return a list as the numbers of 32 bits that a token file has."""
+    return value if isinstance(value, array) else array("i", value)
+
+
+def in_numbers(columns: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the columns of a row, lists as arrays of numbers."""
+    return {
+        name: value if isinstance(value, (str, bool, type(None))) else as_numbers(value)
+        for name, value in columns.items()
+    }
 
 
 def read_tokens(path: Path) -> Iterator[dict[str, Any]]:

@@ -7,6 +7,8 @@ from array import array
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from trainer.rows.prepared import as_numbers
+
 
 class KeptRows:
     """Origin, content and size of each kept row of a split, by its index.
@@ -71,7 +73,7 @@ def _digest(columns: Mapping[str, Any]) -> int:
     """
     digest = hashlib.blake2b(digest_size=8)
     for name, value in sorted(columns.items()):
-        is_text = isinstance(value, str | bool | None)
-        content = repr(value).encode(errors="surrogatepass") if is_text else array("i", value).tobytes()
+        is_text = isinstance(value, (str, bool, type(None)))
+        content = repr(value).encode(errors="surrogatepass") if is_text else as_numbers(value).tobytes()
         digest.update(f"{name} {len(content)} ".encode() + content)
     return int.from_bytes(digest.digest(), "little")

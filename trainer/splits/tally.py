@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -96,10 +96,13 @@ class Tally:
         """Tokens of the longest row."""
         return max(self.lengths, default=0)
 
-    def add(self, file: int, number: int, row: PreparedRow) -> None:
-        """Count a row that is used. file: index of its file."""
+    def add(self, file: int, number: int, row: PreparedRow, columns: Mapping[str, Any]) -> None:
+        """Count a row that is used.
+
+        file: index of its file. columns: those of the row, whose lists may be arrays of numbers.
+        """
         trained_tokens = row.trained_tokens
-        self.rows.add(file, number, row.columns, tokens=row.tokens, trained_tokens=trained_tokens)
+        self.rows.add(file, number, columns, tokens=row.tokens, trained_tokens=trained_tokens)
         self.lengths[row.tokens] += 1
         self.tokens += row.tokens
         self.trained_tokens += trained_tokens

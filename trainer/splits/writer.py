@@ -11,7 +11,7 @@ from trainer.dataset.rows import read_rows
 from trainer.dataset.source import Dataset
 from trainer.process.collection import only_new_objects_collected
 from trainer.rows.kinds import PreparedRow, RowKind, encode_rows
-from trainer.rows.prepared import TokenFile
+from trainer.rows.prepared import TokenFile, in_numbers
 from trainer.splits.tally import Tally
 
 # (split, file, number in the file, row, prepared row): called with each row. A row that cannot be parsed is refused.
@@ -48,7 +48,8 @@ def write_split(
                     if isinstance(prepared, Refused):
                         tally.leave_out(file, number, prepared)
                         continue
-                    tokens.add(prepared.columns)
-                    tally.add(file, number, prepared)
+                    columns = in_numbers(prepared.columns)
+                    tokens.add(columns)
+                    tally.add(file, number, prepared, columns)
                     if len(tally.samples) < tally.wanted_samples:
                         tally.samples.append(kind.text_pieces(prepared))

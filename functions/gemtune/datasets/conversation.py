@@ -218,7 +218,7 @@ class Conversation:
     def with_turns(self, turns: Sequence[Turn]) -> Conversation:
         """Return the conversation with other turns."""
         turns = tuple(turns)
-        return self if turns == self.turns else replace(self, turns=turns)
+        return self if turns == self.turns else Conversation(turns, self.tools, self.template_options)
 
     def first(self, count: int) -> Conversation:
         """Return the conversation up to so many turns."""

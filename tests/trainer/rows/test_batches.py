@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from pathlib import Path
@@ -68,7 +69,7 @@ def test_a_batch_is_no_longer_than_its_limits(monkeypatch: pytest.MonkeyPatch) -
     numbered = [(number, {"text": "x" * number}) for number in range(1, 8)]
     results = list(encode_in_batches(numbered, render, Tokenizer()))
     assert [prepared for _, _, prepared in results] == [Refused("x" * number) for number in range(1, 8)]
-    assert sizes[1:] == [4, 2, 1]  # the first one starts the threads of the library
+    assert sorted(sizes) == [1, 2, 4]  # threads may begin them in any order
 
 
 class AtOnce(Executor):
@@ -78,7 +79,7 @@ class AtOnce(Executor):
     """
 
     def __init__(self, threads: int) -> None:
-        assert threads == 1
+        assert 1 <= threads <= encoded.MOST_THREADS
 
     def submit(self, work: Callable[..., Any], /, *values: Any, **options: Any) -> Future[Any]:
         future: Future[Any] = Future()
@@ -108,6 +109,59 @@ def test_no_limit_of_a_rendering_applies_while_a_long_batch_is_tokenized(monkeyp
     numbered = [(number, {"text": "x" * number}) for number in (1, 50, 2)]
     list(encode_in_batches(numbered, render, Tokenizer()))
     assert events == ["tokenize 1", "finish 1", "tokenize 50", "finish 50", "tokenize 2", "finish 2"]
+
+
+def test_batches_that_wait_together_are_no_longer_than_what_renderings_bear(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encoded, "BATCH_ROWS", 1)
+    monkeypatch.setattr(encoded, "ROWS_AT_A_TIME", 1)
+    monkeypatch.setattr(encoded, "LONGEST_BESIDE", 10)
+    monkeypatch.setattr(encoded, "MOST_THREADS", 3)
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    waiting: list[int] = []
+    most = [0]
+
+    class Tokenizer:
+        def encode_batch(self, texts: list[str], add_special_tokens: bool) -> list[str]:
+            return texts
+
+    def render(row: dict[str, Any]) -> Rendered:
+        def finish(encoding: str) -> Refused:
+            waiting.remove(len(encoding))
+            return Refused(encoding)
+
+        most[0] = max(most[0], sum(waiting))
+        waiting.append(len(row["text"]))
+        return Rendered(row["text"], finish)
+
+    numbered = [(number, {"text": "x" * size}) for number, size in enumerate((1, 4, 5, 6, 2, 2, 2, 2, 9), 1)]
+    results = list(encode_in_batches(numbered, render, Tokenizer()))
+    assert [len(refused.reason) for _, _, refused in results if isinstance(refused, Refused)] == [
+        1,
+        4,
+        5,
+        6,
+        *[2] * 4,
+        9,
+    ]
+    assert most == [10]
+    assert not waiting
+
+
+@pytest.mark.parametrize("before", [None, "true"])
+def test_the_library_starts_no_threads_of_its_own(monkeypatch: pytest.MonkeyPatch, before: str | None) -> None:
+    name = "TOKENIZERS_PARALLELISM"
+    monkeypatch.delenv(name, raising=False)
+    if before is not None:
+        monkeypatch.setenv(name, before)
+    settings: list[str | None] = []
+
+    class Tokenizer:
+        def encode_batch(self, texts: list[str], add_special_tokens: bool) -> list[str]:
+            settings.append(os.environ.get(name))
+            return texts
+
+    list(encode_in_batches([(1, {})], lambda row: Rendered("x", Refused), Tokenizer()))
+    assert (settings, os.environ.get(name)) == (["false"], before)
 
 
 def test_an_error_of_a_row_ends_the_batches(kind: RowKind) -> None:

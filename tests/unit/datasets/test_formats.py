@@ -629,6 +629,19 @@ def test_roles_have_the_names_of_other_tools_and_any_case(roles: tuple[str, str]
     assert read.content == Conversation((Turn("system", "Be brief."), *CHAT.turns))
 
 
+ROLES = st.sampled_from(["user", "assistant", "system", "tool", "model", "User", "narrator", "", 5, None, ["user"]])
+CONTENTS = st.one_of(st.text(st.characters(), max_size=3), st.none(), st.just([{"type": "text", "text": "Hi"}]))
+FIELDS = st.dictionaries(st.sampled_from(["weight", "name", "id", "more"]), st.sampled_from([1, "x", ""]), max_size=1)
+
+
+@settings(max_examples=300, deadline=None)
+@given(turns=st.lists(st.tuples(ROLES, CONTENTS, FIELDS), min_size=1, max_size=3))
+def test_messages_of_a_role_and_a_text_are_read_as_any_others(turns: list[tuple[Any, Any, dict[str, Any]]]) -> None:
+    row = {"messages": [{"role": role, "content": content, **more} for role, content, more in turns]}
+    reads_each_field = ReadOptions(columns={"messages.absent": None})
+    assert table.read(row) == table.read(row, reads_each_field)
+
+
 def test_columns_can_swap_their_names() -> None:
     read = table.read(
         {"prompt": "Yes?", "completion": "Hi"}, ReadOptions(columns={"prompt": "completion", "completion": "prompt"})

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 # Environment of the process: nothing of it is meant for the terminal.
-ENVIRONMENT = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TOKENIZERS_PARALLELISM": "true"}
+ENVIRONMENT = {"HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 OUTPUT_SHOWN = 2000
 # Mode of a new folder, whose files quote rows.
 PRIVATE = 0o700

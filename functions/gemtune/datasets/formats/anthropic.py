@@ -23,10 +23,12 @@ def is_anthropic(row: Row) -> bool:
         return False
     if "system" in row:
         return True
-    messages = by_message(structured(row["messages"]))
-    turns = [each for each in messages if isinstance(each, dict | Mapping)] if isinstance(messages, list) else []
-    contents = [content for turn in turns if isinstance(content := turn.get("content"), list)]
-    return any(_is_block(block) for content in contents for block in content)
+    messages = row["messages"]
+    if not isinstance(messages, list):
+        messages = by_message(structured(messages))
+    turns = messages if isinstance(messages, list) else ()
+    contents = (turn.get("content") for turn in turns if isinstance(turn, (dict, Mapping)))
+    return any(_is_block(block) for content in contents if isinstance(content, list) for block in content)
 
 
 def _is_block(block: Any) -> bool:

@@ -162,7 +162,7 @@ class Fields:
         Raises BadRow if it is not an object.
         """
         where = f"{self.place} {place}" if self.place and place else self.place or place
-        if not isinstance(value, dict | Mapping):
+        if not isinstance(value, (dict, Mapping)):
             raise BadRow(f"{where or name} is not an object")
         return Fields(value, self.reading, path=self.path_of(name), place=where)
 

@@ -61,6 +61,8 @@ def place_media(conversation: Conversation, row: Fields) -> Conversation:
 
 def _placed(conversation: Conversation, row: Fields, column: MediaColumn) -> Conversation:
     """Return a conversation with the files of one column. Raises BadRow."""
+    if not row.present(column.names) and not column.is_read(row.reading.options):
+        return conversation
     value = structured(row.take_first(*column.names))
     files = value if isinstance(value, list) else [] if value is None else [value]
     if not files:
