@@ -1,6 +1,7 @@
 """Entry points of the Cloud Functions.
 
-The embedded backend serves the same functions from one local process.
+A workstation serves `api` and `control` from one local process, and passes messages and triggers directly to the
+services behind the others.
 """
 
 from __future__ import annotations

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from gemtune.bootstrap import Services
-from gemtune.local_server.delivery import push_request
 from gemtune.ports import Topic
 from tests.fakes import request
 from tests.handlers.conftest import embedded_only
@@ -61,18 +60,6 @@ def test_a_message_without_content_is_refused(client_of: Any) -> None:
     body = envelope(b"")
     del body["message"]["data"]
     assert client_of("dispatch").post(PUSH_PATH, json=body).status_code == 400
-
-
-@embedded_only
-def test_deliveries_of_the_local_server_are_understood(client_of: Any, services: Services) -> None:
-    services.bus.subscribe("test", Topic.JOB_STATUS)
-    services.bus.publish(Topic.JOB_REQUESTS, json.dumps(request()).encode())
-    for target in ("dispatch", "fan_out"):
-        (received,) = services.bus.lease([target], 9)
-        headers, body = push_request(received)
-        path = (received.path or "").removeprefix(f"/{target}")
-        assert client_of(target).post(path, data=body, headers=headers).status_code == 200
-    assert [json.loads(m.message)["type"] for m in services.bus.pull("test", 9)] == ["job_queued"]
 
 
 @embedded_only  # a recording names buckets

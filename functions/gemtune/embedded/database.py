@@ -35,7 +35,7 @@ CREATE TABLE events (
 CREATE TABLE idempotency_keys (key TEXT PRIMARY KEY, job_id TEXT NOT NULL);
 CREATE TABLE tombstones (job_id TEXT PRIMARY KEY, until TEXT NOT NULL);
 
--- path: URL path to which a push subscription delivers; NULL for a pull subscription.
+-- path: NULL for a pull subscription; of a push subscription, the URL path to which older versions deliver.
 CREATE TABLE subscriptions (name TEXT PRIMARY KEY, topic TEXT NOT NULL, path TEXT);
 CREATE TABLE messages (
   id INTEGER PRIMARY KEY AUTOINCREMENT, topic TEXT NOT NULL, ordering_key TEXT NOT NULL, attributes TEXT NOT NULL,

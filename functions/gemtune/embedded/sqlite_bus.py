@@ -45,14 +45,13 @@ RETRIES: Mapping[str, RetryPolicy] = {"notify": RetryPolicy(attempts=50, min_bac
 class LeasedMessage(ReceivedMessage):
     """A message that is leased for delivery.
 
-    `attempt` counts from 1. `path` is the URL path that a push subscription delivers to, None for pull.
+    `attempt` counts from 1.
     """
 
     published_at: float
     attempt: int
     subscription: str
     topic: str
-    path: str | None
 
 
 def enqueue(
@@ -149,8 +148,7 @@ class SqliteBus:
         now = self._clock.now().timestamp()
         marks = ", ".join("?" * len(names))
         due = f"""
-            SELECT d.subscription, d.attempts, m.*, s.path FROM deliveries d
-            JOIN messages m ON m.id = d.message JOIN subscriptions s ON s.name = d.subscription
+            SELECT d.subscription, d.attempts, m.* FROM deliveries d JOIN messages m ON m.id = d.message
             WHERE d.subscription IN ({marks}) AND (d.due_at <= ? OR d.set_at > ?)
             AND (d.ordering_key = '' OR NOT EXISTS (
               SELECT 1 FROM deliveries older WHERE older.subscription = d.subscription
@@ -232,5 +230,4 @@ def _leased_message(row: sqlite3.Row) -> LeasedMessage:
         attempt=row["attempts"] + 1,
         subscription=row["subscription"],
         topic=row["topic"],
-        path=row["path"],
     )

@@ -13,6 +13,7 @@ from typing import Any
 from cloudevents.http import CloudEvent
 
 from gemtune.bootstrap import Services
+from gemtune.services.dispatch import message_key
 
 log = logging.getLogger(__name__)
 
@@ -20,15 +21,9 @@ EVENT_DOCUMENT = re.compile(r"(?:^|/)training_jobs/(?P<job_id>[^/]+)/events/[^/]
 
 
 def dispatch(event: CloudEvent, services: Services) -> None:
-    """Handle a message of the topic job-requests.
-
-    Its idempotency key is the attribute Idempotency-Key, or else its topic and message id.
-    """
+    """Handle a message of the topic job-requests."""
     message = event.data["message"]
-    attributes = message.get("attributes") or {}
-    key = attributes.get("Idempotency-Key") or attributes.get("idempotency_key")
-    if key is None:
-        key = f"{event['source'].rpartition('/')[2]}/{event['id']}"
+    key = message_key(message.get("attributes") or {}, event["source"].rpartition("/")[2], event["id"])
     services.dispatch(base64.b64decode(message.get("data") or ""), key=key, owner=services.settings.service_owner)
 
 

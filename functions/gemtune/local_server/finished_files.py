@@ -18,9 +18,7 @@ class _FinishedFileHandler(FileSystemEventHandler):
         self._call = call
 
     def on_any_event(self, event: FileSystemEvent) -> None:
-        moved = isinstance(event, FileMovedEvent)
-        if not event.is_directory and (moved or isinstance(event, FileClosedEvent)):
-            self._call(Path(os.fsdecode(event.dest_path if moved else event.src_path)))
+        self._call(Path(os.fsdecode(event.dest_path if isinstance(event, FileMovedEvent) else event.src_path)))
 
 
 def file_observer(folders: list[tuple[Path, Callable[[Path], None]]]) -> BaseObserver:
@@ -30,6 +28,7 @@ def file_observer(folders: list[tuple[Path, Callable[[Path], None]]]) -> BaseObs
     thread. The caller starts and stops the observer.
     """
     observer = Observer()
+    finished: list[type[FileSystemEvent]] = [FileClosedEvent, FileMovedEvent]
     for folder, call in folders:
-        observer.schedule(_FinishedFileHandler(call), str(folder), recursive=True)
+        observer.schedule(_FinishedFileHandler(call), str(folder), recursive=True, event_filter=finished)
     return observer

@@ -1,4 +1,4 @@
-"""`gemtune up`: functions, events, scheduler and workflow in one process."""
+"""`gemtune up`: API, control, events, scheduler and workflow in one process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gemtune.handlers import error_answers
 from gemtune.handlers.http_api import LARGEST_BODY_BYTES, MAX_BODY_BYTES
 from gemtune.local_server import home_lock, work_folders
 from gemtune.local_server.cloud_run_jobs import CloudRunJobs
-from gemtune.local_server.delivery import Delivery, Functions
+from gemtune.local_server.delivery import Delivery, receivers
 from gemtune.local_server.home_lock import CannotServe
 from gemtune.local_server.recovery import recover
 from gemtune.local_server.stop_signals import stop_signals
@@ -46,7 +46,7 @@ def serve(*, port: int | None = None, kind: type[Server] | None = None) -> None:
 
 
 class Server:
-    """Local server: the HTTP API, all other functions, and background loops.
+    """Local server: the HTTP API, the control API, and background loops.
 
     The API is on the port that users know, and what the workflow calls on a random one. Requests to the second port
     need a token that only this process knows.
@@ -68,7 +68,6 @@ class Server:
         except OSError as error:
             hint = "set PORT to a free port, or stop the process that uses this one"
             raise CannotServe(f"port {port} is not available: {error.strerror}", hint=hint) from None
-        self._functions = Functions(_event_functions())
         control = _guarded(_function("control"), token)
         self._control = listen(control, port=0, max_body_bytes=MAX_BODY_BYTES)
         url = f"http://{self._control.effective_host}:{self._control.effective_port}"
@@ -77,7 +76,7 @@ class Server:
         self._jobs = CloudRunJobs(app.database, app.settings, names=names)
         self.runner = WorkflowRunner(launcher, self._jobs, WORKFLOW, control_url=url, token=token)
         self._bus = SqliteBus(app.database, clock=app.clock)
-        self._delivery = Delivery(self._bus, self._functions)
+        self._delivery = Delivery(self._bus, receivers(app))
         self._uploads = Uploads(app.database, app.buckets, clock=app.clock)
 
     def run(self) -> None:
@@ -124,9 +123,7 @@ class Server:
         """
         while not self._stop.wait(SWEEP_SECONDS):
             try:
-                status = self._functions.post("/sweep/")
-                if status != 200:
-                    raise RuntimeError(f"sweep answered with HTTP {status}")
+                self._app.sweep()
                 self._bus.delete_expired()
                 work_folders.remove_idle(self._app.settings.work, self._app.store)
                 work_folders.remove_ended_checks(self._app.settings.work_of_checks)
@@ -155,15 +152,6 @@ def _function(target: str) -> Any:
     from functions_framework import create_app
 
     return create_app(target=target, source=str(FUNCTIONS / "main.py"))
-
-
-def _event_functions() -> Any:
-    """Return a WSGI app with the functions for events, each at `/<name>`."""
-    from werkzeug.exceptions import NotFound
-    from werkzeug.middleware.dispatcher import DispatcherMiddleware
-
-    names = ("dispatch", "ingest", "fan_out", "notify", "sweep")
-    return DispatcherMiddleware(NotFound(), {f"/{name}": _function(name) for name in names})
 
 
 def _guarded(app: Any, token: str) -> Callable[..., Iterable[bytes]]:

@@ -9,7 +9,6 @@ import threading
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 from gemtune.embedded.database import Database
 from gemtune.embedded.folder_objects import FolderObjects
@@ -130,27 +129,9 @@ class Uploads:
             if row is None or row["generation"] != generation:
                 upsert = "INSERT OR REPLACE INTO uploads_seen VALUES (?, ?, ?)"
                 connection.execute(upsert, (objects.bucket, name, generation))
-                body = self._finalized(objects.bucket, name, generation, stat.st_size)
+                body = json.dumps({"bucket": objects.bucket, "name": name, "generation": generation}).encode()
                 enqueue(connection, "trigger:objects", body, {}, now=self._clock.now())
         self._queued[path] = (stat.st_mtime_ns, stat.st_size)
-
-    def _finalized(self, bucket: str, name: str, generation: str, size: int) -> bytes:
-        """Return the StorageObjectData of a file as JSON.
-
-        It has the fields that a folder can fill.
-        """
-        now = self._clock.now().isoformat().replace("+00:00", "Z")
-        event: dict[str, Any] = {
-            "kind": "storage#object",
-            "bucket": bucket,
-            "name": name,
-            "generation": generation,
-            "metageneration": "1",
-            "size": str(size),
-            "timeCreated": now,
-            "updated": now,
-        }
-        return json.dumps(event).encode()
 
 
 def _as_folder(objects: Objects) -> FolderObjects:

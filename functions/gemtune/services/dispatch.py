@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -126,6 +126,15 @@ class Dispatch:
         }
         attributes = {"type": "job_rejected", "idempotency_key": key}
         self.bus.publish(Topic.JOB_STATUS, json.dumps(body).encode(), attributes=attributes)
+
+
+def message_key(attributes: Mapping[str, str], topic: str, message_id: str) -> str:
+    """Return the idempotency key of a message.
+
+    It is the attribute Idempotency-Key, or else made of its topic and id.
+    """
+    key = attributes.get("Idempotency-Key") or attributes.get("idempotency_key")
+    return f"{topic}/{message_id}" if key is None else key
 
 
 def _check_job_id(job_id: object) -> str:

@@ -1,59 +1,101 @@
-"""Delivery of messages: only a 2xx status acknowledges one."""
+"""Delivery of messages: only a receiver that returns acknowledges one."""
 
 from __future__ import annotations
 
 import errno
 import json
 import threading
-from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from gemtune.embedded.sqlite_bus import LeasedMessage
-from gemtune.local_server.delivery import WORKERS, Delivery, Functions, push_request
+from gemtune.local_server.delivery import WORKERS, Delivery, receivers
 from gemtune.local_server.server import _answer, _guarded
+from gemtune.local_server.uploads import Uploads
 from gemtune.ports import Topic
-from tests.fakes import World
+from tests.fakes import World, request
 
 
-class Receiver:
-    """WSGI app that answers each delivery with the next of its statuses."""
-
-    def __init__(self, *statuses: str) -> None:
-        self.statuses = list(statuses)
-        self.requests: list[tuple[str, str, bytes]] = []
-        self.closed = 0
-
-    def __call__(self, environ: dict[str, Any], start_response: Any) -> Receiver:
-        body = environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"]))
-        self.requests.append((environ["PATH_INFO"], environ["CONTENT_TYPE"], body))
-        start_response(self.statuses.pop(0), [])
-        return self
-
-    def __iter__(self) -> Iterator[bytes]:
-        return iter([b"", b"content"])
-
-    def close(self) -> None:
-        self.closed += 1
+def refuse(message: LeasedMessage) -> None:
+    raise ValueError("no hf_abcdefgh")
 
 
 def test_a_message_is_delivered_until_it_is_acknowledged(world: World) -> None:
     bus = world.services.bus
-    receiver = Receiver("500 Internal Server Error", "404 Not Found", "204 No Content")
-    delivery = Delivery(bus, Functions(receiver))
+    outcomes, attempts = [refuse, refuse, lambda message: None], []
+
+    def dispatch(message: LeasedMessage) -> None:
+        attempts.append(message.attempt)
+        outcomes.pop(0)(message)
+
+    delivery = Delivery(bus, {"dispatch": dispatch})
     bus.publish(Topic.JOB_REQUESTS, b"{}")
     for wait in (0, 0.5, 1):
         world.clock.advance(seconds=wait)
         for received in bus.lease(["dispatch"], 9):
             delivery.deliver(received)
-    assert {(path, kind) for path, kind, _ in receiver.requests} == {
-        ("/dispatch/projects/local/topics/job-requests", "application/json")
-    }
-    attempts = [json.loads(body)["deliveryAttempt"] for _, _, body in receiver.requests]
-    assert (attempts, receiver.closed) == ([1, 2, 3], 3)
+    assert attempts == [1, 2, 3]
     world.clock.advance(days=1)
     assert bus.lease(["dispatch"], 9) == []
+
+
+def test_a_dead_letter_says_why_without_tokens(world: World) -> None:
+    bus = world.services.bus
+    delivery = Delivery(bus, {"dispatch": refuse})
+    bus.publish(Topic.JOB_REQUESTS, b"{}")
+    for _ in range(20):
+        (received,) = bus.lease(["dispatch"], 9)
+        delivery.deliver(received)
+        world.clock.advance(seconds=60)
+    (dead,) = world.services.database.read().execute("SELECT error FROM dead_letters").fetchall()
+    assert dead["error"] == "ValueError: no [secret]"
+
+
+def test_an_accepted_job_is_launched_and_its_event_published(world: World) -> None:
+    world.services.bus.subscribe("listener", Topic.JOB_STATUS)
+    job_id = world.submit()
+    delivery = Delivery(world.services.bus, receivers(world.services))
+    for message in world.services.bus.lease(["dispatch", "fan_out"], 9):
+        delivery.deliver(message)
+    assert world.launcher.started == [(job_id, 1)]
+    assert [event["type"] for event in world.messages("listener")] == ["job_queued"]
+
+
+def test_a_request_in_a_message_becomes_one_job_however_often_it_is_delivered(world: World) -> None:
+    world.services.bus.publish(Topic.JOB_REQUESTS, json.dumps(request()).encode())
+    (message,) = world.services.bus.lease(["dispatch"], 9)
+    for _ in range(2):
+        receivers(world.services)["dispatch"](message)
+    (job,) = world.services.store.unfinished()
+    assert job.idempotency_key == f"job-requests/{message.message_id}"
+
+
+def test_a_job_file_in_the_folder_becomes_a_job(world: World) -> None:
+    world.services.buckets.uploads.write('ünï "x" 100%.job.json', json.dumps(request()).encode())
+    uploads = Uploads(world.services.database, world.services.buckets, clock=world.clock)
+    uploads.scan()
+    uploads.scan()
+    (message,) = world.services.bus.lease(["ingest"], 9)
+    receivers(world.services)["ingest"](message)
+    (job,) = world.services.store.unfinished()
+    assert job.source == "upload"
+
+
+def test_a_webhook_is_sent(world: World) -> None:
+    posted: list[str] = []
+    posting = lambda url, body, headers: posted.append(url) or 204  # noqa: E731
+    world.services.__dict__["notify"] = replace(world.services.notify, post=posting)
+    world.submit(notify={"webhook_url": "https://example.com/hook"})
+    for name in ("fan_out", "notify"):
+        for message in world.services.bus.lease([name], 9):
+            receivers(world.services)[name](message)
+    assert posted == ["https://example.com/hook"]
+
+
+def test_every_push_subscription_has_a_receiver(world: World) -> None:
+    assert set(world.services.bus.push_subscriptions()) == set(receivers(world.services))
 
 
 def test_a_slow_receiver_delays_only_its_own_subscription(world: World) -> None:
@@ -69,7 +111,7 @@ def test_a_slow_receiver_delays_only_its_own_subscription(world: World) -> None:
                 bus.ack(delivery.subscription, [delivery.ack_id])
                 done.set()
 
-    delivery = Slow(bus, Functions(Receiver()))
+    delivery = Slow(bus, {})
     for _ in range(2 * WORKERS):
         bus.publish(Topic.WEBHOOKS, b"{}")
     running = threading.Thread(target=delivery.run, daemon=True)
@@ -80,29 +122,6 @@ def test_a_slow_receiver_delays_only_its_own_subscription(world: World) -> None:
     assert done.wait(200)
     delivery.stop()
     running.join()
-
-
-def test_a_function_that_raises_costs_one_attempt(world: World) -> None:
-    bus = world.services.bus
-    delivery = Delivery(bus, Functions(Receiver()))  # it has no answer
-    bus.publish(Topic.JOB_REQUESTS, b"{}")
-    (received,) = bus.lease(["dispatch"], 9)
-    delivery.deliver(received)
-    world.clock.advance(seconds=0.5)
-    assert [message.attempt for message in bus.lease(["dispatch"], 9)] == [2]
-
-
-def test_a_name_outside_ascii_is_escaped_in_the_header_and_unchanged_in_the_body(world: World) -> None:
-    from gemtune.local_server.uploads import Uploads
-
-    world.services.buckets.uploads.write('ünï "x" 100%.job.json', b"{}")
-    uploads = Uploads(world.services.database, world.services.buckets, clock=world.clock)
-    uploads.scan()
-    uploads.scan()
-    (received,) = world.services.bus.lease(["ingest"], 9)
-    headers, body = push_request(received)
-    assert headers["ce-subject"] == "objects/%C3%BCn%C3%AF%20%22x%22%20100%25.job.json"
-    assert json.loads(body)["name"] == 'ünï "x" 100%.job.json'
 
 
 @pytest.mark.parametrize(
@@ -140,7 +159,7 @@ def test_a_subscription_gets_no_more_messages_than_it_has_workers(world: World) 
 
     for _ in range(WORKERS + 3):
         bus.publish(Topic.JOB_REQUESTS, b"{}")
-    delivery = Counting(bus, Functions(Receiver()))
+    delivery = Counting(bus, {})
     loop = threading.Thread(target=delivery.run, daemon=True)
     loop.start()
     for _ in range(WORKERS):

@@ -47,7 +47,6 @@ ALLOWED: Mapping[tuple[str, str], str] = {
     ("functions/gemtune/services/datasets/rows.py", "int"): CHECKED,
     ("functions/gemtune/services/datasets/upload.py", "model_validate_json"): OURS,
     ("functions/gemtune/services/machine_slots.py", "model_validate_json"): OURS,
-    ("functions/gemtune/local_server/delivery.py", "int"): "the status of an answer of our own functions",
     ("functions/gemtune/services/notify.py", "json.loads"): OURS,
     ("functions/gemtune/services/budgets/ledger.py", "model_validate_json"): OURS,
     ("functions/gemtune/services/cleanup/positions.py", "model_validate_json"): OURS,
