@@ -24,6 +24,15 @@ class BucketPaths:
     root: Path
     bucket: str
 
+    def path(self, parts: Sequence[str]) -> Path:
+        """Return the path of a name's parts. Raises UnsafeName as `walk` does."""
+        path = self.root
+        for part in parts:
+            path = path / part
+            if path.is_symlink():
+                return self.walk(parts)[0]
+        return path
+
     def walk(self, parts: Sequence[str]) -> tuple[Path, Visited]:
         """Return the path of a name's parts, and the real folders above it.
 

@@ -278,7 +278,7 @@ class FolderObjects:
 
         Raises UnsafeName.
         """
-        return self._paths.walk(split_name(name))[0]
+        return self._paths.path(split_name(name))
 
     def _stat(self, path: Path) -> ObjectStat:
         """Return a file's size and modification time as an ObjectStat."""

@@ -31,6 +31,9 @@ log = logging.getLogger(__name__)
 _PATHS = ", ".join(f"'$.{name}'" for name in stored.SHOWN_IN_LISTS)
 SHOWN = f"CASE WHEN json_valid(record) THEN json_extract(record, {_PATHS}) END"
 
+# Columns of the table `jobs` that no change of a job changes.
+UNCHANGING = frozenset({"job_id", "created_at", "modality"})
+
 
 class SqliteStore:
     """`ports.JobStore` on SQLite."""
@@ -83,9 +86,17 @@ class SqliteStore:
         """Return a job even if its record is partly unreadable."""
         return self._salvage(self._database.read(), job_id)
 
-    def update(self, job_id: str, change: Change, *, version: int | None = None, salvage: bool = False) -> Job:
+    def update(
+        self,
+        job_id: str,
+        change: Change,
+        *,
+        version: int | None = None,
+        salvage: bool = False,
+        durable: bool = True,
+    ) -> Job:
         """Apply `change` to a job and store the result with its events."""
-        with self._database.write() as connection:
+        with self._database.write(durable=durable) as connection:
             before = self._salvage(connection, job_id) if salvage else self._get(connection, job_id)
             if version is not None and before.version != version:
                 raise VersionConflict(f"job {job_id!r} is at version {before.version}, not {version}")
@@ -224,7 +235,8 @@ class SqliteStore:
     def _save(self, connection: sqlite3.Connection, job: Job) -> None:
         """Update the row of a stored job."""
         columns = _columns(job)
-        values = ", ".join(f"{name} = :{name}" for name in columns)
+        # The others never change. To name them would update their indexes nevertheless.
+        values = ", ".join(f"{name} = :{name}" for name in columns if name not in UNCHANGING)
         connection.execute(f"UPDATE jobs SET {values} WHERE job_id = :job_id", columns)
 
     def _write_events(self, connection: sqlite3.Connection, events: Sequence[Event]) -> None:

@@ -119,8 +119,16 @@ class FirestoreStore:
         """Return a job even if its record is partly unreadable."""
         return salvaged(self._documents.read_job(job_id))
 
-    def update(self, job_id: str, change: Change, *, version: int | None = None, salvage: bool = False) -> Job:
-        """Apply `change` to a job and store the result with its events."""
+    def update(
+        self,
+        job_id: str,
+        change: Change,
+        *,
+        version: int | None = None,
+        salvage: bool = False,
+        durable: bool = True,
+    ) -> Job:
+        """Apply `change` and store the result with its events; always durable."""
 
         def decide(before: Job) -> changes.Changed:
             """Check the version, apply `change`, and stamp its result."""

@@ -8,6 +8,8 @@ from __future__ import annotations
 import inspect
 import logging
 import re
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import flask
@@ -73,9 +75,14 @@ def _arguments(endpoint: Endpoint, request: flask.Request, services: Services) -
         arguments[argument_name(parameter)] = decode_parameter(parameter, source.getlist(parameter.name))
     if isinstance(endpoint.body, Binary) or endpoint.body is not None:
         arguments["body"] = request.get_data()
-    if "owner" in inspect.signature(endpoint.route).parameters:
+    if _takes_owner(endpoint.route):
         arguments["owner"] = services.callers.owner(request)
     return arguments
+
+
+@cache
+def _takes_owner(route: Callable[..., object]) -> bool:
+    return "owner" in inspect.signature(route).parameters
 
 
 def _refusal(error: errors.GemtuneError) -> flask.Response:

@@ -31,7 +31,7 @@ Receiver = Callable[[LeasedMessage], None]
 
 
 def receivers(services: Services) -> Mapping[str, Receiver]:
-    """Return the function that receives the messages of each push subscription.
+    """Return the function that gets the messages of each push subscription.
 
     One that returns acknowledges its message; one that raises has it delivered again.
     """

@@ -82,10 +82,20 @@ class JobStore(Protocol):
         """
         ...
 
-    def update(self, job_id: str, change: Change, *, version: int | None = None, salvage: bool = False) -> Job:
+    def update(
+        self,
+        job_id: str,
+        change: Change,
+        *,
+        version: int | None = None,
+        salvage: bool = False,
+        durable: bool = True,
+    ) -> Job:
         """Change a job in one transaction and return the stored result.
 
-        With `salvage`, an unreadable record is salvaged before the change and replaced by the result.
+        With `salvage`, an unreadable record is salvaged before the change and replaced by the result. Without
+        `durable`, a power failure can lose the change, together with everything recorded later; that is for changes
+        which are made again when they are lost.
 
         Raises JobNotFound; VersionConflict if `version` is not None and differs from the record's version;
         RecordUnreadable without `salvage`; RecordInvalid if the new record could not be read back; and whatever

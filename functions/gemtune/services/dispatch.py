@@ -85,7 +85,8 @@ class Dispatch:
             launch_numbers[:] = [] if after is job else [after.launch.number]
             return after, events
 
-        self.store.update(job_id, take)
+        # Not durable, as the execution's row: whatever is lost in a power failure, `sweep` launches the job again.
+        self.store.update(job_id, take, durable=False)
         if launch_numbers:
             self.start(job_id, launch_numbers[0])
 
@@ -97,9 +98,9 @@ class Dispatch:
         try:
             execution = self.launcher.start(job_id, launch)
         except Exception:
-            self.store.update(job_id, lambda job: launches.return_launch(job, launch))
+            self.store.update(job_id, lambda job: launches.return_launch(job, launch), durable=False)
             raise
-        self.store.update(job_id, lambda job: launches.record_execution(job, launch, execution))
+        self.store.update(job_id, lambda job: launches.record_execution(job, launch, execution), durable=False)
 
     def _job_of(self, message: bytes, *, key: str, owner: str) -> str:
         """Return the id of the job that a message names or requests.

@@ -42,9 +42,10 @@ class FanOut:
                 for event in events:
                     self._publish(job, event)
                     published = event.seq
-                self.budgets.enter(self.store.get(job_id))  # again after a crash: nothing may be left out
+                job = self.store.get(job_id)
+                self.budgets.enter(job)  # again after a crash: nothing may be left out
                 self.store.mark_published(job_id, published)
-            if self.store.get(job_id).is_over:
+            if job.is_over:
                 for name in job_secrets(job):
                     self.secrets.delete(name)
         except JobNotFound:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+from pathlib import Path
 
 import pytest
 
@@ -55,3 +58,26 @@ def test_messages_that_a_dead_server_had_taken_are_due_again(world: World) -> No
     world.services.dispatch.launch(job_id)
     recover(world.services, world.services.bus)
     assert requested(world) == [job_id]
+
+
+def test_a_launch_that_a_power_failure_undoes_is_made_again(world: World, tmp_path: Path) -> None:
+    """Copy the log up to the last durable commit, which is on the disk."""
+    world.services.__dict__["launcher"] = SqliteLauncher(world.services.database, clock=world.clock)
+    job_id = world.submit()
+    with world.services.database.write() as connection:
+        connection.execute("DELETE FROM deliveries")
+    log = Path(f"{world.services.database.path}-wal")
+    durable_bytes = log.stat().st_size
+    world.services.dispatch.launch(job_id)
+    assert world.services.database.read().execute("PRAGMA synchronous").fetchone()[0] == 1  # it waited for no disk
+    shutil.copytree(world.services.settings.home, tmp_path / "after")
+    os.truncate(tmp_path / "after" / log.relative_to(world.services.settings.home), durable_bytes)
+
+    after = World(tmp_path / "after")
+    launcher = SqliteLauncher(after.services.database, clock=after.clock)
+    after.services.__dict__["launcher"] = launcher
+    assert (after.services.store.get(job_id).launch.number, launcher.active()) == (0, [])
+    recover(after.services, after.services.bus)
+    assert requested(after) == [job_id]
+    after.services.dispatch.launch(job_id)
+    assert [(launched, number) for _, launched, number in launcher.active()] == [(job_id, 1)]
