@@ -17,7 +17,7 @@ from gemtune.cli.connection.completing import complete_datasets
 from gemtune.cli.connection.groups import CommandGroup
 from gemtune.cli.connection.interrupts import PARTS_ARE_KEPT, explain_interrupt
 from gemtune.cli.connection.starting import confirm, confirm_option, offer_service
-from gemtune.cli.connection.text import echo_columns, is_redrawn
+from gemtune.cli.connection.text import echo_columns, echo_message, is_redrawn
 from gemtune.cli.request.paths import EXISTING, EXISTING_OR_INPUT, STANDARD_INPUT_NAME, file_of
 from gemtune.client import references, uploads
 
@@ -129,9 +129,9 @@ def rows(connection: Connection, /, dataset_id: str, **options: Any) -> None:
         shown = row["content"] if options["check_id"] is None and row["reason"] is None else row
         click.echo(json.dumps(shown, ensure_ascii=False))
     if not page["rows"] and options["after"] is None and not connection.quiet:
-        click.echo(f"Dataset {dataset_id} has no rows in the split {options['split'] or 'train'}", err=True)
+        echo_message(f"Dataset {dataset_id} has no rows in the split {options['split'] or 'train'}")
     if page["next_after"] is not None and not connection.quiet:
-        click.echo(f"There are more rows: --after {page['next_after']}", err=True)
+        echo_message(f"There are more rows: --after {page['next_after']}")
 
 
 @data.command()

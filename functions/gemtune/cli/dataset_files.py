@@ -13,6 +13,7 @@ import click
 from gemtune.cli.connection import REFUSED, Connection
 from gemtune.cli.connection.downloading import download_all
 from gemtune.cli.connection.interrupts import DOWNLOAD_IS_KEPT, explaining_interrupt
+from gemtune.cli.connection.text import echo_message
 from gemtune.client import operations
 from gemtune.client.downloads import LinkedFile, is_there, path_in
 from gemtune.datasets.files.kinds import kind_of
@@ -74,8 +75,8 @@ def _check_replaced(paths: Sequence[Path], *, force: bool) -> None:
     if not existing or force:
         return
     for path in existing[:10]:
-        click.echo(f"file_exists: {path} has another content", err=True)
-    click.echo("  --force replaces it; --output writes somewhere else", err=True)
+        echo_message(f"file_exists: {path} has another content")
+    echo_message("  --force replaces it; --output writes somewhere else")
     raise click.exceptions.Exit(REFUSED)
 
 

@@ -142,21 +142,24 @@ class _LazyGroup(CommandGroup):
         except GemtuneError as error:
             gemtune_error = error
         except BadUse as error:
-            raise click.UsageError(str(error), ctx.meta.get(COMMAND, ctx)) from None
+            raise _usage_error(str(error), ctx.meta.get(COMMAND, ctx)) from None
         except click.UsageError as error:
+            if type(error).show is not click.UsageError.show:  # it prints the help text
+                raise
+            message = error.format_message()
             if isinstance(error, click.NoSuchOption) and (meant := _own_option(error)) is not None:
                 message = f"No such option '{error.option_name}'. Did you mean '{meant}'?"
-                raise click.UsageError(message, error.ctx) from None
-            error.ctx = error.ctx or ctx.meta.get(COMMAND, ctx)
-            raise
+            raise _usage_error(message, error.ctx or ctx.meta.get(COMMAND, ctx)) from None
         except (KeyboardInterrupt, click.Abort) as error:
             if isinstance(error, click.Abort) and not isinstance(error.__context__, KeyboardInterrupt):
                 raise  # a question that was answered with no, or not at all
             click.echo("\nInterrupted", err=True)
             raise click.exceptions.Exit(INTERRUPTED) from None
-        click.echo(f"{gemtune_error.code}: {gemtune_error}", err=True)
+        from gemtune.cli.connection.text import echo_message
+
+        echo_message(f"{gemtune_error.code}: {gemtune_error}")
         if gemtune_error.hint:
-            click.echo(f"  {gemtune_error.hint}", err=True)
+            echo_message(f"  {gemtune_error.hint}")
         raise click.exceptions.Exit(REFUSED)
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
@@ -218,6 +221,13 @@ def _colours(environment: Mapping[str, str]) -> bool | None:
     if any(environment.get(name) not in (None, "", "0") for name in ("FORCE_COLOR", "CLICOLOR_FORCE")):
         return True
     return False if environment.get("TERM") == "dumb" else None
+
+
+def _usage_error(message: str, ctx: click.Context) -> click.UsageError:
+    """Return the error of a wrong use, whose message fits the terminal."""
+    from gemtune.cli.connection.text import fit_message
+
+    return click.UsageError(fit_message(message, "Error: "), ctx)
 
 
 def _own_option(error: click.NoSuchOption) -> str | None:

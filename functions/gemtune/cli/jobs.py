@@ -15,7 +15,7 @@ from gemtune.cli.connection.completing import job_argument, words
 from gemtune.cli.connection.hints import as_commands
 from gemtune.cli.connection.interrupts import explaining_interrupt, may_be_accepted
 from gemtune.cli.connection.starting import confirm, confirm_option, offer_service
-from gemtune.cli.connection.text import echo_columns, echo_line, local_time
+from gemtune.cli.connection.text import echo_columns, echo_line, echo_message, local_time
 from gemtune.cli.request import described
 from gemtune.cli.request import options as train_options
 from gemtune.cli.request.described import DescribedTraining
@@ -88,7 +88,7 @@ def _show_plan(connection: Connection, training: DescribedTraining) -> None:
     _find_dataset(connection, training)
     if training.files is not None and not connection.quiet:
         advice = "The service counts the rows to plan, so they are uploaded, and deleted again if it did not have them"
-        click.echo(advice, err=True)
+        echo_message(advice)
     with datasets.showing_progress(connection, keeps_parts=False) as report:
         planned = connection.run(operations.plan(training.request, training.files, training.name, report))
     _print_plan(connection, planned)
@@ -129,7 +129,7 @@ def jobs(connection: Connection, status: str | None, modality: str | None, limit
         waiting = job.get("waiting")  # an older service does not send it
         echo_columns(columns if waiting is None else [*columns, f"({job_lines.format_waiting(waiting)})"])
     if response["next_page_token"] is not None and not connection.quiet:
-        click.echo("There are more jobs. Increase --limit or use a filter to see them.", err=True)
+        echo_message("There are more jobs. Increase --limit or use a filter to see them.")
 
 
 @click.command()
@@ -158,9 +158,9 @@ def request(connection: Connection, job: str) -> None:
         return
     click.echo(json.dumps(response["request"], indent=1))
     if response["path"] != "/train" and not connection.quiet:
-        click.echo(f"this job only exports: its request is for POST {response['path']}, not for training", err=True)
+        echo_message(f"this job only exports: its request is for POST {response['path']}, not for training")
     if response["left_out"] and not connection.quiet:
-        click.echo(f"left out: {', '.join(response['left_out'])}; give them again to submit it", err=True)
+        echo_message(f"left out: {', '.join(response['left_out'])}; give them again to submit it")
 
 
 @click.command()
@@ -247,7 +247,7 @@ def delete(connection: Connection, job: str, yes: bool) -> None:
 def _print_warnings(connection: Connection, answer: dict[str, Any]) -> None:
     """Print the warnings of an answer to standard error, unless quiet."""
     for warning in () if connection.quiet else answer.get("warnings", ()):  # an older service sends none
-        click.echo(f"warning: {warning['message']} ({as_commands(warning['hint'])})", err=True)
+        echo_message(f"warning: {warning['message']} ({as_commands(warning['hint'])})")
 
 
 def _print_job(job: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ import click
 
 from gemtune.cli.connection import UNREACHABLE, Connection, follow, interrupts
 from gemtune.cli.connection.completing import job_argument
-from gemtune.cli.connection.text import local_time
+from gemtune.cli.connection.text import echo_message, local_time
 from gemtune.client.errors import Unreachable
 from gemtune.jobs.status import Step, is_final
 
@@ -66,7 +66,7 @@ class LogReader:
         heading = (line["step"], line["attempt"])
         if heading != self._heading and not self._connection.quiet:
             attempt = "no attempt begun" if line["attempt"] is None else f"attempt {line['attempt']}"
-            click.echo(f"--- {line['step']}, {attempt} ---", err=True)
+            echo_message(f"--- {line['step']}, {attempt} ---")
         self._heading = heading
         click.echo(line["text"] if line["at"] is None else f"{local_time(line['at'])}  {line['text']}")
 
@@ -81,7 +81,7 @@ class LogReader:
                     return
                 sleep(pause)
         except Unreachable as error:
-            click.echo(str(error), err=True)
+            echo_message(str(error))
             raise click.exceptions.Exit(UNREACHABLE) from None
 
     def _print_new(self) -> bool:

@@ -9,6 +9,7 @@ import click
 
 from gemtune.cli.connection import Connection
 from gemtune.cli.connection.starting import offer_service
+from gemtune.cli.connection.text import echo_message
 
 METHODS = ("LoRA", "QLoRA", "Full")
 # Columns of a terminal that the whole table takes.
@@ -43,8 +44,8 @@ def models(connection: Connection, family: str | None, fits: bool) -> None:
     _print_published(answer["published"], memory)
     if not connection.quiet:
         if memory is not None:
-            click.echo("\nMemory in parentheses is more than there is here.", err=True)
-        click.echo("A Hub id has the owner before the name and often an ending: google/gemma-3-270m-it", err=True)
+            echo_message("\nMemory in parentheses is more than there is here.")
+        echo_message("A Hub id has the owner before the name and often an ending: google/gemma-3-270m-it")
 
 
 def _print_published(models: list[dict[str, Any]], memory: float | None) -> None:

@@ -12,7 +12,7 @@ from gemtune import VERSION
 from gemtune.cli.connection import INTERRUPTED, UNREACHABLE, Connection, job_lines
 from gemtune.cli.connection import follow as following
 from gemtune.cli.connection.completing import complete_jobs, job_argument
-from gemtune.cli.connection.text import echo_columns, is_redrawn, local_time
+from gemtune.cli.connection.text import echo_columns, echo_message, is_redrawn, local_time
 from gemtune.client.errors import Unreachable
 
 # Jobs that `watch` shows without a job, and the columns before their ids, with the longest values.
@@ -80,7 +80,7 @@ def checkpoints(connection: Connection, job: str) -> None:
         reason = "has none yet"
         if status["steps"]["train"]["state"] == "done":
             reason = f"has none any more, as its training is finished; `gemtune try {job_id}` asks the trained model"
-        click.echo(f"Job {job_id} {reason}", err=True)
+        echo_message(f"Job {job_id} {reason}")
 
 
 @click.command()
@@ -113,7 +113,7 @@ def _watch_list(connection: Connection) -> None:
     except KeyboardInterrupt:
         raise click.exceptions.Exit(INTERRUPTED) from None
     except Unreachable as error:
-        click.echo(str(error), err=True)
+        echo_message(str(error))
         raise click.exceptions.Exit(UNREACHABLE) from None
 
 

@@ -17,6 +17,7 @@ from gemtune.cli.answers.rows import RowsFile, training_columns
 from gemtune.cli.answers.session import Session
 from gemtune.cli.connection import INTERRUPTED, REFUSED, Connection
 from gemtune.cli.connection.completing import complete_checkpoints, job_argument
+from gemtune.cli.connection.text import echo_message
 from gemtune.cli.request.paths import LocalPath
 from gemtune.datasets.files.kinds import KINDS, kind_of
 from gemtune.datasets.files.text_encoding import mark_of
@@ -93,7 +94,7 @@ def try_(connection: Connection, /, job: str, prompt: str | None, **options: Any
     except KeyboardInterrupt:
         raise click.exceptions.Exit(INTERRUPTED) from None
     if failures:
-        click.echo(f"{failures} {'prompt was' if failures == 1 else 'prompts were'} not answered", err=True)
+        echo_message(f"{failures} {'prompt was' if failures == 1 else 'prompts were'} not answered")
         raise click.exceptions.Exit(REFUSED)
 
 

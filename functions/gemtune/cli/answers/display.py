@@ -11,6 +11,7 @@ import click
 
 from gemtune.cli.answers.child import AnswerProcess
 from gemtune.cli.connection.hints import as_commands
+from gemtune.cli.connection.text import echo_message
 from gemtune.errors import StepError
 
 TRAINED, BASE = "trained", "base"
@@ -39,7 +40,7 @@ class Display:
     def note(self, text: str) -> None:
         """Print a note, unless only results are wanted."""
         if not self.quiet:
-            click.secho(text, err=True, dim=True)
+            echo_message(text, dim=True)
 
     def prompt(self, text: str) -> None:
         """Print a prompt of a file above its answer."""
@@ -94,9 +95,9 @@ class Display:
 
         It goes to standard error, and as JSON, too, where each prompt has a line.
         """
-        click.echo(f"{error.code}: {as_commands(error.message)}", err=True)
+        echo_message(f"{error.code}: {as_commands(error.message)}")
         if error.hint:
-            click.echo(f"  {as_commands(error.hint)}", err=True)
+            echo_message(f"  {as_commands(error.hint)}")
         if self.as_json:
             cause = {"code": error.code, "message": error.message, "hint": error.hint}
             click.echo(json.dumps({"prompt": prompt, **more, "error": cause}, ensure_ascii=False))

@@ -13,6 +13,7 @@ import click
 from gemtune.cli.answers.child import AnswerProcess
 from gemtune.cli.answers.display import BASE, STOPPED, TITLES, TRAINED, Display
 from gemtune.cli.answers.rows import RowsFile
+from gemtune.cli.connection.text import echo_message
 from gemtune.errors import StepError
 
 BEGINNING = "Ask the model. Ctrl-C stops an answer, Ctrl-D ends the conversation."
@@ -165,4 +166,4 @@ def _read_line(prompt: str) -> str | None:
         except KeyboardInterrupt:
             if not prompt:
                 raise
-            click.echo("\n(Ctrl-D ends the conversation)", err=True)
+            echo_message("\n(Ctrl-D ends the conversation)")

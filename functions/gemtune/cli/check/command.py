@@ -15,6 +15,7 @@ from gemtune.checks.task import CheckTask, LocalSource
 from gemtune.cli.check import child, page, service
 from gemtune.cli.check import request as check_request
 from gemtune.cli.connection import REFUSED, Connection, print_problems
+from gemtune.cli.connection.text import echo_message
 from gemtune.cli.request import options as train_options
 from gemtune.cli.request.paths import FOLDER, STANDARD_INPUT, STANDARD_INPUT_NAME, LocalPath, file_of
 from gemtune.datasets.files import hub_dataset
@@ -76,7 +77,7 @@ def check(
         check_id, report = service.check(connection, source, content, samples=samples)
         if not connection.as_json and not connection.quiet:
             hint = f"`gemtune data rows {source} --check {check_id}` shows every token of the first rows"
-            click.echo(f"check {check_id}: {hint}", err=True)
+            echo_message(f"check {check_id}: {hint}")
         _show(connection, report, check_id=check_id)
     reading = check_request.read(content, rows)
     if reading.problems:

@@ -11,7 +11,7 @@ import click
 from gemtune.checks.report import CheckReport
 from gemtune.cli.connection import REFUSED, Connection, interrupts
 from gemtune.cli.connection.hints import as_commands
-from gemtune.cli.connection.text import is_redrawn
+from gemtune.cli.connection.text import echo_message, is_redrawn
 from gemtune.client import operations
 
 
@@ -27,9 +27,9 @@ def check(connection: Connection, dataset_id: str, request: dict[str, Any], *, s
     with interrupts.explaining_interrupt(goes_on), _status(connection):
         state = connection.run(operations.check_dataset(dataset_id, body))
     if state.error is not None:
-        click.echo(f"{state.error.code}: {state.error.message}", err=True)
+        echo_message(f"{state.error.code}: {state.error.message}")
         if state.error.hint is not None:
-            click.echo(f"  {as_commands(state.error.hint)}", err=True)
+            echo_message(f"  {as_commands(state.error.hint)}")
     if state.report is None:
         raise click.exceptions.Exit(REFUSED)
     link = state.rows_left_out

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import click
 
 from gemtune.cli.connection.hints import as_commands
+from gemtune.cli.connection.text import echo_message
 from gemtune.client.calls import Answer, Call, Operation
 from gemtune.client.errors import (
     NoSingleJob,
@@ -71,12 +72,12 @@ class Connection:
                 self._print_json_error(str(error), code="job_not_found", hint="`gemtune jobs` lists them")
                 raise click.exceptions.Exit(REFUSED) from None
             if not error.jobs:
-                click.echo(f"job_not_found: {error}", err=True)
-                click.echo("  `gemtune jobs` lists them", err=True)
+                echo_message(f"job_not_found: {error}")
+                echo_message("  `gemtune jobs` lists them")
                 raise click.exceptions.Exit(REFUSED) from None
-            click.echo(f"{len(error.jobs)} jobs have an id or a name like {reference!r}; say more of the id:", err=True)
+            echo_message(f"{len(error.jobs)} jobs have an id or a name like {reference!r}; say more of the id:")
             for job in error.jobs[:10]:
-                click.echo(f"  {job['job_id']}  {job['status']}  {job['job_name']}", err=True)
+                echo_message(f"  {job['job_id']}  {job['status']}  {job['job_name']}")
             raise click.exceptions.Exit(REFUSED) from None
 
     def find_dataset(self, reference: str) -> str:
@@ -92,9 +93,9 @@ class Connection:
                 self._print_json_error(str(error), code="no_such_dataset", hint="`gemtune data list` lists them")
             else:
                 count = len(error.datasets)
-                click.echo(f"{count} datasets have an id or a name like {reference!r}; say more of the id:", err=True)
+                echo_message(f"{count} datasets have an id or a name like {reference!r}; say more of the id:")
                 for dataset_id, name in error.datasets[:10]:
-                    click.echo(f"  {dataset_id}  {name or ''}".rstrip(), err=True)
+                    echo_message(f"  {dataset_id}  {name or ''}".rstrip())
             raise click.exceptions.Exit(REFUSED) from None
 
     def _print_json_error(self, message: str, *, code: str, hint: str) -> None:
@@ -144,10 +145,10 @@ class Connection:
         try:
             yield
         except UploadInterrupted as error:
-            click.echo(f"{error}\nrepeat the command to go on: the parts so far are kept", err=True)
+            echo_message(f"{error}\nrepeat the command to go on: the parts so far are kept")
             raise click.exceptions.Exit(UNREACHABLE) from None
         except Unreachable as error:
-            click.echo(f"{error}\nstart a service with `gemtune up`, or specify another one with --url", err=True)
+            echo_message(f"{error}\nstart a service with `gemtune up`, or specify another one with --url")
             raise click.exceptions.Exit(UNREACHABLE) from None
 
     @contextmanager
@@ -161,13 +162,13 @@ class Connection:
             elif error.problems:
                 print_problems(error.problems)
             else:
-                click.echo(f"{error.code}: {error.message}", err=True)
+                echo_message(f"{error.code}: {error.message}")
                 if error.hint:
-                    click.echo(f"  {as_commands(error.hint)}", err=True)
+                    echo_message(f"  {as_commands(error.hint)}")
             raise click.exceptions.Exit(REFUSED) from None
         except NotAnAnswer as error:
-            click.echo(str(error), err=True)
-            click.echo(f"  {_advice(error)}", err=True)
+            echo_message(str(error))
+            echo_message(f"  {_advice(error)}")
             raise click.exceptions.Exit(REFUSED) from None
 
     def print_if_json(self, response: Any) -> bool:
@@ -193,6 +194,6 @@ def _advice(error: NotAnAnswer) -> str:
 def print_problems(problems: Sequence[dict[str, Any]]) -> None:
     """Print each problem of a request: its field, message, code and hint."""
     for problem in problems:
-        click.echo(f"{field_of(problem)}: {problem['msg']} ({problem['code']})", err=True)
+        echo_message(f"{field_of(problem)}: {problem['msg']} ({problem['code']})")
         if problem.get("hint"):
-            click.echo(f"  {as_commands(problem['hint'])}", err=True)
+            echo_message(f"  {as_commands(problem['hint'])}")

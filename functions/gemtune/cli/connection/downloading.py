@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from gemtune.cli.connection import REFUSED, UNREACHABLE, Connection
-from gemtune.cli.connection.text import is_redrawn
+from gemtune.cli.connection.text import echo_message, is_redrawn
 from gemtune.client.downloads import LinkedFile, download_to
 from gemtune.client.errors import BadDownload, Unreachable
 
@@ -21,10 +21,10 @@ def download_all(connection: Connection, paths: Sequence[tuple[LinkedFile, Path]
     try:
         download_with_progress(connection, paths)
     except Unreachable as error:
-        click.echo(f"{error}\nrepeat the command to go on: what was downloaded is kept", err=True)
+        echo_message(f"{error}\nrepeat the command to go on: what was downloaded is kept")
         raise click.exceptions.Exit(UNREACHABLE) from None
     except BadDownload as error:
-        click.echo(str(error), err=True)
+        echo_message(str(error))
         raise click.exceptions.Exit(REFUSED) from None
 
 

@@ -21,7 +21,7 @@ from gemtune.cli.connection import (
     job_lines,
 )
 from gemtune.cli.connection.hints import as_commands
-from gemtune.cli.connection.text import echo_line, is_redrawn
+from gemtune.cli.connection.text import echo_line, echo_message, is_redrawn
 from gemtune.client.errors import Unreachable
 from gemtune.jobs.status import is_final
 
@@ -87,7 +87,7 @@ def follow(
     except KeyboardInterrupt:
         return (interrupt or _explain_interrupt)(job_id)
     except Unreachable as error:
-        click.echo(str(error), err=True)
+        echo_message(str(error))
         return UNREACHABLE
     return print_result(connection, job)
 
@@ -100,10 +100,10 @@ def follow_accepted(connection: Connection, accepted: dict[str, Any], *, to_its_
     job_id = accepted["job_id"]
     if not to_its_end:
         if not connection.print_if_json(accepted) and not connection.quiet and sys.stderr.isatty():
-            click.echo(f"See its progress: gemtune watch {job_id}", err=True)
+            echo_message(f"See its progress: gemtune watch {job_id}")
         return
     if connection.as_json and not connection.quiet:
-        click.echo(f"Submitted job {job_id}", err=True)
+        echo_message(f"Submitted job {job_id}")
     exit_code = follow(connection, job_id)
     if exit_code in (INTERRUPTED, UNREACHABLE):
         connection.print_if_json(accepted)
@@ -119,19 +119,19 @@ def print_result(connection: Connection, job: dict[str, Any]) -> int:
     if connection.print_if_json(job):
         return exit_code
     if job.get("rows") and not connection.quiet:  # an older service sends no rows
-        click.echo(f"rows: {job_lines.format_rows(job['rows'])}", err=True)
+        echo_message(f"rows: {job_lines.format_rows(job['rows'])}")
     for warning in job.get("warnings", ()) if not connection.quiet else ():
-        click.echo(f"warning: {warning['message']} ({as_commands(warning['hint'])})", err=True)
+        echo_message(f"warning: {warning['message']} ({as_commands(warning['hint'])})")
     if job["error"]:
-        click.echo(f"{job['error_detail']['code']}: {as_commands(job['error'])}", err=True)
+        echo_message(f"{job['error_detail']['code']}: {as_commands(job['error'])}")
         if job["error_detail"].get("hint"):
-            click.echo(f"  {as_commands(job['error_detail']['hint'])}", err=True)
+            echo_message(f"  {as_commands(job['error_detail']['hint'])}")
     elif job["adapter_path"]:
         click.echo(f"{job['status']}: {job['adapter_path']}")
     else:
         click.echo(job["status"])
     if job["adapter_path"] and exit_code == 0 and not connection.quiet:
-        click.echo(next_steps(job["job_id"]), err=True)
+        echo_message(next_steps(job["job_id"]))
     return exit_code
 
 
@@ -204,7 +204,7 @@ class _Lines:
         line = f"{status} {detail}".strip()
         is_due = self._polls * POLL_SECONDS >= LINE_SECONDS and line != self._last
         if (status, phase) != self._status or is_due:
-            click.echo(line, err=True)
+            echo_message(line)
             self._status, self._last, self._polls = (status, phase), line, 0
 
 
@@ -249,5 +249,5 @@ def follow_events(connection: Connection, job_id: str, *, sleep: Callable[[float
     except KeyboardInterrupt:
         return _explain_interrupt(job_id)
     except Unreachable as error:
-        click.echo(str(error), err=True)
+        echo_message(str(error))
         return UNREACHABLE

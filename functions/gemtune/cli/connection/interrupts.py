@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import click
 
 from gemtune.cli.connection import INTERRUPTED
+from gemtune.cli.connection.text import echo_message
 
 DOWNLOAD_IS_KEPT = "What was downloaded is kept; the same command goes on there."
 PARTS_ARE_KEPT = "The parts that were sent are kept; the same command goes on there."
@@ -39,4 +40,4 @@ def explaining_interrupt(*lines: str) -> Iterator[None]:
 
 def explain_interrupt(*lines: str) -> None:
     """Print lines below the `^C` of the terminal."""
-    click.echo("\n" + "\n".join(lines), err=True)
+    echo_message("\n" + "\n".join(lines))

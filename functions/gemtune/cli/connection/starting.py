@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from gemtune.cli.connection import Connection
+from gemtune.cli.connection.text import echo_message
 from gemtune.client.errors import Unreachable
 from gemtune.settings import Settings
 
@@ -44,10 +45,7 @@ def offer_service(connection: Connection) -> None:
         server.terminate()
         server.wait()
         raise
-    click.echo(
-        f"Started a service, with its log in {log}. It goes on after this command; `gemtune down` stops it.",
-        err=True,
-    )
+    echo_message(f"Started a service, with its log in {log}. It goes on after this command; `gemtune down` stops it.")
 
 
 confirm_option = click.option("--yes", "-y", is_flag=True, help="Do not ask first, as in a terminal.")

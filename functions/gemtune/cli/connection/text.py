@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import textwrap
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
@@ -38,6 +40,25 @@ def echo_line(line: str) -> None:
         click.echo(part)
 
 
+def echo_message(message: str, **style: Any) -> None:
+    """Print a message to standard error.
+
+    A narrow terminal breaks its lines at their spaces; a file gets them as they are. style: as of `click.style`.
+    """
+    text = fit_message(message)
+    click.echo(click.style(text, **style) if style else text, err=True)
+
+
+def fit_message(message: str, prefix: str = "") -> str:
+    """Return a message as `echo_message` prints it.
+
+    prefix: that click prints in front of it.
+    """
+    width = _terminal_width(sys.stderr)
+    lines = [part for line in f"{prefix}{message}".split("\n") for part in fit_text(line, width)]
+    return "\n".join(lines).removeprefix(prefix)
+
+
 def local_time(at: str) -> str:
     """Return a time of the API, which is UTC, in this machine's time zone.
 
@@ -59,7 +80,19 @@ def is_redrawn(console: Console) -> bool:
 
 def terminal_width() -> int | None:
     """Return the columns of the terminal; None if standard output is none."""
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    return _terminal_width(sys.stdout)
+
+
+def _terminal_width(stream: TextIO) -> int | None:
+    """Return the columns of the terminal that a stream is; None for a file.
+
+    COLUMNS says it, or the terminal itself, which standard output need not be.
+    """
+    if not stream.isatty():
+        return None
+    with suppress(OSError):
+        return shutil.get_terminal_size(os.get_terminal_size(stream.fileno())).columns
+    return shutil.get_terminal_size().columns
 
 
 def fit_columns(columns: Sequence[str], width: int | None) -> list[str]:

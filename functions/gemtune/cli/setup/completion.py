@@ -9,6 +9,7 @@ import click
 from click.shell_completion import get_completion_class
 
 from gemtune.cli.connection.groups import CommandGroup
+from gemtune.cli.connection.text import echo_message
 from gemtune.client.profiles import file_path
 
 SHELLS = ("bash", "zsh", "fish")
@@ -45,7 +46,7 @@ def install(shell: str | None) -> None:
     if line.encode() not in existing:
         with start_file.open("ab") as opened:
             opened.write((line if existing.endswith(b"\n") or not existing else f"\n{line}").encode())
-        click.echo(f"{start_file} reads it in new shells", err=True)
+        echo_message(f"{start_file} reads it in new shells")
 
 
 @completion.command()
@@ -73,7 +74,7 @@ def _shell_in_use() -> str:
 def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
-    click.echo(f"Wrote {path}", err=True)
+    echo_message(f"Wrote {path}")
 
 
 COMMANDS = {"completion": completion}

@@ -11,6 +11,7 @@ import click
 from gemtune.cli.connection import Connection
 from gemtune.cli.connection.completing import complete_profiles
 from gemtune.cli.connection.groups import CommandGroup
+from gemtune.cli.connection.text import echo_message
 from gemtune.client import profiles
 from gemtune.client.errors import BadUse
 from gemtune.client.profiles import Profile, Profiles
@@ -62,7 +63,7 @@ def set_(connection: Connection, field: str, value: str | None) -> None:
     before = stored.profiles.get(name, Profile())
     stored.profiles[name] = before.model_copy(update=REPLACED[field] | {field.replace("-", "_"): value})
     profiles.save(stored.model_copy(update={"current": stored.current or name}), path)
-    click.echo(f"Set the {field} of profile {name}", err=True)
+    echo_message(f"Set the {field} of profile {name}")
 
 
 @config.command("list")
@@ -77,7 +78,7 @@ def list_(connection: Connection) -> None:
     if connection.print_if_json({"file": str(path), "current": stored.current, "profiles": shown}):
         return
     if not shown:
-        click.echo(f"There are no profiles in {path}. `gemtune config set url URL` makes one.", err=True)
+        echo_message(f"There are no profiles in {path}. `gemtune config set url URL` makes one.")
     for name, each in shown.items():
         mark = "*" if name == stored.current else " "
         token = "token" if each["has_token"] else "token-command" if each["token_command"] else "no token"
@@ -91,7 +92,7 @@ def choose(name: str) -> None:
     path, stored = _load()
     _require(stored, name)
     profiles.save(stored.model_copy(update={"current": name}), path)
-    click.echo(f"Profile {name} is in use: {stored.profiles[name].url or 'this machine'}", err=True)
+    echo_message(f"Profile {name} is in use: {stored.profiles[name].url or 'this machine'}")
 
 
 @config.command()
@@ -103,7 +104,7 @@ def delete(name: str) -> None:
     del stored.profiles[name]
     current = None if stored.current == name else stored.current
     profiles.save(stored.model_copy(update={"current": current}), path)
-    click.echo(f"Deleted profile {name}", err=True)
+    echo_message(f"Deleted profile {name}")
 
 
 def _load() -> tuple[Path, Profiles]:

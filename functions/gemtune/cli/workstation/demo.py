@@ -19,6 +19,7 @@ import click
 
 from gemtune.cli.connection import ENDED, INTERRUPTED, Connection, starting
 from gemtune.cli.connection.follow import follow
+from gemtune.cli.connection.text import echo_message
 from gemtune.process import parent_death
 from gemtune.settings import Settings
 
@@ -84,7 +85,7 @@ def _unfinished_job(connection: Connection) -> str | None:
 def _cancel(connection: Connection, job_id: str) -> int:
     """Cancel the demo's job after Ctrl-C; return the exit code."""
     connection.call("POST", f"/jobs/{job_id}/cancel")
-    click.echo(f"\nCancelled job {job_id}", err=True)
+    echo_message(f"\nCancelled job {job_id}")
     return INTERRUPTED
 
 

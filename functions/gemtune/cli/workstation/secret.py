@@ -10,7 +10,7 @@ import click
 from gemtune.bootstrap import services
 from gemtune.cli.connection import Connection
 from gemtune.cli.connection.groups import OTHER_NAMES, CommandGroup
-from gemtune.cli.connection.text import local_time
+from gemtune.cli.connection.text import echo_message, local_time
 from gemtune.errors import SecretNotFound
 from gemtune.jobs.secret_names import REFERENCE, USER_PREFIX
 from gemtune.ports import SecretStat
@@ -74,7 +74,7 @@ def list_(connection: Connection) -> None:
     for secret in listed:
         click.echo(f"{local_time(secret['created_at'])}  {secret['name']:24}  {secret['reference']}")
     if not listed and not connection.quiet:
-        click.echo("There are no secrets. `gemtune secret NAME` stores a token.", err=True)
+        echo_message("There are no secrets. `gemtune secret NAME` stores a token.")
 
 
 @secret.command()

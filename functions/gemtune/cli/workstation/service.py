@@ -12,6 +12,7 @@ import click
 
 from gemtune.bootstrap import services
 from gemtune.cli.connection import INTERRUPTED, REFUSED, Connection, print_problems
+from gemtune.cli.connection.text import echo_message
 from gemtune.errors import BadSetting
 from gemtune.log_lines import log_to_stderr
 
@@ -52,7 +53,7 @@ def down() -> None:
     except OSError as error:
         message = f"the service of {home} is process {process}, which cannot be stopped: {error.strerror}"
         raise click.ClickException(f"{message}; stop it as the user, and in the container, that started it") from None
-    click.echo(f"Stopping the service of {home} (process {process}) …", err=True)
+    echo_message(f"Stopping the service of {home} (process {process}) …")
     while home_lock.holder(home) == process:
         time.sleep(POLL_SECONDS)
     click.echo("Stopped; unfinished jobs continue at the next start")
