@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ import pytest
 from gemtune import bootstrap
 from gemtune.datasets.files.splits import FOLDER
 from gemtune.datasets.uploads import record
+from gemtune.datasets.uploads.errors import DatasetIncomplete, DatasetNotFound
 from gemtune.datasets.uploads.record import DatasetFile, dataset_id_of
 from gemtune.ports import Objects
 from gemtune.request.uploads.dataset import DatasetUpload
@@ -379,6 +382,62 @@ def test_a_dataset_is_ready_however_two_uploads_of_it_meet(
         assert plain.read(dataset_id).ready_at is not None, f"before operation {at} of {first}"
         assert data.read(f"{FOLDER}/{dataset_id}/train.jsonl") == ROWS
         services.datasets.delete(dataset_id)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("complete", "delete"),
+        ("delete", "complete"),
+        ("begin", "delete"),
+        ("delete", "begin"),
+        ("rename", "delete"),
+        ("delete", "rename"),
+    ],
+)
+def test_a_dataset_is_whole_or_gone_however_its_upload_and_its_deletion_meet(
+    services: bootstrap.Services, first: str, second: str, composing_needs_all_parts: None
+) -> None:
+    """Let the second of two happen before every operation of the first."""
+    data, clock = services.buckets.data, services.clock
+    contents = {"test.jsonl": ROWS[:70], "train.jsonl": ROWS}
+    upload = DatasetUpload.model_validate(announce(*contents.items(), name="tickets"))
+    renamed = upload.model_copy(update={"name": "letters"})
+    dataset_id = dataset_id_of([DatasetFile(**file.model_dump()) for file in upload.files])
+
+    def act(action: str, objects: Objects) -> None:
+        uploads = UploadDataset(objects, clock)
+        actions: dict[str, Callable[[], object]] = {
+            "begin": lambda: uploads.begin(upload),
+            "rename": lambda: uploads.begin(renamed),
+            "complete": lambda: uploads.complete(dataset_id),
+            "delete": lambda: replace(services.datasets, data=objects, uploads=uploads).delete(dataset_id),
+        }
+        with suppress(DatasetNotFound, DatasetIncomplete):
+            actions[action]()
+
+    for at in range(100):
+        act("begin", data)
+        for number, content in enumerate(contents.values()):
+            for part in range(0, len(content), 100):
+                services.upload_dataset.store_part(dataset_id, number, part // 100, content[part : part + 100])
+        if "rename" in (first, second):
+            act("complete", data)
+        objects = Interrupted(data, at, lambda: act(second, data))
+        act(first, objects)  # type: ignore[arg-type]
+        if not objects.was_interrupted:
+            assert at >= 3
+            return
+        where = f"before operation {at} of {first}"
+        files = {stat.name.rpartition("/")[2] for stat in data.list(f"{FOLDER}/{dataset_id}/")}
+        stored = data.stat(record.record_name(dataset_id))
+        if stored is None:
+            assert files == set(), where
+        elif services.upload_dataset.read(dataset_id).ready_at is not None:
+            assert files == set(contents), where
+        else:
+            assert dataset_id in services.upload_dataset.in_progress(), where
+        act("delete", data)
 
 
 def test_finding_abandoned_uploads_reads_no_complete_dataset(

@@ -11,7 +11,7 @@ from itertools import islice
 
 from gemtune.datasets.files.splits import FOLDER, folder_of
 from gemtune.datasets.uploads.errors import DatasetIncomplete, DatasetInUse, DatasetNotFound, DatasetUnreadable
-from gemtune.datasets.uploads.record import RECORDS, DatasetFile, DatasetRecord, record_name, upload_folder
+from gemtune.datasets.uploads.record import RECORDS, DatasetFile, DatasetRecord
 from gemtune.errors import UnsafeName
 from gemtune.ports import JobStore, Objects
 from gemtune.services.datasets.upload import WORKERS, UploadDataset
@@ -103,9 +103,7 @@ class DatasetCatalogue:
         users = [job.job_id for job in self.store.unfinished() if job.processed_dataset_id == dataset_id]
         if users:
             raise DatasetInUse(dataset_id, users)
-        self.data.delete_prefix(f"{folder_of(dataset_id)}/")
-        self.data.delete_prefix(upload_folder(dataset_id))
-        self.data.delete(record_name(dataset_id))
+        self.uploads.remove(dataset_id)
 
     def _files_of_folder(self, dataset_id: str, start: int, limit: int) -> list[DatasetFile]:
         """Return files of a folder, whose hashes are not known.

@@ -37,6 +37,8 @@ from gemtune.request.uploads.dataset import DatasetUpload, PartOfFile, UploadFil
 
 # Files that are put together at the same time, and links that are signed: both may wait for the network.
 WORKERS = 8
+# Times that a dataset is removed at most, if its upload is completed meanwhile.
+REMOVALS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +51,9 @@ class UploadDataset:
     def begin(self, upload: DatasetUpload) -> DatasetRecord:
         """Create the record of a dataset, or return that of the same files.
 
-        A repeated upload changes name and tags only. The same files may be completed for somebody else at this moment:
-        then the object that begins an upload is gone, after it was written here, and the record is that of a complete
-        dataset.
+        A repeated upload changes name and tags only. The same files may be completed or deleted for somebody else at
+        this moment: then the object that begins an upload is gone, after it was written here, and the files tell
+        whether the dataset is complete.
         """
         files = tuple(DatasetFile(path=file.path, bytes=file.bytes, sha256=file.sha256) for file in upload.files)
         dataset_id = dataset_id_of(files)
@@ -67,8 +69,13 @@ class UploadDataset:
         if record == stored:
             return record
         self._write(record)
-        if record.ready_at is None and self.data.stat(begun_name(dataset_id)) is None:
-            record = self._mark_ready(record)
+        if record.ready_at is None and self.data.stat(begun_name(dataset_id)) is not None:
+            return record
+        if self._is_whole(record):
+            return record if record.ready_at is not None else self._mark_ready(record)
+        self.data.write(begun_name(dataset_id), b"")
+        record = record.model_copy(update={"ready_at": None})
+        self._write(record)
         return record
 
     def read(self, dataset_id: str) -> DatasetRecord:
@@ -120,11 +127,12 @@ class UploadDataset:
     def complete(self, dataset_id: str) -> DatasetRecord:
         """Put the parts together, and make the dataset usable.
 
-        Another call may complete the same dataset at the same time, and delete its parts. Raises DatasetNotFound;
-        DatasetIncomplete; ChecksumMismatch, and then drops the parts of the file.
+        Another call may complete the same dataset at the same time, and delete its parts. Raises DatasetNotFound, also
+        if it is deleted meanwhile; DatasetIncomplete; ChecksumMismatch, and then drops the parts of the file.
         """
         record = self._require_parts(dataset_id)
-        if record.ready_at is None:
+        was_ready = record.ready_at is not None
+        if not was_ready:
             try:
                 with ThreadPoolExecutor(WORKERS) as pool:
                     list(pool.map(lambda number: self._put_together(record, number), range(len(record.files))))
@@ -136,7 +144,24 @@ class UploadDataset:
                 record = self._mark_ready(record)
         self.data.delete_prefix(upload_folder(dataset_id))  # also of a link that was used late
         newest = self.read(dataset_id)  # an announcement that has read the record before may have written it since
-        return newest if newest.ready_at is not None else self._mark_ready(newest)
+        ready = newest if newest.ready_at is not None else self._mark_ready(newest)
+        if not was_ready and not self._is_whole(ready):
+            self.remove(dataset_id)
+            raise DatasetNotFound(dataset_id)
+        return ready
+
+    def remove(self, dataset_id: str) -> None:
+        """Remove the files of a dataset, its parts and its record.
+
+        Files that were put together meanwhile have lost their record, and are removed as well.
+        """
+        folder = f"{folder_of(dataset_id)}/"
+        for _ in range(REMOVALS):
+            self.data.delete_prefix(folder)
+            self.data.delete_prefix(upload_folder(dataset_id))
+            self.data.delete(record_name(dataset_id))
+            if next(iter(self.data.list(folder)), None) is None:
+                return
 
     def missing_parts(self, record: DatasetRecord) -> Mapping[int, list[int]]:
         """Return the numbers of the parts that are not there, for each file."""
@@ -168,8 +193,7 @@ class UploadDataset:
             return
         with suppress(DatasetNotFound):
             if self.read(dataset_id).ready_at is None:
-                self.data.delete_prefix(f"{folder_of(dataset_id)}/")
-                self.data.delete(record_name(dataset_id))
+                self.remove(dataset_id)
         self.data.delete_prefix(folder)
 
     def _require_parts(self, dataset_id: str) -> DatasetRecord:
@@ -195,6 +219,12 @@ class UploadDataset:
         if not self.data.join_checked(names, f"{folder_of(record.dataset_id)}/{file.path}", file.sha256):
             self.data.delete_prefix(parts_folder(record.dataset_id, number))
             raise ChecksumMismatch(file.path)
+
+    def _is_whole(self, record: DatasetRecord) -> bool:
+        """Return whether all files of a dataset are in their place."""
+        folder = f"{folder_of(record.dataset_id)}/"
+        stored = {stat.name.removeprefix(folder) for stat in self.data.list(folder)}
+        return all(file.path in stored for file in record.files)
 
     def _find(self, dataset_id: str) -> DatasetRecord | None:
         try:
