@@ -56,6 +56,7 @@ X86_OPTIONS = ("-DGGML_AVX=ON", "-DGGML_AVX2=ON", "-DGGML_FMA=ON", "-DGGML_F16C=
 # Files and folders that the result keeps: path in the source distribution -> path in the result.
 RESULT_FILES = {
     "vendor/llama.cpp/convert_hf_to_gguf.py": "convert_hf_to_gguf.py",
+    "vendor/llama.cpp/convert_lora_to_gguf.py": "convert_lora_to_gguf.py",
     "vendor/llama.cpp/conversion": "conversion",
     "vendor/llama.cpp/gguf-py/gguf": "gguf-py/gguf",
     "vendor/llama.cpp/LICENSE": "LICENSE",

@@ -8,8 +8,9 @@ from gemtune.error_codes.entry import ErrorCode
 
 WARNINGS: Mapping[str, ErrorCode] = {
     "adapter_limited": ErrorCode(
-        "The job exports an adapter that not every program can load: those on a mixture of experts, of Gemma 3n, and "
-        "with `new_tokens`, `train_embeddings`, `use_dora` or `train_vision_tower`; the message says which program.",
+        "The job exports an adapter that not every program loads whole: those on a mixture of experts, on `k_proj` of "
+        "Gemma 4 12B, 26B-A4B and 31B, of Gemma 3n, and with `new_tokens`, `train_embeddings`, `use_dora` or "
+        "`train_vision_tower`; the message says which program.",
         "Load it with PEFT, or export it as `merged`, which every program can load.",
     ),
     "rows_refused": ErrorCode(

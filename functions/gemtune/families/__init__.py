@@ -41,26 +41,36 @@ def of_config(config: Mapping[str, Any]) -> tuple[Family, ModelType] | None:
     return None if family is None else (family, family.model_types[str(config["model_type"])])
 
 
-def adapter_limits(config: Mapping[str, Any], targets: Collection[str] | None = None) -> str | None:
-    """Return why some programs cannot load an adapter of a model, if so.
+def experts_limit(config: Mapping[str, Any], targets: Collection[str] | None = None) -> str | None:
+    """Return which programs do not load an adapter on experts like others.
 
-    None if all that load adapters can. config: content of its config.json. targets: ends of the names of the layers
+    None if the adapter is on none. config: content of the model's config.json. targets: ends of the names of the layers
     that the adapter is on; None for the usual ones.
     """
-    family_and_type = of_config(config)
-    if family_and_type is None:
+    family = of_model_type(config.get("model_type"))
+    if family is None or not has_experts(config):
         return None
-    family, kind = family_and_type
-    if has_experts(config) and (targets is None or set(targets) & set(family.experts)):
-        return family.why_experts_need_peft
-    return kind.why_no_vllm_adapter
+    return family.experts_limit if targets is None or set(targets) & set(family.experts) else None
 
 
 def has_experts(config: Mapping[str, Any]) -> bool:
     """Return whether a config.json describes a mixture of experts."""
-    family, text = of_model_type(config.get("model_type")), config.get("text_config")
-    parts = (config, text if isinstance(text, Mapping) else {})
-    return family is not None and bool(family.experts) and any(part.get("enable_moe_block") for part in parts)
+    family = of_model_type(config.get("model_type"))
+    return family is not None and bool(family.experts) and _says_of_text(config, "enable_moe_block")
+
+
+def has_values_of_keys(config: Mapping[str, Any]) -> bool:
+    """Return whether global layers compute keys and values by one projection.
+
+    It is k_proj. config: content of the model's config.json.
+    """
+    return _says_of_text(config, "attention_k_eq_v")
+
+
+def _says_of_text(config: Mapping[str, Any], field: str) -> bool:
+    """Return whether a field is set in a config.json or its text_config."""
+    text = config.get("text_config")
+    return any(part.get(field) for part in (config, text if isinstance(text, Mapping) else {}))
 
 
 def of_name(repository: str) -> Family | None:

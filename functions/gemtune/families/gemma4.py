@@ -55,6 +55,6 @@ GEMMA_4 = Family(
     multimodal_modules=("vision_tower", "audio_tower", "embed_vision", "embed_audio", "vision_embedder"),
     audio_modules=("audio_tower", "embed_audio"),
     experts=("experts.gate_up_proj", "experts.down_proj"),
-    why_experts_need_peft="vLLM drops the adapter's part on the experts, llama.cpp's converter does not know it",
+    experts_limit="vLLM 0.33 needs --enable-mixed-moe-lora-format and is_3d_lora_weight, llama.cpp converts no experts",
     unquantized=("router.proj", "per_layer_input_gate", "per_layer_projection", "per_layer_model_projection"),
 )  # fmt: skip

@@ -191,7 +191,7 @@ class Family:
     multimodal_modules: child modules of the model that are not its language model (vision, audio, projectors).
     audio_modules: those of them that hear, which no job trains.
     experts: 3-D parameters of a mixture of experts, which an adapter reaches through PEFT's `target_parameters`.
-    why_experts_need_peft: why only PEFT loads an adapter on them.
+    experts_limit: which programs do not load an adapter on them as they load others.
     unquantized: suffixes of the names of linear layers that QLoRA leaves in 16 bits.
     fused: layers that have fused implementations; None where there are none.
     llama_cpp: shapes that llama.cpp computes; None where it was not compared with transformers.
@@ -211,7 +211,7 @@ class Family:
     names_without_pictures: Mapping[str, str] = field(default_factory=dict)
     names_without_audio: Mapping[str, str] = field(default_factory=dict)
     experts: tuple[str, ...] = ()
-    why_experts_need_peft: str | None = None
+    experts_limit: str | None = None
     unquantized: tuple[str, ...] = ()
     fused: FusedLayers | None = None
     llama_cpp: LlamaCpp | None = None

@@ -194,6 +194,8 @@ WITHOUT_TORCH = {room for room in ALLOWED if room.startswith(("gemtune", "deploy
 ELSEWHERE = {
     "convert_hf_to_gguf.py",
     "vendor/llama.cpp/convert_hf_to_gguf.py",
+    "convert_lora_to_gguf.py",
+    "vendor/llama.cpp/convert_lora_to_gguf.py",
     "gguf-py/gguf/scripts/gguf_new_metadata.py",
     "llama_cpp/llama_cpp.py",
     "bindings/llama_cpp/llama_cpp.py",
