@@ -70,7 +70,7 @@ class Services(Backend):
             self._create_job,
             read_facts,
             find_base_job,
-            self.planner.cap_warnings,
+            self.planner.warnings,
             self.budgets.check,
         )
 

@@ -142,7 +142,7 @@ def test_training_takes_the_cores_of_a_workstation_and_loads_the_model_anew_ever
     ("machine", "training", "reason"),
     [
         (None, {}, "prepare chooses it, since the size of the model is not known yet"),
-        ("local", {}, "this machine is the only one; its memory is not checked"),
+        ("local", {}, "this machine is the only one"),
         ("l4", {"machine": "l4"}, "the request names it"),
         ("l4", {}, "the first of l4, rtx-pro-6000 with enough memory"),
     ],

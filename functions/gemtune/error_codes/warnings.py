@@ -37,6 +37,11 @@ WARNINGS: Mapping[str, ErrorCode] = {
         "By its plan the job takes more than its `max_cost_usd` or `max_hours`, so it will be paused before its end.",
         "Raise the cap, now or when the job is paused: `POST /jobs/{job_id}/resume`; or train less.",
     ),
+    "memory_below_plan": ErrorCode(
+        "On a workstation: by its plan the training needs more memory on a CPU than the machine has. With a GPU, that "
+        "of the GPU decides, which the service does not know.",
+        "Train less at a time, or a smaller base model; the hint names changes that would fit.",
+    ),
     "files_not_read": ErrorCode(
         "The dataset has files that belong to no split and are not read; a test split is never read.",
         "Rename them, name them in `metadata.json`, or remove them.",

@@ -10,7 +10,7 @@ from gemtune.handlers import answers
 from gemtune.handlers.file_links import artifact_links, dataset_file_links
 from gemtune.jobs.sources import Source
 from gemtune.jobs.status import Status, Step
-from gemtune.machines import cap_policy
+from gemtune.machines import plan_warnings
 from gemtune.request import parsing as requests
 from gemtune.request.uploads import dataset
 from gemtune.services.acceptance.create_job import Submission
@@ -27,7 +27,7 @@ def train(
     if dry_run == "true":
         spec, facts = services.submit.rehearse(reading, owner=owner)
         planner = services.planner
-        planned = answers.Planned(plan=planner.of_request(spec, facts), warnings=planner.cap_warnings(spec, facts))
+        planned = answers.Planned(plan=planner.of_request(spec, facts), warnings=planner.warnings(spec, facts))
         return answers.AcceptedOrPlanned(planned)
     job = services.submit(Submission(reading, Source.HTTP, owner, idempotency_key))
     return answers.AcceptedOrPlanned(answers.Accepted(job_id=job.job_id, warnings=job.warnings))
@@ -38,7 +38,7 @@ def plan(services: Services, *, job_id: str) -> answers.Planned:
     job = services.store.get(job_id)
     if job.plan is None:
         raise PlanNotMade(job_id, ended=str(job.status) if job.is_over else None, only_exports=job.only_exports)
-    warnings = tuple(cap_policy.warnings_of(job.plan, job.max_cost_usd, job.max_hours))
+    warnings = tuple(plan_warnings.warnings_of(job.plan, job.max_cost_usd, job.max_hours))
     return answers.Planned(plan=job.plan, warnings=warnings)
 
 

@@ -40,7 +40,7 @@ class Machine:
         return need.gpu <= self.gpu_gib and need.host_with_gpu <= self.memory_gib
 
 
-# The workstation of the embedded backend. There is nothing to choose, and its memory is not checked.
+# The workstation of the embedded backend. There is nothing to choose; too little memory is a warning.
 LOCAL = "local"
 
 MACHINES: Mapping[str, Machine] = {

@@ -17,7 +17,7 @@ from gemtune.jobs.record import Claim, Failure, FencingToken, Job
 from gemtune.jobs.secret_names import SECRET_TTL, job_secrets
 from gemtune.jobs.status import Status, Step
 from gemtune.jobs.steps import COST_CAP
-from gemtune.machines import cap_policy
+from gemtune.machines import plan_warnings
 from gemtune.machines.cost import Prices
 from gemtune.ports import Clock, JobStore, Secrets
 from gemtune.services.budgets.ledger import OwnerBudgets
@@ -151,7 +151,7 @@ class Advance:
         now, ran = self.clock.now(), self._seconds_since_begin(fence)
 
         def change(job: Job) -> changes.Changed:
-            finished, events = steps.finish_step(job, fence, _with_cap_warnings(result, job), at=now, ran=ran)
+            finished, events = steps.finish_step(job, fence, _with_plan_warnings(result, job), at=now, ran=ran)
             paused, more = pauses.pause_after(finished, fence.step, at=now)
             paused, last = pauses.settle(paused, at=now)
             return paused, (*events, *more, *last)
@@ -173,12 +173,12 @@ class Advance:
         return None if fence.began is None else self.clock.monotonic() - fence.began
 
 
-def _with_cap_warnings(result: StepResult, job: Job) -> StepResult:
-    """Return the result of a step, that of prepare with warnings about caps.
+def _with_plan_warnings(result: StepResult, job: Job) -> StepResult:
+    """Return the result of a step, that of prepare with warnings about its plan.
 
     They replace those of the request, whose plan was not exact.
     """
     if result.plan is None:
         return result
-    warnings = cap_policy.warnings_of(result.plan, job.max_cost_usd, job.max_hours)
+    warnings = plan_warnings.warnings_of(result.plan, job.max_cost_usd, job.max_hours)
     return result.model_copy(update={"warnings": (*(result.warnings or ()), *warnings)})

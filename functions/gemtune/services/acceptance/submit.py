@@ -13,6 +13,7 @@ from gemtune.errors import JobNotFound, ObjectNotFound, UnsafeName
 from gemtune.jobs import ids
 from gemtune.jobs.parts.results import JobWarning
 from gemtune.jobs.record import Job
+from gemtune.machines.choice import LOCAL
 from gemtune.ports import Buckets, Bus, JobStore, Topic
 from gemtune.request import placement, rules
 from gemtune.request.facts import Facts
@@ -104,12 +105,13 @@ class Submit:
         return request.spec(), self._with_size(request, facts)
 
     def _warnings(self, request: TrainRequest, facts: Facts) -> Sequence[JobWarning]:
-        """Return warnings about a valid request's caps.
+        """Return warnings about a valid request's memory and caps.
 
-        Without caps nothing is read for them.
+        On Google Cloud a machine with enough memory is chosen, so nothing is read for them without caps.
         """
         has_caps = any(cap is not None for cap in facts.deployment.caps.caps_of(request).values())
-        return self.find_warnings(request.spec(), self._with_size(request, facts)) if has_caps else ()
+        may_warn = has_caps or LOCAL in facts.deployment.machines
+        return self.find_warnings(request.spec(), self._with_size(request, facts)) if may_warn else ()
 
     def _with_size(self, request: TrainRequest, facts: Facts) -> Facts:
         """Return the facts with the size of the model, if it can be known."""

@@ -11,7 +11,7 @@ from gemtune.jobs.parts.plan import Alternative, Plan, Workload
 from gemtune.jobs.parts.results import JobWarning
 from gemtune.jobs.record import Job
 from gemtune.jobs.status import Step
-from gemtune.machines import cap_policy, planning, throughput
+from gemtune.machines import plan_warnings, planning, throughput
 from gemtune.machines.choice import LOCAL, MACHINES, smaller_loads, smaller_model, smallest_changes
 from gemtune.machines.cost import LIST_PRICES, Prices
 from gemtune.machines.memory import MemoryNeed, TrainingLoad, memory_for_training
@@ -73,12 +73,22 @@ class Planner:
         outlook = replace(outlook, export_machine=placement.export_machine(spec, facts))
         return planning.make_plan(outlook, self._reason(spec, outlook.machine), self._alternatives(spec, outlook))
 
-    def cap_warnings(self, spec: Spec, facts: Facts) -> Sequence[JobWarning]:
-        """Return warnings about caps that a valid request's plan exceeds."""
+    def warnings(self, spec: Spec, facts: Facts) -> Sequence[JobWarning]:
+        """Return warnings about memory and caps that a valid request's plan exceeds.
+
+        Without caps the rows are not read.
+        """
         caps = facts.deployment.caps.caps_of(spec)
-        if all(cap is None for cap in caps.values()):
-            return ()
-        return tuple(cap_policy.warnings_of(self.of_request(spec, facts), **caps))
+        without_caps = all(cap is None for cap in caps.values())
+        plan = self._plan_of_memory(spec, facts) if without_caps else self.of_request(spec, facts)
+        return tuple(plan_warnings.warnings_of(plan, **caps))
+
+    def _plan_of_memory(self, spec: Spec, facts: Facts) -> Plan:
+        """Return the plan of a valid request without time and cost."""
+        machine = placement.machine(spec, facts)
+        load = load_of(spec.training_config, spec.modality)
+        outlook = replace(self._outlook(spec, None, load, Amounts(None, None, None), machine), size=facts.size)
+        return planning.make_plan(outlook, self._reason(spec, machine), self._alternatives(spec, outlook))
 
     def of_workload(
         self, spec: Spec, size: ModelSize | None, workload: Workload, machine: str | None, export_machine: str | None
@@ -144,7 +154,7 @@ class Planner:
         if machine is None:
             return "prepare chooses it, since the size of the model is not known yet"
         if machine == LOCAL:
-            return "this machine is the only one; its memory is not checked"
+            return "this machine is the only one"
         if spec.training_config.machine is not None:
             return "the request names it"
         return f"the first of {', '.join(self.machines)} with enough memory"
