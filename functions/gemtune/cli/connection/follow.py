@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -120,6 +121,9 @@ def print_result(connection: Connection, job: dict[str, Any]) -> int:
         return exit_code
     if job.get("rows") and not connection.quiet:  # an older service sends no rows
         echo_message(f"rows: {job_lines.format_rows(job['rows'])}")
+    if not connection.quiet:
+        for title, values in job_lines.format_evaluations(job.get("metrics")):
+            echo_message(f"{title}: {values}")
     for warning in job.get("warnings", ()) if not connection.quiet else ():
         echo_message(f"warning: {warning['message']} ({as_commands(warning['hint'])})")
     if job["error"]:
@@ -178,12 +182,22 @@ def _progress_bar(console: Console) -> Progress:
 
     In a narrow one it is only text.
     """
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, Progress, Task, TextColumn
     from rich.table import Column
+    from rich.text import Text
+
+    class Elapsed(TextColumn):
+        """Time since the beginning.
+
+        The column of rich stops when all train_steps are done, before the export.
+        """
+
+        def render(self, task: Task) -> Text:
+            return Text(str(timedelta(seconds=int(task.elapsed or 0))), style="progress.elapsed")
 
     detail = TextColumn("{task.fields[detail]}", table_column=Column(no_wrap=True, overflow="ellipsis"))
     bar = [BarColumn(bar_width=min(40, console.width - BAR_COLUMNS))] if console.width > BAR_COLUMNS + 8 else []
-    return Progress(TextColumn("{task.description}"), *bar, detail, TimeElapsedColumn(), console=console)
+    return Progress(TextColumn("{task.description}"), *bar, detail, Elapsed(""), console=console)
 
 
 class _Lines:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from gemtune.cli.connection import plans
@@ -43,6 +44,17 @@ def format_rows(rows: dict[str, Any]) -> str:
     if rows.get("files_not_read"):
         parts.append(f"files not read: {', '.join(rows['files_not_read'])}")
     return ", ".join(parts)
+
+
+def format_evaluations(metrics: dict[str, Any] | None) -> Iterator[tuple[str, str]]:
+    """Yield titles and metrics of the trained model and of the base model.
+
+    metrics: of a job; None before its end. Nothing was evaluated without held-out rows.
+    """
+    for title, each in (("metrics", metrics), ("base model", (metrics or {}).get("baseline"))):
+        if each is not None and (values := format_metrics(each)):
+            train_step = each.get("train_step")
+            yield title, values if train_step is None else f"{values}, after train_step {train_step}"
 
 
 def format_metrics(metrics: dict[str, Any]) -> str:
