@@ -64,6 +64,14 @@ def test_the_page_fits_a_narrow_terminal_and_names_the_file_of_all_rows() -> Non
     assert f"           65-128 {'###':24} 999" in text
 
 
+def test_a_training_without_held_out_rows_is_told_how_to_hold_some_out() -> None:
+    rows: dict[str, Any] = {"train": 300, "held_out": 0, "tokens": 900, "trained_tokens": 400}
+    advice = "eval_strategy=epoch"
+    assert any(advice in line for line in lines(colours=False, rows=rows))
+    assert not any(advice in line for line in lines(colours=False, rows=rows | {"held_out": 30}))
+    assert not any(advice in line for line in lines(colours=False, rows=rows | {"train": 0}))
+
+
 def test_errors_and_warnings_break_between_words() -> None:
     long = "a word " * 12
     text = lines(

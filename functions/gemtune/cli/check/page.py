@@ -17,6 +17,10 @@ WIDTH, NAME_WIDTH, BAR_WIDTH = 60, 18, 24
 ROWS_SHOWN, COLUMNS_SHOWN, SAMPLE_CHARACTERS = 10, 20, 600
 # Codes of errors whose message goes on with the first rows and their reasons.
 NAME_ROWS = ("bad_rows", "rows_too_long")
+NOT_EVALUATED = (
+    "so the training would not be evaluated: name rows with --eval FILE, or hold out a tenth with "
+    "--set training_config.eval_strategy=epoch"
+)
 # Marks around trained text where there are no colours.
 BEGIN, END = "[+", "+]"
 
@@ -64,6 +68,8 @@ def _format_summary(report: CheckReport) -> Iterator[str]:
         rows = report.rows
         yield _line("rows to train on", f"{rows.train:,}")
         yield _line("rows held out", f"{rows.held_out:,}")
+        if rows.train and not rows.held_out:
+            yield from _wrapped(NOT_EVALUATED, "  ", "  ")
         yield _line("tokens per epoch", f"{rows.tokens:,} ({rows.trained_tokens:,} trained)")
     if report.packs is not None:
         yield _line("packs per epoch", f"{report.packs:,}")
