@@ -111,7 +111,11 @@ def delete(connection: Connection, dataset_id: str, yes: bool) -> None:
 
 @data.command()
 @click.argument("dataset_id", metavar="DATASET", shell_complete=complete_datasets)
-@click.option("--split", type=click.Choice(["train", "held_out"]), help="Split of the dataset (default: train).")
+@click.option(
+    "--split",
+    type=click.Choice(["train", "held_out"], case_sensitive=False),
+    help="Split of the dataset (default: train).",
+)
 @click.option(
     "--limit", "-n", type=click.IntRange(1, 200), default=20, show_default=True, help="Maximum number of rows."
 )

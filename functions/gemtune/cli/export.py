@@ -8,8 +8,20 @@ import click
 
 from gemtune.cli.connection import Connection, interrupts
 from gemtune.cli.connection import follow as following
-from gemtune.cli.connection.completing import job_argument, words
+from gemtune.cli.connection.completing import AnyCase, job_argument
+from gemtune.cli.request.options import FORMATS, QUANTIZATIONS
 from gemtune.jobs.secret_names import REFERENCE, USER_PREFIX
+
+
+def _refuse_checkpoint(ctx: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    """Raise click.UsageError, which names the weights that an export has."""
+    if value is not None:
+        message = (
+            "checkpoints are not exported, and are deleted when the training is finished. An export has the weights of "
+            "the last train_step, or of the best evaluation if the job was submitted with --set "
+            "training_config.load_best_model_at_end=true. `gemtune try JOB --checkpoint N` asks one while a job trains"
+        )
+        raise click.UsageError(message)
 
 
 @click.command()
@@ -19,10 +31,14 @@ from gemtune.jobs.secret_names import REFERENCE, USER_PREFIX
     "format_",
     required=True,
     metavar="FORMAT",
-    shell_complete=words("adapter", "merged", "gguf"),
+    type=AnyCase(*FORMATS),
     help="Export format: {adapter|merged|gguf}.",
 )
-@click.option("--quantization", help="Quantization of the weights (default: that of the format).")
+@click.option(
+    "--quantization",
+    type=AnyCase(*QUANTIZATIONS),
+    help="Quantization of the weights (default: that of the format).",
+)
 @click.option("--destination", help="Where to export to: {gcs|hfhub}; hfhub needs --repo.")
 @click.option("--repo", metavar="OWNER/NAME", help="Hugging Face Hub repository to export to.")
 @click.option(
@@ -30,6 +46,7 @@ from gemtune.jobs.secret_names import REFERENCE, USER_PREFIX
 )
 @click.option("--token", metavar="NAME", help="Hub token to use, as stored with `gemtune secret NAME`.")
 @click.option("--job-name", help="Name of the export job (default: the name of the trained job).")
+@click.option("--checkpoint", hidden=True, expose_value=False, callback=_refuse_checkpoint)
 @click.option("--follow", "-f", is_flag=True, help="Wait for the export and exit with its result.")
 @click.option("--idempotency-key", metavar="KEY", help="Reuse the job created earlier with the same KEY and request.")
 @click.pass_obj

@@ -11,7 +11,7 @@ import click
 from gemtune.cli import data as datasets
 from gemtune.cli.connection import Connection, job_lines, plans
 from gemtune.cli.connection import follow as following
-from gemtune.cli.connection.completing import job_argument, words
+from gemtune.cli.connection.completing import AnyCase, job_argument
 from gemtune.cli.connection.hints import as_commands
 from gemtune.cli.connection.interrupts import explaining_interrupt, may_be_accepted
 from gemtune.cli.connection.starting import confirm, confirm_option, offer_service
@@ -115,8 +115,8 @@ def plan(connection: Connection, /, file: str | None, data: Path | None, held_ou
 
 
 @click.command()
-@click.option("--status", shell_complete=words(*Status), help="Filter by status.")
-@click.option("--modality", shell_complete=words(*get_args(Modality)), help="Filter by modality: {text|vision|audio}.")
+@click.option("--status", type=AnyCase(*Status), help="Filter by status.")
+@click.option("--modality", type=AnyCase(*get_args(Modality)), help="Filter by modality: {text|vision|audio}.")
 @click.option("--limit", "-n", type=click.IntRange(1), default=50, show_default=True, help="Maximum number of jobs.")
 @click.pass_obj
 def jobs(connection: Connection, status: str | None, modality: str | None, limit: int) -> None:
@@ -284,11 +284,8 @@ def _print_job(job: dict[str, Any]) -> None:
         echo_line(f"{'rows:':22}{job_lines.format_rows(job['rows'])}")
     if job["progress"]:
         echo_line(f"{'progress:':22}{job_lines.format_progress(job['progress'])}")
-    for title, metrics in (("metrics:", job["metrics"]), ("base model:", (job["metrics"] or {}).get("baseline"))):
-        if values := job_lines.format_metrics(metrics or {}):
-            train_step = (metrics or {}).get("train_step")
-            after = "" if train_step is None else f", after train_step {train_step}"
-            echo_line(f"{title:22}{values}{after}")
+    for title, values in job_lines.format_evaluations(job["metrics"]):
+        echo_line(f"{title + ':':22}{values}")
     for warning in job.get("warnings", ()):  # an older service sends no warnings
         echo_line(f"{'warning:':22}{warning['message']} ({as_commands(warning['hint'])})")
     if job["error"]:

@@ -22,7 +22,11 @@ POLL_SECONDS, REMOTE_POLL_SECONDS = 1.0, 5.0
 
 @click.command()
 @job_argument
-@click.option("--step", type=click.Choice([step.value for step in Step]), help="Only the output of one step.")
+@click.option(
+    "--step",
+    type=click.Choice([step.value for step in Step], case_sensitive=False),
+    help="Only the output of one step.",
+)
 @click.option("--tail", "-n", type=click.IntRange(1), metavar="N", help="Only the last N lines of what is there.")
 @click.option("--follow", "-f", "follows", is_flag=True, help="Print new lines until the job is over.")
 @click.pass_obj

@@ -11,10 +11,10 @@ import click
 import pytest
 from rich.console import Console
 
-from gemtune.cli.connection import starting, text
+from gemtune.cli.connection import follow, starting, text
 from gemtune.cli.group import _colours
 from gemtune.client.curves import draw
-from tests.unit.cli.test_cli import run
+from tests.unit.cli.test_cli import job_body, run
 from tests.unit.cli.test_data import ID, JOB, dataset
 from tests.unit.conftest import FakeService
 
@@ -182,3 +182,59 @@ def test_a_dataset_that_is_deleted_by_its_name_is_asked_by_its_id(
     service.answers["GET", "/datasets"] = (200, {"datasets": [dataset("ready")], "next_after": None})
     monkeypatch.setattr(starting, "is_interactive", lambda: True)
     assert ID in run("data", "delete", "rows", url=service.url, stdin="n\n").stderr
+
+
+def test_the_clock_goes_on_when_all_train_steps_are_done() -> None:
+    console, seconds = Console(file=io.StringIO(), width=60, force_terminal=True), [0.0]
+    bar = follow._progress_bar(console)
+    bar.get_time = lambda: seconds[0]
+    task = bar.add_task("training", total=None, detail="")
+    seconds[0] = 100
+    bar.update(task, total=30, completed=30)
+    seconds[0] = 400
+    bar.update(task, description="exporting", total=None, completed=0)
+    console.print(bar.get_renderable())
+    assert "0:06:40" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "request_part"),
+    [
+        (["--method", "qlora"], ("training_config", "method", "QLoRA")),
+        (["--modality", "Vision"], ("modality", None, "vision")),
+        (["--export", "GGUF:Q4_K_M"], ("export_config", "quantization", "q4_k_m")),
+        (["--method", "other"], ("training_config", "method", "other")),  # the service answers it
+    ],
+)
+def test_words_are_taken_in_any_case(
+    tmp_path: Path, arguments: list[str], request_part: tuple[str, str | None, str]
+) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("{}\n")
+    result = run("train", "--data", str(rows), "--model", "google/gemma-3-1b-it", *arguments, "--print")
+    value = json.loads(result.stdout)[request_part[0]]
+    assert (value if request_part[1] is None else value[request_part[1]]) == request_part[2]
+
+
+def test_an_export_takes_its_words_in_any_case(service: FakeService) -> None:
+    service.answers["POST", f"/jobs/{JOB}/exports"] = (202, {"job_id": "export_1"})
+    run("export", JOB, "--format", "GGUF", "--quantization", "Q8_0", url=service.url)
+    sent = next(body for method, _, _, body in service.requests if method == "POST")
+    assert sent["export_config"] == {"format": "gguf", "quantization": "q8_0"}
+
+
+def test_the_end_of_a_training_shows_what_it_changed(service: FakeService) -> None:
+    metrics = {"train_step": 30, "eval_loss": 1.5, "accuracy": 0.75, "baseline": {"eval_loss": 2.5, "accuracy": 0.25}}
+    service.answers["GET", f"/jobs/{JOB}/status"] = (200, job_body("completed", metrics=metrics, adapter_path="/x"))
+    shown = run("watch", JOB, url=service.url).stderr
+    assert "metrics: eval_loss 1.5000, accuracy 0.7500, after train_step 30\n" in shown
+    assert "base model: eval_loss 2.5000, accuracy 0.2500\n" in shown
+    assert "metrics" not in run("--quiet", "watch", JOB, url=service.url).stderr
+
+
+@pytest.mark.parametrize("checkpoint", ["best", "newest", "40"])
+def test_an_export_of_a_checkpoint_is_refused_and_says_which_weights_are_exported(checkpoint: str) -> None:
+    result = run("export", JOB, "--format", "gguf", "--checkpoint", checkpoint)
+    assert result.exit_code == 2
+    assert "training_config.load_best_model_at_end=true" in result.stderr
+    assert "checkpoint" not in run("export", "--help").stdout

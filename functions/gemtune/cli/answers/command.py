@@ -43,7 +43,9 @@ FILE = LocalPath(exists=True, dir_okay=False)
     help="Ask a checkpoint of the training: best, newest, or a train_step (`gemtune checkpoints` lists them).",
 )
 @click.option("--base-model", metavar="MODEL", help="Base model of an adapter that is downloaded (folder or Hub id).")
-@click.option("--format", "format_", type=click.Choice(tuple(EXPORTS)), help="Ask the exported files.")
+@click.option(
+    "--format", "format_", type=click.Choice(tuple(EXPORTS), case_sensitive=False), help="Ask the exported files."
+)
 @click.option("--system", metavar="TEXT", help="System message in front of each conversation.")
 @click.option("--thinking", is_flag=True, help="Let the model think, and show its thoughts on standard error.")
 @click.option("--max-tokens", type=click.IntRange(1), default=MAX_TOKENS, show_default=True, help="Tokens per answer.")

@@ -30,6 +30,26 @@ def words(*values: str) -> Complete:
     return complete
 
 
+class AnyCase(click.ParamType):
+    """Words of the service, taken in any case, such as `lora` for LoRA.
+
+    Other words are left as they are: a newer service may know them, and any service says what is allowed.
+    """
+
+    name = "text"
+
+    def __init__(self, *values: str):
+        self.values = values
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the word as the service writes it."""
+        return next((word for word in self.values if word.lower() == value.lower()), value)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Complete the words."""
+        return words(*self.values)(ctx, param, incomplete)
+
+
 def complete_jobs(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Complete ids and names of the newest jobs."""
     jobs = _listed(ctx, "/jobs", "jobs", limit=200)

@@ -7,12 +7,17 @@ from typing import Any, TypeVar, get_args
 
 import click
 
-from gemtune.cli.connection.completing import complete_datasets, complete_models, words
+from gemtune.cli.connection.completing import AnyCase, complete_datasets, complete_models
 from gemtune.cli.request.paths import EXISTING, ROWS
 from gemtune.client.request import request_of as request_with
 from gemtune.methods import Method, Modality
+from gemtune.request.exports import EXPORTS, Quantization, quantizations
 from gemtune.untrusted import Unreadable, read_json
 
+FORMATS, QUANTIZATIONS = tuple(EXPORTS), get_args(Quantization)
+EXPORT_FORMS = tuple(
+    form for name in EXPORTS for form in (name, *(f"{name}:{quantization}" for quantization in quantizations(name)))
+)
 # Options about the rows and the training.
 TRAINING_OPTIONS = (
     click.option(
@@ -29,7 +34,7 @@ TRAINING_OPTIONS = (
         help="Column of the rows that has a field, as prompt=question; may be repeated.",
     ),
     click.option("--ignore", "ignored", metavar="COLUMN", multiple=True, help="Column to ignore; may be repeated."),
-    click.option("--method", shell_complete=words(*get_args(Method)), help="Training method: {LoRA|QLoRA|Full|RL}."),
+    click.option("--method", type=AnyCase(*get_args(Method)), help="Training method: {LoRA|QLoRA|Full|RL}."),
     click.option("--epochs", type=int, help="Number of passes over all rows."),
     click.option("--max-steps", type=int, help="Number of train_steps, instead of --epochs."),
     click.option("--learning-rate", type=float, help="Peak learning rate."),
@@ -37,7 +42,7 @@ TRAINING_OPTIONS = (
     click.option("--max-seq-length", type=int, help="Maximum length of a row in tokens."),
     click.option("--lora-rank", type=int, help="Rank of the adapter."),
     click.option("--seed", type=int, help="Seed of everything random."),
-    click.option("--modality", shell_complete=words(*get_args(Modality)), help="Rows: {text|vision|audio}."),
+    click.option("--modality", type=AnyCase(*get_args(Modality)), help="Rows: {text|vision|audio}."),
     click.option("--set", "assignments", metavar="FIELD=VALUE", multiple=True, help="Any field; may be repeated."),
 )
 OPTIONS = (
@@ -54,7 +59,7 @@ OPTIONS = (
         "--export",
         "export_",
         metavar="FORMAT[:QUANTIZATION]",
-        shell_complete=words("adapter", "merged", "gguf:q4_k_m", "gguf:q8_0", "gguf:f16"),
+        type=AnyCase(*EXPORT_FORMS),
         help="Form of the result, as gguf:q4_k_m.",
     ),
     click.option("--repo", metavar="OWNER/NAME", help="Hub repository for the result as well."),
