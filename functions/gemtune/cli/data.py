@@ -76,6 +76,8 @@ def list_(connection: Connection) -> None:
         unnamed = "(a folder of the data bucket)" if dataset.status == "ready" else "(its record cannot be read)"
         name = dataset.name or unnamed
         echo_columns([f"{dataset.dataset_id:28}", f"{dataset.status:9}", f"{size:12} bytes", name])
+    if not datasets and not connection.quiet:
+        echo_message("There are no datasets. `gemtune data upload FILE` makes one.")
 
 
 @data.command()

@@ -238,3 +238,17 @@ def test_an_export_of_a_checkpoint_is_refused_and_says_which_weights_are_exporte
     assert result.exit_code == 2
     assert "training_config.load_best_model_at_end=true" in result.stderr
     assert "checkpoint" not in run("export", "--help").stdout
+
+
+def test_an_empty_list_says_that_it_is_empty(service: FakeService) -> None:
+    service.answers["GET", "/jobs"] = (200, {"jobs": [], "next_page_token": None})
+    service.answers["GET", "/datasets"] = (200, {"datasets": [], "next_after": None})
+    for command, message in {
+        "jobs": "There are none; `gemtune train` starts one.\n",
+        "jobs --status Failed": "There are no such jobs.\n",
+        "data list": "There are no datasets. `gemtune data upload FILE` makes one.\n",
+    }.items():
+        result = run(*command.split(), url=service.url)
+        assert (result.stdout, result.stderr, result.exit_code) == ("", message, 0)
+        assert run("--quiet", *command.split(), url=service.url).stderr == ""
+    assert "status=failed" in service.requests[2][1]
