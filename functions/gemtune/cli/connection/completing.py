@@ -30,7 +30,7 @@ def words(*values: str) -> Complete:
     return complete
 
 
-class AnyCase(click.ParamType):
+class AnyCase(click.ParamType[str]):
     """Words of the service, taken in any case, such as `lora` for LoRA.
 
     Other words are left as they are: a newer service may know them, and any service says what is allowed.
