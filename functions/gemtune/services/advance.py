@@ -174,7 +174,7 @@ class Advance:
 
 
 def _with_plan_warnings(result: StepResult, job: Job) -> StepResult:
-    """Return the result of a step, that of prepare with warnings about its plan.
+    """Return the result of a step; prepare adds warnings about its plan.
 
     They replace those of the request, whose plan was not exact.
     """

@@ -193,7 +193,7 @@ def _progress_bar(console: Console) -> Progress:
         """
 
         def render(self, task: Task) -> Text:
-            return Text(str(timedelta(seconds=int(task.elapsed or 0))), style="progress.elapsed")
+            return Text(str(timedelta(seconds=round(task.elapsed or 0))), style="progress.elapsed")
 
     detail = TextColumn("{task.fields[detail]}", table_column=Column(no_wrap=True, overflow="ellipsis"))
     bar = [BarColumn(bar_width=min(40, console.width - BAR_COLUMNS))] if console.width > BAR_COLUMNS + 8 else []

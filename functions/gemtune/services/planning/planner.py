@@ -74,7 +74,7 @@ class Planner:
         return planning.make_plan(outlook, self._reason(spec, outlook.machine), self._alternatives(spec, outlook))
 
     def warnings(self, spec: Spec, facts: Facts) -> Sequence[JobWarning]:
-        """Return warnings about memory and caps that a valid request's plan exceeds.
+        """Return warnings about the memory and caps of a valid request.
 
         Without caps the rows are not read.
         """
