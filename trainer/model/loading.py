@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from gemtune.errors import StepError
 from trainer.base_model import folder_contents
@@ -45,6 +45,25 @@ def load(
         whole: LanguageModel = model.eval()
         return whole
     return wrap(model, adapter)
+
+
+def read_whole(folder: Path, *, with_media: bool, **options: Any) -> PreTrainedModel:
+    """Load a model that has all the weights its config.json describes.
+
+    transformers only warns about missing ones, and computes with random ones. options: of `from_pretrained`. Raises
+    StepError `bad_base_model`.
+    """
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+
+    kind: Any = AutoModelForImageTextToText if with_media else AutoModelForCausalLM
+    model, weights = kind.from_pretrained(folder, output_loading_info=True, ignore_mismatched_sizes=True, **options)
+    missing = {name for name, _ in model.named_parameters()} & set(weights["missing_keys"])
+    wrong = sorted(missing | {str(name) for name, *_ in weights["mismatched_keys"]})
+    if wrong:
+        message = f"the base model's files lack {len(wrong)} weights that its config.json describes, such as {wrong[0]}"
+        raise StepError("bad_base_model", message, hint="use the config.json that was saved with the weights")
+    loaded: PreTrainedModel = model
+    return loaded
 
 
 def wrap(model: PreTrainedModel, adapter: Path) -> PeftModel:

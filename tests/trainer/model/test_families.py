@@ -5,6 +5,9 @@ Losses and gradients are the same, and what we train loads in these libraries.
 
 from __future__ import annotations
 
+import json
+import re
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from gemtune.errors import StepError
 from gemtune.families.generation import LINEAR_LAYERS
 from gemtune.jobs.status import Step
 from gemtune.request.spec import Spec
@@ -241,3 +245,23 @@ def test_a_merge_matches_pefts(tmp_path: Path, base_of: Callable[[str], Path], s
             rounded = expected(input_ids=ids).logits.float().log_softmax(-1)
         # The merged model also computes in bf16.
         assert divergence < 3 * float((theirs.exp() * (theirs - rounded)).sum(-1).mean())
+
+
+@pytest.mark.parametrize(
+    ("fields", "weight"),
+    [
+        ({"attention_bias": True}, "k_proj.bias"),
+        ({"tie_word_embeddings": False}, "lm_head.weight"),
+        ({"num_hidden_layers": 7, "layer_types": None}, "layers.6."),
+        ({"intermediate_size": 256}, "mlp.down_proj.weight"),
+    ],
+    ids=str,
+)
+def test_a_model_without_the_weights_that_its_config_describes_is_refused(
+    base_of: Callable[[str], Path], tmp_path: Path, fields: dict[str, Any], weight: str
+) -> None:
+    base = Path(shutil.copytree(base_of("gemma3"), tmp_path / "base"))
+    (base / "config.json").write_text(json.dumps(json.loads((base / "config.json").read_text()) | fields))
+    with pytest.raises(StepError, match=re.escape(weight)) as refusal:
+        huggingface.load(base, spec_of(base, "LoRA"))
+    assert refusal.value.code == "bad_base_model"

@@ -33,7 +33,6 @@ def load(folder: Path, spec: Spec, start: StartingPoint = BASE_MODEL) -> LoadedM
     weights in float32, since AdamW's small steps vanish in bfloat16's 8 bits of precision.
     """
     import torch
-    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
     from trainer.model import row_attention
 
@@ -41,8 +40,9 @@ def load(folder: Path, spec: Spec, start: StartingPoint = BASE_MODEL) -> LoadedM
     config, has_media = spec.training_config, spec.modality != "text"
     stored = stored_dtype(folder) if start.base_dtype is None else dtype_named(start.base_dtype)
     dtype, family = compute_dtype(stored), folder_contents.family_of(folder)
-    base = (AutoModelForImageTextToText if has_media else AutoModelForCausalLM).from_pretrained(
+    base = loading.read_whole(
         folder,
+        with_media=has_media,
         dtype=torch.float32 if config.method == "Full" else dtype,
         attn_implementation=_attention(folder, spec),
         quantization_config=four_bits.quantization_config(dtype, family) if config.method == "QLoRA" else None,
