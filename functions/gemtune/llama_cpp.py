@@ -163,7 +163,7 @@ def _layer_types(text: Mapping[str, Any], period: int) -> list[str]:
 
     period: every so many layers one has none in transformers' default.
     """
-    from gemtune.families.size import LARGEST_VALUES
+    from gemtune.families.configs.fields import LARGEST_VALUES
 
     stated, layers = text.get("layer_types"), text.get("num_hidden_layers")
     if isinstance(stated, list):

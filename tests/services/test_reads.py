@@ -71,7 +71,10 @@ def test_a_request_reads_each_object_once(
     """Try a model in a bucket, and one that prepare has copied from the Hub."""
     buckets = world.services.buckets
     objects, folder = (buckets.export, "models/me--own/abc") if copied else (buckets.data, "models/mine")
-    objects.write(f"{folder}/config.json", b'{"model_type": "gemma3", "vision_config": {}, "dtype": "bfloat16"}')
+    objects.write(
+        f"{folder}/config.json",
+        b'{"model_type": "gemma3", "text_config": {}, "vision_config": {}, "dtype": "bfloat16"}',
+    )
     objects.write(f"{folder}/model.safetensors", b"x" * 1000)
     model = "me/own" if copied else f"gs://{objects.bucket}/{folder}"
     modality = "text" if export["format"] == "gguf" else "vision"

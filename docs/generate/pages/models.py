@@ -8,7 +8,7 @@ from typing import get_args
 from docs.generate.text.markdown import Page, code, codes
 from gemtune.families import FAMILIES
 from gemtune.families.generation import Family
-from gemtune.families.unsupported import BY_MODEL_TYPE, BY_NAME
+from gemtune.families.unsupported import BY_END, BY_MODEL_TYPE, BY_NAME, BY_OWNER
 from gemtune.methods import Method
 
 
@@ -66,6 +66,10 @@ def page() -> Page:
         "with `not_a_gemma`."
     )
     page.table(("reason", "`model_type`", "part of a name"), _refused())
+    page.paragraph(
+        f"Names of a Gemma that end in {codes(f'-{end}' for end in BY_END)} are refused, and models of the owners "
+        f"{codes(BY_OWNER)}: their files are for other programs."
+    )
     return page
 
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from gemtune.errors import Problem
+from gemtune.families.configs import fields, shapes
 from gemtune.families.gemma1 import GEMMA_1
 from gemtune.families.gemma2 import GEMMA_2
 from gemtune.families.gemma3 import GEMMA_3
 from gemtune.families.gemma3n import GEMMA_3N
 from gemtune.families.gemma4 import GEMMA_4
 from gemtune.families.generation import Family, ModelType, TurnFormat, longest_part_in
-from gemtune.families.size import ModelSize, field_over_limit
-from gemtune.families.unsupported import BY_MODEL_TYPE, BY_NAME, UNQUANTIZED, reason_of_fields
+from gemtune.families.size import ModelSize
+from gemtune.families.unsupported import BY_END, BY_MODEL_TYPE, BY_NAME, BY_OWNER, UNQUANTIZED, reason_of_fields
 
 FAMILIES: tuple[Family, ...] = (GEMMA_1, GEMMA_2, GEMMA_3, GEMMA_3N, GEMMA_4)
 
@@ -106,17 +107,40 @@ def problem_of_config(config: Mapping[str, Any]) -> Problem | None:
     None if it can.
     """
     model_type = str(config.get("model_type"))[:40]
-    if of_model_type(model_type) is not None:
+    family = of_model_type(model_type)
+    if family is not None:
         if (reason := reason_of_fields(config)) is not None:
             return _not_supported(reason)
-        field = field_over_limit(config)
-        message = f"the value of {field} in its config.json is larger than in any model"
-        return None if field is None else Problem(LOC, message, "bad_base_model", "save the model again")
+        if (damage := next(_damage(config, family, model_type), None)) is not None:
+            return Problem(LOC, damage, "bad_base_model", "correct its config.json, or save the model again")
+        text = config.get("text_config", {})
+        reason = next(shapes.uncomputed({**config, **text}, model_type), None)
+        return None if reason is None else _not_supported(reason)
     if model_type in BY_MODEL_TYPE:
         return _not_supported(BY_MODEL_TYPE[model_type])
     if model_type.startswith("gemma"):
         return _not_supported(f"{model_type} is a generation of Gemma that this version does not know")
     return Problem(LOC, f"it is a {model_type} model, not a Gemma", "not_a_gemma", f"use {_supported_families()}")
+
+
+def _damage(config: Mapping[str, Any], family: Family, model_type: str) -> Iterator[str]:
+    """Yield why transformers does not read a config.json, or not as one model."""
+    if (field := fields.field_over_limit(config)) is not None:
+        yield f"the value of {field} in its config.json is larger than in any model"
+    text: object = config
+    if f"{model_type}_text" in family.model_types or "text_config" in config:
+        text = config.get("text_config")
+    if not isinstance(text, Mapping):
+        yield f"text_config is {fields.shown(text)} in its config.json, and describes no language model"
+        return
+    yield from fields.wrong_parts(config)
+    yield from fields.wrong_values(text)
+    if isinstance(text.get("intermediate_size"), list) and not family.widths_by_layer:
+        yield "its config.json has a list of intermediate_size, and models of its generation have one number"
+    yield from shapes.overrides(text)
+    if family.rotations_by_layer:
+        yield from shapes.missing_rotations(text)
+    yield from shapes.contradictions(text, heads_divide_width=family.heads_divide_width)
 
 
 def problem_of_name(repository: str) -> Problem | None:
@@ -127,6 +151,11 @@ def problem_of_name(repository: str) -> Problem | None:
     other = longest_part_in((*BY_NAME, *UNQUANTIZED), repository)
     if other is not None and other in BY_NAME:
         return _not_supported(BY_NAME[other])
+    owner, _, name = repository.lower().rpartition("/")
+    if owner in BY_OWNER:
+        return _not_supported(BY_OWNER[owner])
+    if (end := next((end for end in BY_END if name.endswith(f"-{end}")), None)) is not None and "gemma" in name:
+        return _not_supported(BY_END[end])
     match = _GENERATION.search(repository.rpartition("/")[2].lower())
     if match is None or of_name(repository) is not None:
         return None

@@ -20,7 +20,7 @@ GEMMA_2 = Family(
         "datagemma-rag-27b": _27B, "datagemma-rig-27b": _27B,
     },
     turns=TurnFormat("<start_of_turn>", "<end_of_turn>", "gemma_chat_template.jinja"),
-    licence="gemma",
+    licence="gemma", heads_divide_width=True,
     llama_cpp=LlamaCpp(window_period=2, capped_scores=True, fixed_rope_base=True, layers_scaled_by_share=46),
     fused=FusedLayers("Gemma2RMSNorm", "Gemma2MLP", "Gemma2Attention", "Gemma2DecoderLayer"),
 )  # fmt: skip

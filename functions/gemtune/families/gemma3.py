@@ -44,7 +44,7 @@ GEMMA_3 = Family(
             reserved=("<start_function_declaration>", "<end_function_declaration>", "<escape>"),
         ),
     ),
-    licence="gemma",
+    licence="gemma", heads_divide_width=True,
     llama_cpp=LlamaCpp(
         untied_head=True, window_period=6, rope_types=("default", "linear", "yarn"), layers_scaled_by_share=62
     ),

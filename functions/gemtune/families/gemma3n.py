@@ -32,7 +32,7 @@ GEMMA_3N = Family(
     names=("gemma-3n",),
     sizes={"gemma-3n-e2b": _E2B, "gemma-3n-e4b": _E4B},
     turns=TurnFormat("<start_of_turn>", "<end_of_turn>", "gemma3n_chat_template.jinja"),
-    licence="gemma",
+    licence="gemma", heads_divide_width=True, widths_by_layer=True,
     pictures=PictureFormat(
         "image_token", around="\n\n", by_aspect_ratio=False, type_ids="token_type_ids", trains_tower=False,
         processor="siglip.image_processing_pil_siglip.SiglipImageProcessorPil",

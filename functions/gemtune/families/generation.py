@@ -195,6 +195,9 @@ class Family:
     unquantized: suffixes of the names of linear layers that QLoRA leaves in 16 bits.
     fused: layers that have fused implementations; None where there are none.
     llama_cpp: shapes that llama.cpp computes; None where it was not compared with transformers.
+    heads_divide_width: whether transformers takes only widths that are a multiple of the number of attention heads.
+    rotations_by_layer: whether a config.json has to state how sliding and global layers rotate positions.
+    widths_by_layer: whether a config.json may state the width of each layer's MLP.
     """
 
     name: str
@@ -215,6 +218,9 @@ class Family:
     unquantized: tuple[str, ...] = ()
     fused: FusedLayers | None = None
     llama_cpp: LlamaCpp | None = None
+    heads_divide_width: bool = False
+    rotations_by_layer: bool = False
+    widths_by_layer: bool = False
 
     @property
     def why_tower_is_frozen(self) -> str | None:

@@ -2,44 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
-
-# Larger than in any model. A config.json with a larger value is damaged, or meant to keep its readers busy.
-LARGEST_VALUES: Mapping[str, int] = {
-    "num_hidden_layers": 1024,
-    "num_attention_heads": 4096,
-    "num_key_value_heads": 4096,
-    "head_dim": 2**16,
-    "hidden_size": 2**20,
-    "intermediate_size": 2**24,
-    "vocab_size": 2**24,
-    "num_experts": 2**16,
-    "moe_intermediate_size": 2**24,
-    "top_k_experts": 2**16,
-    "hidden_size_per_layer_input": 2**20,
-    "global_head_dim": 2**16,
-    "num_global_key_value_heads": 4096,
-    "num_kv_shared_layers": 1024,
-    "mm_tokens_per_image": 2**16,
-    "image_size": 2**16,
-    "patch_size": 2**16,
-}
-
-
-def field_over_limit(config: Mapping[str, Any]) -> str | None:
-    """Return the first field of a config.json that is too large, or None.
-
-    The fields of its `text_config` are checked too.
-    """
-    text = config.get("text_config")
-    for part in (config, text if isinstance(text, Mapping) else {}):
-        for name, most in LARGEST_VALUES.items():
-            values = part[name] if isinstance(part.get(name), list) else [part.get(name)]
-            if any(isinstance(value, int | float) and value > most for value in values):
-                return name
-    return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,8 @@ BY_MODEL_TYPE: Mapping[str, str] = {
     "t5gemma": "T5Gemma is an encoder-decoder model",
     "t5gemma2": "T5Gemma 2 is an encoder-decoder model",
     "gemma3_text_embedding": "EmbeddingGemma makes embeddings, not text",
+    "embedding_gemma2": "EmbeddingGemma makes embeddings, not text",
+    "embedding_gemma2_text": "EmbeddingGemma makes embeddings, not text",
     "diffusion_gemma": "DiffusionGemma does not predict the next token",
     "vaultgemma": "VaultGemma has not been tested with this trainer",
     "shieldgemma2": "ShieldGemma 2 classifies pictures",
@@ -34,6 +36,7 @@ BY_NAME: Mapping[str, str] = {
     "vaultgemma": BY_MODEL_TYPE["vaultgemma"],
     "shieldgemma-2-4b": BY_MODEL_TYPE["shieldgemma2"],
     "gemma-scope": "Gemma Scope explains other models, and writes no text",
+    "dolphingemma": "DolphinGemma predicts sounds of dolphins, not text",
     # Only the names of Google's drafting assistants: many people call a fine-tuned model an assistant.
     **dict.fromkeys(
         [f"gemma-4-{size}{kind}-assistant" for size in ("e2b", "e4b", "12b", "26b-a4b", "31b") for kind in ("", "-it")],
@@ -50,6 +53,16 @@ BY_NAME: Mapping[str, str] = {
         _QUANTIZED,
     ),
 }
+
+_OTHER_FORMAT = "its files are not those of transformers: use the model without this word at the end of its name"
+
+# Reasons by the end of a repository's name. Inside of a name, these words may say what a model is about.
+BY_END: Mapping[str, str] = dict.fromkeys(
+    ("keras", "flax", "jax", "pytorch", "sfp-cpp", "gemma-cpp", "mlx", "mlc"), _OTHER_FORMAT
+)
+
+# Reasons by owner, where all models of one are files for another program.
+BY_OWNER: Mapping[str, str] = {"litert-community": _CONVERTED, "onnx-community": _CONVERTED}
 
 # Parts of names of models that were trained to be quantized, and are not quantized.
 UNQUANTIZED = ("int4-unquantized", "int8-unquantized")
@@ -76,26 +89,8 @@ def _reasons(parts: list[Mapping[str, Any]]) -> Iterator[str]:
         if any(name.endswith("Classification") for name in names):
             yield f"it is a {names[0][:60]}, which classifies texts"
         for field in ("quantization_config", "quantization"):  # the second one is MLX's
-            if isinstance(stored := part.get(field), Mapping) and stored:
-                method = stored.get("quant_method")
+            stored = part.get(field)
+            if stored is not None and (stored or field == "quantization_config"):
+                method = stored.get("quant_method") if isinstance(stored, Mapping) else None
                 by = f" ({method[:40]})" if isinstance(method, str) else ""
                 yield f"its weights are stored quantized{by}: use the model that they were made from"
-    yield from _uncomputed_shapes({**parts[0], **parts[-1]}, str(parts[0].get("model_type")))
-
-
-# torch multiplies the weights of experts in rows of whole 16 bytes, which are 8 numbers of bf16.
-EXPERTS_IN_STEPS_OF = 8
-
-
-def _uncomputed_shapes(fields: Mapping[str, Any], model_type: str) -> Iterator[str]:
-    """Yield why transformers does not compute a model of this shape.
-
-    fields: of a config.json and its `text_config`.
-    """
-    for name in ("hidden_size", "moe_intermediate_size"):
-        width = fields.get(name)
-        if fields.get("enable_moe_block") and isinstance(width, int) and width % EXPERTS_IN_STEPS_OF:
-            yield f"torch computes experts in steps of {EXPERTS_IN_STEPS_OF}, and {name} is {width} in its config.json"
-    has_no_inputs = "hidden_size_per_layer_input" in fields and not fields["hidden_size_per_layer_input"]
-    if model_type in ("gemma4", "gemma4_text") and fields.get("num_kv_shared_layers") and has_no_inputs:
-        yield "transformers does not compute a Gemma 4 that shares keys and values and has no inputs per layer"

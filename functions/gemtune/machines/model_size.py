@@ -11,7 +11,8 @@ from dataclasses import replace
 from typing import Any
 
 from gemtune import families
-from gemtune.families.size import LARGEST_VALUES, NO_TOWER, SIGLIP, Experts, Layers, ModelSize, Tower
+from gemtune.families.configs.fields import LARGEST_VALUES
+from gemtune.families.size import NO_TOWER, SIGLIP, Experts, Layers, ModelSize, Tower
 
 # Bytes per parameter by `dtype`, as config.json names it.
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}

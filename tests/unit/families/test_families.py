@@ -84,6 +84,15 @@ def test_a_published_name_gives_family_and_size(repository: str, family: str, bi
         "RedHatAI/gemma-3-12b-it-FP8-dynamic",
         "RedHatAI/gemma-3-4b-it-quantized.w4a16",
         "nvidia/Gemma-4-31B-IT-NVFP4",
+        "google/gemma-2b-it-keras",
+        "google/gemma-7b-flax",
+        "google/gemma-2-2b-jax",
+        "google/gemma-2b-it-pytorch",
+        "google/gemma-2-2b-it-sfp-cpp",
+        "me/gemma-3-4b-it-mlx",
+        "google/dolphingemma",
+        "litert-community/Gemma3-1B-IT",
+        "onnx-community/gemma-3-1b-it",
         "google/gemma-99-9b-it",
         "google/gemma-3.5-4b-it",
         "google/gemma-10-2b",
@@ -112,6 +121,20 @@ def test_a_model_that_somebody_called_an_assistant_is_not_refused() -> None:
     assert families.problem_of_name("me/gemma-3-4b-it-support-assistant") is None
 
 
+@pytest.mark.parametrize("name", ["gemma-3-4b-keras-tutor", "gemma-pytorch-helper", "mlx-gemma-3-4b", "code-jax"])
+def test_a_model_that_is_about_another_program_is_not_refused(name: str) -> None:
+    assert families.problem_of_name(f"me/{name}") is None
+
+
+def test_every_gemma_of_transformers_is_supported_or_refused_with_its_reason() -> None:
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    parts = ("_vision", "_audio", "_text", "_module", "_decoder", "_encoder")
+    answered = {*unsupported.BY_MODEL_TYPE, *(kind for family in FAMILIES for kind in family.model_types)}
+    whole = {kind for kind in CONFIG_MAPPING_NAMES if "gemma" in kind and not kind.endswith(parts)}
+    assert whole - answered == set()
+
+
 @pytest.mark.parametrize("repository", ["me/my-gemma-4b", "me/gemma-9b-chat", "me/assistants-of-mine", "me/llama-3-8b"])
 def test_a_name_of_no_known_model_is_not_refused(repository: str) -> None:
     assert families.problem_of_name(repository) is None
@@ -134,10 +157,11 @@ def test_a_name_of_no_known_model_is_not_refused(repository: str) -> None:
     ],
 )
 def test_a_configuration_is_trained_or_refused_by_its_model_type(model_type: object, code: str | None) -> None:
-    problem = families.problem_of_config({"model_type": model_type})
+    problem = families.problem_of_config({"model_type": model_type, "text_config": {}})
     assert (problem and problem.code) == code
 
 
+MIXTURE = {"enable_moe_block": True, "num_experts": 128, "top_k_experts": 8, "moe_intermediate_size": 704}
 # Fields of a config.json that make a model of a known type one that cannot be trained, with part of the reason. The
 # first two are EmbeddingGemma's and a reward model's; the others are of bitsandbytes, compressed-tensors and MLX.
 REFUSED_FIELDS: tuple[tuple[dict[str, object], str], ...] = (
@@ -149,10 +173,10 @@ REFUSED_FIELDS: tuple[tuple[dict[str, object], str], ...] = (
     ({"model_type": "gemma3", "text_config": {"quantization_config": {"quant_method": "fp8"}}}, "quantized (fp8)"),
     ({"model_type": "gemma3_text", "quantization": {"group_size": 64, "bits": 4}}, "stored quantized"),
     (
-        {"model_type": "gemma4_text", "enable_moe_block": True, "moe_intermediate_size": 17},
+        {"model_type": "gemma4_text", **MIXTURE, "moe_intermediate_size": 17},
         "moe_intermediate_size is 17",
     ),
-    ({"model_type": "gemma4", "text_config": {"enable_moe_block": True, "hidden_size": 60}}, "hidden_size is 60"),
+    ({"model_type": "gemma4", "text_config": {**MIXTURE, "hidden_size": 60}}, "hidden_size is 60"),
     (
         {"model_type": "gemma4", "text_config": {"num_kv_shared_layers": 2, "hidden_size_per_layer_input": 0}},
         "has no inputs per layer",
@@ -176,7 +200,7 @@ def test_a_configuration_is_refused_by_what_it_says_besides_its_model_type(
         {"use_bidirectional_attention": "vision"},
         {"use_bidirectional_attention": False},
         {"quantization_config": None},
-        {"enable_moe_block": True, "moe_intermediate_size": 704, "hidden_size": 2816},
+        {**MIXTURE, "hidden_size": 2816},
         {"enable_moe_block": False, "moe_intermediate_size": 17},
         {"num_kv_shared_layers": 20, "hidden_size_per_layer_input": 256},
         {"num_kv_shared_layers": 0, "hidden_size_per_layer_input": 0},

@@ -1,0 +1,1 @@
+"""Values of a config.json that transformers does not read or compute."""

@@ -1,0 +1,138 @@
+"""Fields of config.json: refused if transformers does not read them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from typing import Any, get_args
+
+import pytest
+from huggingface_hub.errors import StrictDataclassError
+from transformers import AutoConfig
+from transformers.activations import ACT2FN
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+from gemtune import families
+from gemtune.families.configs import fields, shapes
+
+# As transformers saves the language model of each kind of Gemma, small.
+_ROTATIONS = {kind: {"rope_type": "default", "rope_theta": 10_000.0} for kind in shapes.LAYER_TYPES}
+_TEXT: Mapping[str, Any] = {
+    "vocab_size": 540,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 32,
+    "layer_types": ["sliding_attention", "sliding_attention", "full_attention"] * 2,
+    "sliding_window": 64,
+    "rope_parameters": _ROTATIONS,
+}
+TEXTS: Mapping[str, Mapping[str, Any]] = {
+    "gemma": {name: value for name, value in _TEXT.items() if name not in ("layer_types", "rope_parameters")},
+    "gemma2": {name: value for name, value in _TEXT.items() if name != "rope_parameters"},
+    "gemma3_text": _TEXT,
+    "gemma3n_text": _TEXT | {"num_kv_shared_layers": 2, "hidden_size_per_layer_input": 16, "laurel_rank": 8},
+    "gemma4_text": _TEXT | {"num_kv_shared_layers": 2, "hidden_size_per_layer_input": 16},
+    "gemma4_unified_text": _TEXT,
+}
+ODD: tuple[Any, ...] = (None, 0, -1, 3, 65, "64", 64.0, 0.5, True, [], ["x"], [1] * 6, {}, "nonsense")
+
+
+def odd_fields(text: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield a field of a configuration with a value of another type or size."""
+    for name in (*text, "hidden_activation", "attention_dropout", "rms_norm_eps", "attention_bias", "eos_token_id"):
+        yield from ({name: value} for value in ODD)
+
+
+def is_read(config: Mapping[str, Any]) -> bool:
+    """Return whether transformers reads a configuration."""
+    try:
+        AutoConfig.for_model(**copy.deepcopy(dict(config)))
+    except (ValueError, TypeError, KeyError, AttributeError, ZeroDivisionError, StrictDataclassError):
+        return False
+    return True
+
+
+@pytest.mark.parametrize("model_type", TEXTS)
+def test_a_config_that_transformers_does_not_read_is_refused(model_type: str) -> None:
+    base = {"model_type": model_type} | TEXTS[model_type]
+    assert families.problem_of_config(base) is None
+    late = [
+        odd
+        for odd in odd_fields(TEXTS[model_type])
+        if families.problem_of_config(base | odd) is None and not is_read(base | odd)
+    ]
+    assert late == []
+
+
+@pytest.mark.parametrize("model_type", TEXTS)
+def test_every_field_of_transformers_has_its_types(model_type: str) -> None:
+    config = type(AutoConfig.for_model(**{"model_type": model_type} | TEXTS[model_type]))
+    for name, types in fields.TYPES.items():
+        stated = config.__annotations__.get(name)
+        if stated is not None and name not in ("attention_dropout", "use_bidirectional_attention"):
+            stated_types = {getattr(kind, "__origin__", kind) for kind in get_args(stated) or (stated,)}
+            assert {kind for kind in stated_types if kind in (*types, int, float, bool, str)} <= set(types), name
+
+
+def test_names_are_those_of_transformers() -> None:
+    assert set(ACT2FN) == shapes.ACTIVATIONS
+    assert {"default", *ROPE_INIT_FUNCTIONS} == set(shapes.ROPE_TYPES)
+
+
+_MIXTURE = {"enable_moe_block": True, "num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 32}
+
+
+@pytest.mark.parametrize(
+    ("model_type", "odd", "reason"),
+    [
+        ("gemma3_text", {"num_key_value_heads": 3}, "cannot share 3 heads"),
+        ("gemma3_text", {"hidden_size": 65}, "not a multiple of its 2 attention heads"),
+        ("gemma3_text", {"head_dim": 33}, "rotate pairs"),
+        ("gemma3_text", {"layer_types": ["full_attention"] * 5}, "has 5 layer_types for 6 layers"),
+        ("gemma3_text", {"layer_types": ["linear_attention"] * 6}, "no Gemma has a layer of the type"),
+        ("gemma3_text", {"sliding_window": None}, "without a sliding_window"),
+        ("gemma3_text", {"hidden_activation": "gelu_tanh"}, "no activation"),
+        ("gemma3_text", {"rope_scaling": {"rope_type": "mrope"}}, 'by "mrope"'),
+        ("gemma3_text", {"rope_scaling": {"type": "linear"}}, "by linear without a factor"),
+        ("gemma3_text", {"rope_scaling": "linear"}, "not an object"),
+        ("gemma3_text", {"final_logit_softcapping": 30}, "final_logit_softcapping is 30"),
+        ("gemma3_text", {"dtype": "float8_e4m3fn"}, "not one of float32"),
+        ("gemma3_text", {"torch_dtype": 7}, "not one of float32"),
+        ("gemma3_text", {"text_config": None}, "text_config is null"),
+        ("gemma4_text", {"rope_parameters": {"rope_type": "default"}}, "lack a rope_theta"),
+        ("gemma4_text", {"rope_scaling": {"rope_type": "linear", "factor": 8.0}}, "do not have"),
+        ("gemma4_text", {"num_kv_shared_layers": 4}, "none of each type"),
+        ("gemma4_text", {"num_kv_shared_layers": 6}, "none of each type"),
+        ("gemma4_text", {"per_layer_config": {"2": {"head_dim": 64}}}, "differ from each other"),
+        ("gemma4_text", {"per_layer_config": {"2": 7}}, "not an object of objects"),
+        ("gemma4_text", _MIXTURE | {"num_experts": 0}, "num_experts is 0"),
+        ("gemma4_text", _MIXTURE | {"top_k_experts": 5}, "each token needs 5"),
+        ("gemma4_text", {"enable_moe_block": True}, "num_experts is null"),
+        ("gemma4", {}, "text_config is null"),
+        ("gemma4", {"text_config": 7}, "text_config is 7"),
+        ("gemma4", {"text_config": {}, "vision_config": "x"}, 'vision_config is "x"'),
+        ("gemma4", {"text_config": {}, "image_token_id": 2.5}, "image_token_id is 2.5"),
+    ],
+    ids=str,
+)
+def test_a_config_that_contradicts_itself_is_refused_with_the_reason(
+    model_type: str, odd: dict[str, Any], reason: str
+) -> None:
+    problem = families.problem_of_config({"model_type": model_type} | TEXTS.get(model_type, {}) | odd)
+    assert problem is not None
+    assert reason in problem.msg
+
+
+def test_a_field_that_published_models_of_gemma_1_have_is_not_refused() -> None:
+    config = {"model_type": "gemma", "hidden_act": "gelu", "hidden_activation": None}
+    assert families.problem_of_config(config) is None
+
+
+@pytest.mark.parametrize("quantized", [{}, "x", 7, [], False, {"quant_method": "gguf"}, {"load_in_4bit": True}])
+def test_any_quantization_config_is_refused(quantized: object) -> None:
+    problem = families.problem_of_config({"model_type": "gemma3_text", "quantization_config": quantized})
+    assert problem is not None
+    assert "stored quantized" in problem.msg
