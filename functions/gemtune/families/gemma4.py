@@ -53,7 +53,7 @@ GEMMA_4 = Family(
         processor="gemma4.image_processing_pil_gemma4.Gemma4ImageProcessorPil",
     ),
     multimodal_modules=("vision_tower", "audio_tower", "embed_vision", "embed_audio", "vision_embedder"),
-    audio_modules=("audio_tower", "embed_audio"), rotations_by_layer=True,
+    audio_modules=("audio_tower", "embed_audio"), rotations_by_layer=True, global_head=512,
     experts=("experts.gate_up_proj", "experts.down_proj"),
     experts_limit="vLLM 0.33 needs --enable-mixed-moe-lora-format and is_3d_lora_weight, llama.cpp converts no experts",
     unquantized=("router.proj", "per_layer_input_gate", "per_layer_projection", "per_layer_model_projection"),

@@ -198,6 +198,7 @@ class Family:
     heads_divide_width: whether transformers takes only widths that are a multiple of the number of attention heads.
     rotations_by_layer: whether a config.json has to state how sliding and global layers rotate positions.
     widths_by_layer: whether a config.json may state the width of each layer's MLP.
+    global_head: width of the heads of global layers that a config.json does not state; None where all heads are alike.
     """
 
     name: str
@@ -221,6 +222,7 @@ class Family:
     heads_divide_width: bool = False
     rotations_by_layer: bool = False
     widths_by_layer: bool = False
+    global_head: int | None = None
 
     @property
     def why_tower_is_frozen(self) -> str | None:

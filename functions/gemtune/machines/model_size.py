@@ -16,8 +16,6 @@ from gemtune.families.size import NO_TOWER, SIGLIP, Experts, Layers, ModelSize, 
 
 # Bytes per parameter by `dtype`, as config.json names it.
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-# Head dimension of global layers, which the configurations of Gemma 4 leave out.
-_GLOBAL_HEAD = 512
 
 
 def by_name(repository: str) -> ModelSize | None:
@@ -68,9 +66,11 @@ def of_folder(config: Mapping[str, Any], weights_bytes: int) -> ModelSize:
 def _tower(config: Mapping[str, Any]) -> Tower:
     """Return the vision tower of a config.json.
 
-    A model without one, or whose tower has unknown dimensions, has the largest one here, except Gemma 4's unified ones.
+    A model without one, or whose tower has unknown dimensions, has the largest one here. Models without encoders have
+    none.
     """
-    if config.get("model_type") == "gemma4_unified":
+    known = families.of_config(config)
+    if known is not None and known[1].encoder_free:
         return NO_TOWER
     vision = config.get("vision_config")
     if not isinstance(vision, Mapping):
@@ -95,19 +95,26 @@ def _shapes(text: Mapping[str, Any]) -> tuple[Layers, ...] | None:
     hidden, intermediate = _count(text, "hidden_size"), text.get("intermediate_size")
     if layers is None or heads is None or hidden is None or not intermediate:
         return None
-    counts = Counter(_layer(text, index, layers, heads, hidden) for index in range(layers))
+    family = families.of_model_type(text.get("model_type"))
+    global_head = None if family is None else family.global_head
+    counts = Counter(_layer(text, index, layers, heads, hidden, global_head) for index in range(layers))
     if any(shape.intermediate <= 0 for shape in counts):
         return None
     return tuple(replace(shape, count=count) for shape, count in counts.items())
 
 
-def _layer(text: Mapping[str, Any], index: int, layers: int, heads: int, hidden: int) -> Layers:
-    """Return one layer of a text configuration, as Layers with count 1."""
+def _layer(
+    text: Mapping[str, Any], index: int, layers: int, heads: int, hidden: int, global_head: int | None
+) -> Layers:
+    """Return one layer of a text configuration, as Layers with count 1.
+
+    global_head: see `Family`.
+    """
     types = text.get("layer_types")
     is_global = isinstance(types, list) and index < len(types) and types[index] == "full_attention"
-    has_global_heads = is_global and str(text.get("model_type")).startswith("gemma4")
-    one_projection = has_global_heads and bool(text.get("attention_k_eq_v"))
-    overrides = _overrides_of_layer(text, index, has_global_heads, one_projection)
+    global_head = global_head if is_global else None
+    one_projection = global_head is not None and bool(text.get("attention_k_eq_v"))
+    overrides = _overrides_of_layer(text, index, global_head, one_projection)
     head = _count(overrides, "head_dim") or _count(text, "head_dim") or hidden // heads
     key_heads = _count(overrides, "num_key_value_heads") or _count(text, "num_key_value_heads") or heads
     shares = index >= layers - (_count(text, "num_kv_shared_layers") or 0)
@@ -122,9 +129,9 @@ def _layer(text: Mapping[str, Any], index: int, layers: int, heads: int, hidden:
 
 
 def _overrides_of_layer(
-    text: Mapping[str, Any], index: int, has_global_heads: bool, one_projection: bool
+    text: Mapping[str, Any], index: int, global_head: int | None, one_projection: bool
 ) -> Mapping[str, Any]:
-    """Return the values that differ for one layer of Gemma 4.
+    """Return the values that differ for one layer, in a model with other global heads.
 
     Google writes them as fields for all global layers. transformers saves them layer by layer, under the number of the
     layer, which it pads with zeros to the width of the last one.
@@ -134,9 +141,9 @@ def _overrides_of_layer(
         keys = (str(index).zfill(width) for width in range(1, len(str(LARGEST_VALUES["num_hidden_layers"])) + 1))
         overrides = next((per_layer[key] for key in keys if key in per_layer), None)
         return overrides if isinstance(overrides, Mapping) else {}
-    if not has_global_heads:
+    if global_head is None:
         return {}
-    overrides = {"head_dim": _count(text, "global_head_dim") or _GLOBAL_HEAD}
+    overrides = {"head_dim": _count(text, "global_head_dim") or global_head}
     return overrides | ({"num_key_value_heads": text.get("num_global_key_value_heads")} if one_projection else {})
 
 
