@@ -20,6 +20,8 @@ from trainer.answers.in_transformers import Transformers
 from trainer.answers.runtime import TransformersFiles
 
 TOKENS = 8
+# Least lead of the most likely token over the next one: rounding, which differs between processors, decides below it.
+LEADS = {torch.float32: 1e-5, torch.bfloat16: 0.01}
 
 
 def ask(runtime: Transformers, *clips: bytes) -> Answer:
@@ -42,9 +44,15 @@ def test_audio_is_answered_token_by_token_as_by_plain_transformers(
     clip = encoded(samples(1))
     tokens = runtime.prompt(Conversation((Turn("user", (Audio(clip), Text(QUESTION))),))).tokens
     inputs = reference_inputs(folder, list(tokens), (1,))
-    output = plain.generate(**inputs, max_new_tokens=TOKENS, do_sample=False)
+    output = plain.generate(
+        **inputs, max_new_tokens=TOKENS, do_sample=False, output_logits=True, return_dict_in_generate=True
+    )
+    leads = [float(-logits[0].float().topk(2).values.diff()) for logits in output.logits]
+    decided = next((number for number, lead in enumerate(leads) if lead < LEADS[dtype]), TOKENS)
     answered = ask(runtime, clip)
-    assert (answered.prompt_tokens, list(answered.tokens)) == (len(tokens), output[0][len(tokens) :].tolist())
+    assert answered.prompt_tokens == len(tokens)
+    assert decided > 2
+    assert list(answered.tokens)[:decided] == output.sequences[0][len(tokens) :].tolist()[:decided]
     assert ask(runtime, clip, clip).prompt_tokens > answered.prompt_tokens > ask(runtime).prompt_tokens
 
 
