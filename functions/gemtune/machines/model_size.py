@@ -69,8 +69,8 @@ def _tower(config: Mapping[str, Any]) -> Tower:
     A model without one, or whose tower has unknown dimensions, has the largest one here. Models without encoders have
     none.
     """
-    known = families.of_config(config)
-    if known is not None and known[1].encoder_free:
+    family_and_type = families.of_config(config)
+    if family_and_type is not None and family_and_type[1].encoder_free:
         return NO_TOWER
     vision = config.get("vision_config")
     if not isinstance(vision, Mapping):
@@ -131,7 +131,9 @@ def _layer(
 def _overrides_of_layer(
     text: Mapping[str, Any], index: int, global_head: int | None, one_projection: bool
 ) -> Mapping[str, Any]:
-    """Return the values that differ for one layer, in a model with other global heads.
+    """Return the values that differ for one layer.
+
+    Those of global layers differ in models with other heads there.
 
     Google writes them as fields for all global layers. transformers saves them layer by layer, under the number of the
     layer, which it pads with zeros to the width of the last one.

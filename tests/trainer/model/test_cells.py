@@ -111,6 +111,6 @@ def test_a_job_trains_as_the_libraries_and_resumes_to_the_bit(
     else:
         assert set(trained) == set(expected)
     differing = sum(int((trained[name] - weight).abs().gt(cells.RATE / 10).sum()) for name, weight in expected.items())
-    assert differing <= ROUNDED_AWAY.get(method, 0.01) * sum(weight.numel() for weight in expected.values())
+    assert differing <= ROUNDED_AWAY.get(method, 0.03) * sum(weight.numel() for weight in expected.values())
     after = load_file(base / "model.safetensors")
     assert all(torch.equal(after[name], weight) for name, weight in before.items())

@@ -168,7 +168,7 @@ def test_a_merged_export_answers_as_trained_and_as_its_readme_shows(
     assert_compared_with_media(bench)
     metrics = bench.job.metrics
     assert metrics is not None
-    assert metrics.eval_loss == pytest.approx(reference_metrics(bench, model, reference_inputs, HELD_OUT)[0], rel=2e-2)
+    assert metrics.eval_loss == pytest.approx(reference_metrics(bench, model, reference_inputs, HELD_OUT)[0], rel=5e-2)
     heard = range(202, 208, 3)
     assert answers_of(bench, model, heard) == [right_answer(number) for number in heard]
     assert media_jobs.run_readme_on_speech(bench, 202, monkeypatch, capsys) == right_answer(202)

@@ -97,7 +97,7 @@ def test_grpo_on_a_dpo_adapter_diverges_from_that_adapter(
     assert ours[0]["kl"] == pytest.approx(0, abs=1e-6)
     assert ours[-1]["kl"] > 1e-4
     assert bench.job.lineage == (middle, root)
-    assert largest_difference(saved(plain, tmp_path / "saved"), adapter(bench)) < 1e-3
+    assert largest_difference(saved(plain, tmp_path / "saved"), adapter(bench)) < 3e-3
     assert 0 <= divergence(plain.model.merge_and_unload(), bench.job.adapter_path) < 0.01  # rounded to bf16
 
 
