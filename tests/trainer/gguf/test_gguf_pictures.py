@@ -120,7 +120,8 @@ def test_the_projector_file_of_gemma_4_contains_the_base_models_vision_tower(
 ) -> None:
     """The tower is not trained, so every weight equals that of the base model."""
     bench = bench_for(shape, **LEARNING | {"max_steps": 4})
-    bench.export = {"format": "gguf", "quantization": "f16"}
+    # The rounding of some processors changes too many first choices of the tiny mixture.
+    bench.export = {"format": "gguf", "quantization": "f16", "accept_loss": True}
     job = bench.to(Step.EXPORT).job
     assert job.status == "completed"
     folder = Path(job.adapter_path or "")
