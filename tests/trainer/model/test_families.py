@@ -50,7 +50,7 @@ LENGTHS = (100, 17, 70)
 ROUNDING, ROUNDING_OF_SENSITIVE = 2e-5, 2e-3
 # One shape per family, with all the parts that its real models have.
 TRAINED = ("gemma3n-text", "gemma4-e", "gemma4-moe", "gemma4-unified")
-# Those whose adapter vLLM does not load as it loads others, which their jobs warn of.
+# Shapes whose jobs warn that vLLM does not load their adapter as it loads others.
 LIMITED = ("gemma3n-text", "gemma4-moe", "gemma4-unified")
 
 
