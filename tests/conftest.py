@@ -3,9 +3,10 @@ from __future__ import annotations
 import gc
 import os
 import time
+import traceback
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -47,6 +48,31 @@ def long_lived_objects_are_frozen() -> None:
 
     gc.collect()
     imports.freeze()
+
+
+@pytest.fixture(scope="session")
+def process_ends() -> Iterator[list[str]]:
+    """Yield the stacks of calls of `os._exit` in this process, which do not end it."""
+    stacks, own_pid, end_process = list[str](), os.getpid(), os._exit
+
+    def record(code: int) -> NoReturn:
+        if os.getpid() != own_pid:  # a forked process
+            end_process(code)
+        stacks.append("".join(traceback.format_stack()))
+        raise SystemExit(code)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(os, "_exit", record)
+        yield stacks
+
+
+@pytest.fixture(autouse=True)
+def no_test_ends_this_process(process_ends: list[str]) -> Iterator[None]:
+    """Fail a test whose code would have ended the whole run, as a trainer that lost its job does."""
+    yield
+    stacks = process_ends.copy()
+    process_ends.clear()
+    assert not stacks, "os._exit was called:\n" + "\n".join(stacks)
 
 
 @pytest.fixture
@@ -121,3 +147,16 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
         report.outcome = "failed"
     report.sections = [(name, text.encode(errors="backslashreplace").decode()) for name, text in report.sections]
     return report
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    """Print the memory of the machine when a test process has died.
+
+    The kernel kills one where memory ends, without a message of the process itself.
+    """
+    if error is None:
+        return
+    memory = [line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith(("MemAv", "Shmem:"))]
+    killed = [line for line in Path("/proc/vmstat").read_text().splitlines() if line.startswith("oom_kill ")]
+    print(f"\n{node.gateway.id} died; afterwards: {'; '.join([*memory, *killed])}")
