@@ -94,9 +94,13 @@ def emulators(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulators]:
         emulators = Emulators(tmp_path_factory.mktemp("emulators"))
     except NoEmulators as error:
         pytest.skip(str(error))
-    with environment_with(emulators.environment):
-        yield emulators
-    emulators.stop()
+    try:
+        with environment_with(emulators.environment):
+            yield emulators
+            # To a server that has stopped, Pub/Sub pushes again without end.
+            assert not emulators.push_subscriptions()
+    finally:
+        emulators.stop()
 
 
 @pytest.fixture(params=["embedded", GCP])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
+from google.cloud import pubsub_v1
+
 from tests.emulators.children import Child, free_port, wait_for_port
 from tests.emulators.sdk import jars
 
@@ -46,6 +48,15 @@ class Emulators:
     def stop(self) -> None:
         for child in self._children:
             child.stop()
+
+    def push_subscriptions(self) -> list[str]:
+        """Return the names of the subscriptions whose messages are pushed.
+
+        In the tests' own project; needs `environment`.
+        """
+        with pubsub_v1.SubscriberClient() as subscriber:
+            subscriptions = subscriber.list_subscriptions(project=f"projects/{PROJECT}")
+            return [each.name for each in subscriptions if each.push_config.push_endpoint]
 
     @property
     def environment(self) -> dict[str, str]:

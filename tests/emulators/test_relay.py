@@ -112,17 +112,20 @@ def test_a_slow_function_delays_no_other_event(relay: Relay, functions: Function
     wait_for(lambda: len(functions.received) == 8, seconds=240, what="all events")
 
 
-def test_an_uploaded_object_arrives_as_a_storage_event(
-    emulators: Emulators, relay: Relay, functions: Functions
-) -> None:
+@pytest.fixture
+def storage_events(emulators: Emulators, relay: Relay) -> Iterator[None]:
+    """Let Pub/Sub push storage events to the relay until the test ends."""
+    subscription, topic = f"projects/{PROJECT}/subscriptions/relayed", f"projects/{PROJECT}/topics/{STORAGE_EVENTS}"
+    push = {"push_endpoint": f"{relay.url}/storage"}
     with pubsub_v1.PublisherClient() as publisher, pubsub_v1.SubscriberClient() as subscriber:
-        topic = f"projects/{PROJECT}/topics/{STORAGE_EVENTS}"
         publisher.create_topic(name=topic)
-        subscriber.create_subscription(
-            name=f"projects/{PROJECT}/subscriptions/relayed",
-            topic=topic,
-            push_config={"push_endpoint": f"{relay.url}/storage"},
-        )
+        subscriber.create_subscription(name=subscription, topic=topic, push_config=push)
+        yield
+        subscriber.delete_subscription(subscription=subscription)
+
+
+@pytest.mark.usefixtures("storage_events")
+def test_an_uploaded_object_arrives_as_a_storage_event(functions: Functions) -> None:
     bucket = storage.Client(project=PROJECT, credentials=AnonymousCredentials()).create_bucket("relayed")
     functions.statuses = [500]  # so that it has to be sent again
     blob = bucket.blob("in/ü x.job.json")
