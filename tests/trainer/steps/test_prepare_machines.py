@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -58,7 +59,8 @@ def test_one_long_row_gets_the_large_machine(bucket_bench: Bench) -> None:
 def test_a_model_that_fits_on_no_machine_fails_in_prepare(bucket_bench: Bench) -> None:
     bucket_bench.training["machine"] = None
     config = bucket_bench.services.settings.home / "data" / "models" / "tiny" / "config.json"
-    huge = {"num_hidden_layers": 1000, "hidden_size": 2**16, "intermediate_size": 2**22}
+    huge: dict[str, Any] = {"num_hidden_layers": 1000, "hidden_size": 2**16, "intermediate_size": 2**22}
+    huge["layer_types"] = ["full_attention"] * 1000
     config.write_text(json.dumps(json.loads(config.read_text()) | huge))
     with pytest.raises(StepError, match="GPU memory") as caught:
         run(bucket_bench)

@@ -35,6 +35,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def wandb_state(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
+    """Run a server of W&B, which a busy machine may keep waiting."""
+    monkeypatch.setattr("trainer.training.tracking.wandb_run.FINISH_SECONDS", 240.0)
     with wandb_server() as server:
         monkeypatch.setenv("WANDB_BASE_URL", server.url)
         yield server
