@@ -52,7 +52,7 @@ def long_lived_objects_are_frozen() -> None:
 
 @pytest.fixture(scope="session")
 def process_ends() -> Iterator[list[str]]:
-    """Yield the stacks of calls of `os._exit` in this process, which do not end it."""
+    """Yield the stacks of calls of `os._exit`, which do not end this process."""
     stacks, own_pid, end_process = list[str](), os.getpid(), os._exit
 
     def record(code: int) -> NoReturn:
@@ -68,7 +68,10 @@ def process_ends() -> Iterator[list[str]]:
 
 @pytest.fixture(autouse=True)
 def no_test_ends_this_process(process_ends: list[str]) -> Iterator[None]:
-    """Fail a test whose code would have ended the whole run, as a trainer that lost its job does."""
+    """Fail a test whose code would have ended the whole run.
+
+    A trainer that lost its job ends its process, for instance.
+    """
     yield
     stacks = process_ends.copy()
     process_ends.clear()

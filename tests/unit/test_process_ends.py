@@ -1,4 +1,4 @@
-"""Code that ends its process fails the test that called it, and not the whole run."""
+"""Code that ends its process fails its test, and not the whole run."""
 
 from __future__ import annotations
 
