@@ -111,10 +111,10 @@ def problem_of_config(config: Mapping[str, Any]) -> Problem | None:
     if family is not None:
         if (reason := reason_of_fields(config)) is not None:
             return _not_supported(reason)
-        if (damage := next(_damage(config, family, model_type), None)) is not None:
+        text = _language_model(config, family, model_type)
+        if (damage := next(_damage(config, text, family, model_type), None)) is not None:
             return Problem(LOC, damage, "bad_base_model", "correct its config.json, or save the model again")
-        text = config.get("text_config", {})
-        reason = next(shapes.uncomputed({**config, **text}, model_type), None)
+        reason = next(shapes.uncomputed(text, model_type), None)
         return None if reason is None else _not_supported(reason)
     if model_type in BY_MODEL_TYPE:
         return _not_supported(BY_MODEL_TYPE[model_type])
@@ -123,18 +123,27 @@ def problem_of_config(config: Mapping[str, Any]) -> Problem | None:
     return Problem(LOC, f"it is a {model_type} model, not a Gemma", "not_a_gemma", f"use {_supported_families()}")
 
 
-def _damage(config: Mapping[str, Any], family: Family, model_type: str) -> Iterator[str]:
-    """Yield why transformers does not read a config.json, or not as one model."""
+def _language_model(config: Mapping[str, Any], family: Family, model_type: str) -> Any:
+    """Return the part of a config.json that describes the language model.
+
+    An object in a config.json that is not damaged.
+    """
+    has_parts = f"{model_type}_text" in family.model_types or "text_config" in config
+    return config.get("text_config") if has_parts else config
+
+
+def _damage(config: Mapping[str, Any], text: object, family: Family, model_type: str) -> Iterator[str]:
+    """Yield why transformers does not read a config.json, or not as one model.
+
+    text: its part about the language model.
+    """
     if (field := fields.field_over_limit(config)) is not None:
         yield f"the value of {field} in its config.json is larger than in any model"
-    text: object = config
-    if f"{model_type}_text" in family.model_types or "text_config" in config:
-        text = config.get("text_config")
     if not isinstance(text, Mapping):
         yield f"text_config is {fields.shown(text)} in its config.json, and describes no language model"
         return
     yield from fields.wrong_parts(config)
-    yield from fields.wrong_values(text)
+    yield from fields.wrong_values(text, model_type)
     if isinstance(text.get("intermediate_size"), list) and not family.widths_by_layer:
         yield "its config.json has a list of intermediate_size, and models of its generation have one number"
     yield from shapes.overrides(text)

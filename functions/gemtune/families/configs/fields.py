@@ -50,14 +50,14 @@ TYPES: Mapping[str, tuple[type, ...]] = {
             *("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
             *("head_dim", "max_position_embeddings", "query_pre_attn_scalar", "vocab_size_per_layer_input"),
             *("hidden_size_per_layer_input", "num_kv_shared_layers"),
-            *("altup_active_idx", "altup_num_inputs", "laurel_rank"),
+            *("altup_active_idx", "altup_num_inputs", "laurel_rank", "global_head_dim"),
         ),
         (int,),
     ),
     **dict.fromkeys(
         (
             *("sliding_window", "num_experts", "top_k_experts", "moe_intermediate_size"),
-            *("pad_token_id", "bos_token_id"),
+            *("pad_token_id", "bos_token_id", "num_global_key_value_heads"),
         ),
         (int, _NULL),
     ),
@@ -78,7 +78,14 @@ TYPES: Mapping[str, tuple[type, ...]] = {
     "hidden_activation": (str, _NULL),  # null beside Gemma 1's hidden_act
     "layer_types": (list, _NULL),
     "rope_parameters": (dict, _NULL),
-    "activation_sparsity_pattern": (float, list, _NULL),
+    "activation_sparsity_pattern": (list, _NULL),  # transformers has float too, and cannot read it
+}
+_ITEMS: Mapping[str, type] = {"intermediate_size": int, "eos_token_id": int, "activation_sparsity_pattern": float}
+# Fields that are null in models of other generations only, by the beginning of these models' types.
+_NEVER_NULL: Mapping[str, tuple[str, ...]] = {
+    "hidden_activation": ("gemma2", "gemma3", "gemma4"),
+    "final_logit_softcapping": ("gemma3n",),
+    "sliding_window": ("gemma3n", "gemma4"),
 }
 _IN_WORDS = {int: "a whole number", float: "a number with a point", bool: "true or false", str: "a text"} | {
     list: "a list",
@@ -101,10 +108,10 @@ def field_over_limit(config: Mapping[str, Any]) -> str | None:
     return None
 
 
-def wrong_values(text: Mapping[str, Any]) -> Iterator[str]:
+def wrong_values(text: Mapping[str, Any], model_type: str = "") -> Iterator[str]:
     """Yield which values have types or ranges that no model has.
 
-    text: the fields of a language model.
+    text: the fields of a language model. model_type: of the whole model; "" for fields of a single layer.
     """
     for name, types in TYPES.items():
         if name in text and type(text[name]) not in types:
@@ -112,8 +119,12 @@ def wrong_values(text: Mapping[str, Any]) -> Iterator[str]:
             yield f"{name} is {shown(text[name])} in its config.json, and not {expected}"
     if "hidden_activation" in text and text["hidden_activation"] is None and "hidden_act" not in text:
         yield "hidden_activation is null in its config.json, and not a text"
-    if isinstance(ends := text.get("eos_token_id"), list) and any(type(end) is not int for end in ends):
-        yield f"eos_token_id is {shown(ends)} in its config.json, and not a list of whole numbers"
+    for name, generations in _NEVER_NULL.items():
+        if name in text and text[name] is None and model_type.startswith(generations):
+            yield f"{name} is null in its config.json, and in no model of its generation"
+    for name, kind in _ITEMS.items():
+        if isinstance(items := text.get(name), list) and any(type(item) is not kind for item in items):
+            yield f"an entry of {name} in its config.json is not {_IN_WORDS[kind]}: {shown(items)}"
     for name, smallest in _SMALLEST.items():
         values = text[name] if isinstance(text.get(name), list) else [text.get(name)]
         wrong = [each for each in values if isinstance(each, int | float) and each < smallest]

@@ -36,7 +36,7 @@ ROPE_TYPES: Mapping[str, tuple[str, ...]] = {
 def uncomputed(fields: Mapping[str, Any], model_type: str) -> Iterator[str]:
     """Yield why transformers does not compute a model of this shape.
 
-    fields: of a config.json and its `text_config`.
+    fields: of its language model.
     """
     if fields.get("enable_moe_block"):
         yield from _uncomputed_experts(fields)
@@ -56,9 +56,9 @@ def contradictions(text: Mapping[str, Any], *, heads_divide_width: bool) -> Iter
 
     heads_divide_width: whether transformers takes only widths that are a multiple of the number of heads.
     """
-    heads, key_heads, hidden = (text.get(f) for f in ("num_attention_heads", "num_key_value_heads", "hidden_size"))
-    if heads is not None and key_heads is not None and heads % key_heads:
-        yield f"its {heads} attention heads cannot share {key_heads} heads of keys and values"
+    heads, hidden = text.get("num_attention_heads"), text.get("hidden_size")
+    for name in ("num_key_value_heads", "num_global_key_value_heads"):
+        yield from _unshared_heads(heads, text.get(name))
     if heads_divide_width and heads is not None and hidden is not None and hidden % heads:
         yield f"its hidden_size {hidden} is not a multiple of its {heads} attention heads"
     for name in ("head_dim", "global_head_dim"):
@@ -90,6 +90,7 @@ def overrides(text: Mapping[str, Any]) -> Iterator[str]:
         yield from wrong_values(layer)
         if (layer.get("head_dim") or 0) % 2:
             yield f"the head_dim of a layer is {layer['head_dim']}, and positions rotate pairs of numbers"
+        yield from _unshared_heads(text.get("num_attention_heads"), layer.get("num_key_value_heads"))
     # transformers pads the numbers of layers with zeros.
     by_number = {key.lstrip("0") or "0": layer for key, layer in per_layer.items()}
     for kind in LAYER_TYPES:
@@ -116,6 +117,11 @@ def missing_rotations(text: Mapping[str, Any]) -> Iterator[str]:
         share = rotation.get("partial_rotary_factor", 1.0)
         if type(share) not in (int, float) or not 0 < share <= 1:
             yield f"partial_rotary_factor is {shown(share)} in its config.json, and not from 0 to 1"
+
+
+def _unshared_heads(heads: int | None, key_heads: int | None) -> Iterator[str]:
+    if heads is not None and key_heads is not None and heads % key_heads:
+        yield f"its {heads} attention heads cannot share {key_heads} heads of keys and values"
 
 
 def _uncomputed_experts(fields: Mapping[str, Any]) -> Iterator[str]:
