@@ -14,6 +14,7 @@ from gemtune.jobs.parts.results import JobWarning, StepResult
 from gemtune.jobs.status import Step
 from gemtune.machines.memory import memory_for_training
 from gemtune.machines.model_size import by_name
+from gemtune.machines.plan_warnings import warnings_of as warnings_of_plan
 from gemtune.request.placement import load_of
 from gemtune.services.planning.planner import Workstation
 from tests.fakes import World, reading
@@ -23,8 +24,8 @@ LARGE = "google/gemma-3-27b-it"
 FULL: dict[str, Any] = {"training": {"base_model_id": LARGE, "method": "Full"}}
 
 
-def world_with(home: Path, memory_gib: float | None, settings: dict[str, str] | None = None) -> World:
-    world = World(home, settings)
+def world_with(home: Path, memory_gib: float | None) -> World:
+    world = World(home)
     world.services.__dict__["planner"] = replace(world.services.planner, workstation=Workstation(8, memory_gib))
     return world
 
@@ -65,11 +66,17 @@ def test_the_hint_names_changes_that_fit(world: World) -> None:
     assert str(warning.hint).startswith("this would fit: batch_size 1")
 
 
-def test_there_is_no_warning_where_the_memory_suffices_or_is_unknown_or_decides_the_machine(tmp_path: Path) -> None:
+def test_there_is_no_warning_where_the_memory_suffices_or_is_unknown(tmp_path: Path) -> None:
     needed = needed_by(**FULL)
     assert warnings_of(world_with(tmp_path / "exact", needed), **FULL) == ()
     assert [each.code for each in warnings_of(world_with(tmp_path / "less", needed - 1), **FULL)] != []
     assert warnings_of(world_with(tmp_path / "unknown", None), **FULL) == ()
+
+
+def test_there_is_no_warning_of_a_machine_that_was_chosen_by_its_memory(world: World) -> None:
+    plan = world.services.planner.of_request(*world.services.submit.rehearse(reading(**FULL), owner="local"))
+    assert [each.code for each in warnings_of_plan(plan, None, None)] == ["memory_below_plan"]
+    assert list(warnings_of_plan(plan.model_copy(update={"machine": "l4"}), None, None)) == []
 
 
 def test_a_cap_is_warned_of_as_well(world: World) -> None:

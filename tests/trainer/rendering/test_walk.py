@@ -55,7 +55,7 @@ GEMMA_4 = Turns("<|turn>", "<turn|>", False, "<tool_call|>", ("<|tool_response>"
 
 
 def walk(tokens: Sequence[str], turns: Turns) -> Iterator[bool]:
-    """Yield of each token whether the model says it.
+    """Yield for each token whether the model says it.
 
     After calls it also says the token that begins the first result. It does not say the end of a turn right after a
     result: it has not answered.
@@ -115,13 +115,6 @@ def written(argument: Any, quote: str) -> str:
         case list():
             return "[" + ",".join(written(each, quote) for each in argument) + "]"
     return str(argument)
-
-
-def shows_thinking(messages: Sequence[Row], index: int, template: str) -> bool:
-    is_last = not any(message["role"] == "user" for message in messages[index:])
-    if template == "gemma4_v5":
-        return is_last
-    return is_last and template != "gemma4_v2" and "tool_calls" in messages[index]
 
 
 def said_by_gemma_4(messages: Sequence[Row], index: int, *, template: str) -> str:
@@ -227,8 +220,8 @@ def test_a_row_is_masked_as_it_is_read_or_refused(tmp_path: Path, name: str) -> 
         train_on = random.choice(TRAIN_ON)
         encoded, trained = encoder.encode(result.content, train_on), learned(messages, train_on)
         if not isinstance(encoded, Encoded):
-            one = name == "gemma4_v5" and runs_on(plain, trained)
-            assert not is_shown or not trained or one, (seed, encoded)
+            is_joined = name == "gemma4_v5" and runs_on(plain, trained)
+            assert not is_shown or not trained or is_joined, (seed, encoded)
             continue
         masked += 1
         labels = [label for label in encoded.labels if label != UNTRAINED]
