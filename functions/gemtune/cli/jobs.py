@@ -129,7 +129,7 @@ def jobs(connection: Connection, status: str | None, modality: str | None, limit
         waiting = job.get("waiting")  # an older service does not send it
         echo_columns(columns if waiting is None else [*columns, f"({job_lines.format_waiting(waiting)})"])
     if not response["jobs"] and not connection.quiet:
-        echo_message("There are no such jobs." if status or modality else "There are none; `gemtune train` starts one.")
+        echo_message("There are no such jobs." if status or modality else "No jobs yet. `gemtune train` starts one.")
     if response["next_page_token"] is not None and not connection.quiet:
         echo_message("There are more jobs. Increase --limit or use a filter to see them.")
 

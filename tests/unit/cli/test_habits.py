@@ -244,7 +244,7 @@ def test_an_empty_list_says_that_it_is_empty(service: FakeService) -> None:
     service.answers["GET", "/jobs"] = (200, {"jobs": [], "next_page_token": None})
     service.answers["GET", "/datasets"] = (200, {"datasets": [], "next_after": None})
     for command, message in {
-        "jobs": "There are none; `gemtune train` starts one.\n",
+        "jobs": "No jobs yet. `gemtune train` starts one.\n",
         "jobs --status Failed": "There are no such jobs.\n",
         "data list": "There are no datasets. `gemtune data upload FILE` makes one.\n",
     }.items():
