@@ -15,7 +15,7 @@ from gemtune.families.configs.fields import LARGEST_VALUES
 from gemtune.families.size import NO_TOWER, SIGLIP, Experts, Layers, ModelSize, Tower
 
 # Bytes per parameter by `dtype`, as config.json names it.
-_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 
 
 def by_name(repository: str) -> ModelSize | None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from gemtune.errors import NeedsLargerMachine
+from gemtune.families.configs.fields import DTYPES
 from gemtune.machines import choice, model_size
 from gemtune.machines.choice import MACHINES
 from gemtune.machines.export_memory import largest_shard_bytes, memory_for_export
@@ -184,6 +185,11 @@ def test_the_size_of_a_model_is_read_from_its_config() -> None:
         {"text_config": config | {"intermediate_size": [128, 256]}, "dtype": "bfloat16"}, 400_000
     )
     assert (nested.parameters, nested.intermediate) == (200_000, 256)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_size_of_a_parameter_is_that_of_every_type_of_weights(dtype: str) -> None:
+    assert model_size.of_folder({"dtype": dtype}, 800).bytes_per_parameter * 8 == int(dtype.lstrip("bfloat"))
 
 
 @pytest.mark.parametrize(
