@@ -128,7 +128,7 @@ def measure_size(
         model.gradient_checkpointing_enable()
         model.enable_input_require_grads()
     model.train()
-    with _small_gradients(model):
+    with _allocated_gradients(model):
         counted = _step(model, rows, length)
     load = TrainingLoad(method, rows, length, rank, "text")
     estimated = memory.work_bytes(size, load, checkpointing=checkpointing)
@@ -138,7 +138,7 @@ def measure_size(
 def cut(size: ModelSize) -> ModelSize:
     """Return a size with a few layers of the same shapes.
 
-    Of a model with several shapes it has a layer of each.
+    It has one layer of each shape if the model has several.
     """
     first = size.with_first_layers(LAYERS).shapes
     shapes = first if len(size.shapes) == 1 else tuple(replace(shape, count=1) for shape in size.shapes)
@@ -192,7 +192,7 @@ def measure_tower(tower: Tower, *, rank: int = 16) -> float:
     model.enable_input_require_grads()
     model.train()
     picture = torch.zeros(1, 3, side, side, dtype=torch.bfloat16)
-    with _small_gradients(model):
+    with _allocated_gradients(model):
         live = Live([picture, *_stored(model)])
         with live, torch.autocast("cpu", torch.bfloat16):
             model(pixel_values=picture).last_hidden_state.float().sum().backward()
@@ -206,7 +206,7 @@ def _stored(model: LanguageModel) -> list[torch.Tensor]:
 
 
 @contextmanager
-def _small_gradients(model: LanguageModel) -> Iterator[None]:
+def _allocated_gradients(model: LanguageModel) -> Iterator[None]:
     """Allocate the gradients before the pass.
 
     The estimate has them in another part, which is exact.

@@ -287,7 +287,7 @@ def _gemma4_media_ids(tokenizer: Any) -> dict[str, Any]:
 def _scaled(model: Any) -> Any:
     """Randomize norms and scales, so that a test notices one left out.
 
-    Those of a new model are all one.
+    In a new model they are all one.
     """
     import torch
 

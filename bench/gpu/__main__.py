@@ -108,7 +108,7 @@ def _run_tests(deadline: Deadline) -> dict[str, Any]:
 def _measure_attention(device: str, deadline: Deadline) -> dict[str, Any]:
     """Time the implementations of attention, and return it by kind of layer.
 
-    What was measured before the time was up is returned, too.
+    If the time was up before the end, the measurements until then are returned.
     """
     seconds = deadline.seconds_for(ATTENTION_SECONDS)
     if seconds is None:

@@ -168,7 +168,7 @@ class Settings:
     def service_owner(self) -> str:
         """Return the owner of jobs from messages and files.
 
-        Those name no caller. On a workstation it owns every job.
+        Messages and files name no caller. On a workstation it owns every job.
         """
         return f"project:{self.project_id}" if self.on_gcp else "local"
 

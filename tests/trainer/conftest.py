@@ -56,8 +56,8 @@ def tiny_vision(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def confident_tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a tiny model that RL can train, and that often ends its turn.
 
-    Its larger embeddings, which are its output head too, make its logits differ. Those of `tiny` are so small that
-    every token is about as likely as any other.
+    Its larger embeddings, which are its output head too, make its logits differ. The embeddings of `tiny` are so
+    small that every token is about as likely as any other.
     """
     return enlarge_embeddings(tiny_gemma.build(tmp_path_factory.mktemp("models") / "confident-tiny"))
 

@@ -29,7 +29,7 @@ def modules_of(model: PreTrainedModel) -> list[torch.nn.Module]:
 def choose_trained(model: PreTrainedModel, *, vision: bool) -> None:
     """Choose which of the parts a training of all weights changes.
 
-    vision: whether it changes those that see. Those that hear stay as they are, since no row has a sound.
+    vision: whether it changes the parts that see. The parts that hear stay as they are, since no row has a sound.
     """
     for name, part in model.get_submodule("model").named_children():
         if name in NAMES:

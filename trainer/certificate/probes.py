@@ -1,7 +1,8 @@
 """Fixed conversations of every certificate.
 
 They are cases that the rows of a job may not have. Each has an answer, on which the models are compared; a prompt is
-what stands before the last answer. Those that the model's chat template rejects are left out.
+what stands before the last answer. Conversations that the model's chat template rejects are left
+out.
 """
 
 from __future__ import annotations

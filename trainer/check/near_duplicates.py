@@ -172,7 +172,7 @@ def _common_trigrams(file: Path) -> Numbers:
 def _trigrams(file: Path) -> Iterator[tuple[int, list[tuple[Any, Numbers]]]]:
     """Yield the number of rows of each batch, and the trigrams of each column.
 
-    Those are (row, hash) in two arrays, in the order of the rows.
+    The trigrams are (row, hash) in two arrays, in the order of the rows.
     """
     import numpy as np
     import pyarrow as pa

@@ -174,8 +174,8 @@ def canonical_name(name: str) -> str:
     """Return a weight's name without the parts that differ between writers.
 
     Checkpoints of multimodal models order `language_model` and `model` differently from the modules that they are
-    loaded into, and add a `vision_model`. Those of Gemma 4's unified models have `vision_embedder` for `embed_vision`,
-    and no `multimodal_embedder` in it.
+    loaded into, and add a `vision_model`. Checkpoints of Gemma 4's unified models have `vision_embedder` for
+    `embed_vision`, and no `multimodal_embedder` in it.
     """
     *path, last = name.removesuffix(".weight").split(".")
     parts = ["embed_vision" if part == "vision_embedder" else part for part in path if part not in _OPTIONAL_PARTS]

@@ -13,10 +13,8 @@ from trainer.base_model import folder_contents
 def rename_weights(folder: Path, export: Export, rename: Callable[[Path, Path], object] = Path.rename) -> None:
     """Put `lossy` into the names of an export's weight files.
 
-    rename: renames a file of weights.
-
-    What names them is changed too: the Modelfile, or the index, which is written if there is none, since transformers
-    finds weights of another name by it.
+    The files that name them are changed too: the Modelfile, or the index, which is written if there is none, since
+    transformers finds weights of another name by it. rename: renames a file of weights.
     """
     if isinstance(export, GgufExport):
         rename(folder / export.file_name, folder / export.lossy_file_name)

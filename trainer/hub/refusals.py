@@ -40,7 +40,7 @@ class TransientError(GemtuneError):
 def job_error(error: Exception, repository: str) -> Exception:
     """Return the StepError or TransientError that an upload's error means.
 
-    An error that is not the Hub's is returned as it is. Of a request, messages contain only method, host and path: its
+    An error that is not the Hub's is returned as it is. Messages name a request by method, host and path only: its
     URL may be signed, and its headers contain the token.
     """
     import httpx2

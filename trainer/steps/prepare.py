@@ -159,7 +159,7 @@ def _base_digests(context: Context, provided: Mapping[str, str], folder: Path) -
 def _base_dtype(context: Context, model_config: Mapping[str, Any]) -> str:
     """Return the type that the base model's weights were published in.
 
-    What another job trained with method Full is stored in float32, and computed as its base model was.
+    A model that another job trained with method Full is stored in float32, and computed as its base model was.
     """
     weights = context.job.base_weights
     recorded = None if weights is None else continuation.base_dtype(weights, context.buckets)

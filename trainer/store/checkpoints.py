@@ -29,7 +29,7 @@ EXCLUDED_FILES = ("tokenizer*", "chat_template.jinja", "special_tokens_map.json"
 class Saving:
     """Checkpoint that is being saved, file by file.
 
-    What is uploaded leaves the local disk, which never has to hold the weights and the optimizer's states together.
+    An uploaded file leaves the local disk, which never has to hold the weights and the optimizer's states together.
     """
 
     export: Objects

@@ -51,6 +51,6 @@ class ReadOptions:
     def ignored(self) -> frozenset[str]:
         """Return the fields to ignore.
 
-        Those inside a column are written with a dot, as in `messages.name`.
+        A field inside a column is written with a dot, as in `messages.name`.
         """
         return frozenset(name for name, column in self.columns.items() if column is None)

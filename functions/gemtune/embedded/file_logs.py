@@ -26,8 +26,8 @@ class FileLogs:
     def executions(self, job: Job) -> Sequence[str]:
         """Return the executions in the order of their attempts.
 
-        Those that ended before their attempt began are among them, by the time of their last output. A replaced attempt
-        may write its last output later than the first of the next one.
+        Executions that ended before their attempt began are among them, by the time of their last output. A replaced
+        attempt may write its last output later than the first of the next one.
         """
         prefix = _folder(job.job_id)
         written = {

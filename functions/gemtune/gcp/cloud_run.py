@@ -1,6 +1,6 @@
 """Executions of Cloud Run jobs: cancelled, or started to check a dataset.
 
-Those of steps are started by the workflow.
+The workflow starts the executions of steps.
 """
 
 from __future__ import annotations

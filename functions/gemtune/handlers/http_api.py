@@ -88,7 +88,7 @@ def _takes_owner(route: Callable[..., object]) -> bool:
 def _refusal(error: errors.GemtuneError) -> flask.Response:
     """Return the response to a GemtuneError.
 
-    Those without a status are internal errors.
+    An error without a status is an internal one.
     """
     status, _ = status_of(type(error))
     if status == FAULT[0]:

@@ -1,7 +1,7 @@
 """Job ids: `training_<dataset>_<model>_<suffix>`.
 
-Those of jobs that only export begin with `export_`. Job ids also label workflow executions, which limits their
-characters and their length.
+A job that only exports has `export_` in the place of `training_`. Job ids also label workflow executions, which limits
+their characters and their length.
 """
 
 from __future__ import annotations

@@ -133,8 +133,8 @@ class Job(Record):
     """Record of a job: what was requested, and everything that happened to it."""
 
     job_id: str
-    # For an export of its own: the job that trained. For a training with base_job_id: the job whose weights it starts
-    # from.
+    # The job that trained, if this one only exports. The job whose weights this one starts from, if its request has a
+    # base_job_id.
     parent_job_id: str | None = None
     lineage: tuple[str, ...] = ()  # jobs that this training goes on from: the nearest first, the root last
     base_weights: BaseWeights | None = None  # for a training with base_job_id

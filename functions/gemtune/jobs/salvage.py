@@ -77,7 +77,7 @@ def _fields(stored: str | Mapping[str, Any]) -> dict[str, Any]:
 def _storable(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Return fields that can be written as JSON again.
 
-    Those that are nested too deeply, or have half of a surrogate pair, become texts with escapes among the unreadable.
+    Fields that are nested too deeply, or have half of a surrogate pair, become texts with escapes among the unreadable.
     """
     storable, unstorable = dict[str, Any](), dict[str, str]()
     for name, value in fields.items():

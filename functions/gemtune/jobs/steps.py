@@ -1,6 +1,6 @@
 """Steps of a job: what an attempt may write, and how its end counts.
 
-All functions are pure: they return a changed copy, and the time is an argument. Those that take a fencing token raise
+All functions are pure: they return a changed copy, and the time is an argument. Functions with a fencing token raise
 StaleClaim or StaleAttempt when a newer execution or attempt has taken over.
 """
 
@@ -33,7 +33,7 @@ COST_CAP: Literal["cost_cap"] = "cost_cap"
 def executions_of(job: Job) -> list[str]:
     """Return the executions of all attempts, in the order of the attempts.
 
-    Those of attempts that the record does not keep are left out.
+    The record keeps only some attempts; executions of the others are left out.
     """
     names = [
         name

@@ -231,7 +231,7 @@ def work_bytes(size: ModelSize, load: TrainingLoad, *, checkpointing: bool) -> f
 def _layer_bytes(size: ModelSize, shape: Layers, load: TrainingLoad) -> int:
     """Return the bytes per token that a layer keeps for the backward pass.
 
-    What an adapter on experts needs besides does not depend on the tokens, and is not counted here.
+    The further memory of an adapter on experts does not depend on the tokens, and is not counted here.
     """
     experts = 0 if size.experts is None else size.experts.per_token * size.experts.intermediate
     keys = shape.key_value  # a layer with the keys and values of an earlier one keeps none of its own

@@ -131,12 +131,11 @@ def _layer(
 def _overrides_of_layer(
     text: Mapping[str, Any], index: int, global_head: int | None, one_projection: bool
 ) -> Mapping[str, Any]:
-    """Return the values that differ for one layer.
+    """Return the values of one layer that differ from those of the model.
 
-    Those of global layers differ in models with other heads there.
-
-    Google writes them as fields for all global layers. transformers saves them layer by layer, under the number of the
-    layer, which it pads with zeros to the width of the last one.
+    They are those of global layers, in models with other heads there. Google writes them as fields for all global
+    layers. transformers saves them layer by layer, under the number of the layer, which it pads with zeros to the width
+    of the last one.
     """
     per_layer = text.get("per_layer_config")
     if isinstance(per_layer, Mapping):

@@ -64,7 +64,7 @@ class Launcher(Protocol):
     def stop_steps(self, cloud_run_job: str, job_id: str) -> None:
         """Stop all executions of a Cloud Run job that run a step of this job.
 
-        Those that have not begun yet are stopped too.
+        Executions that have not begun yet are stopped too.
         """
         ...
 

@@ -31,7 +31,7 @@ class FanOut:
     def __call__(self, job_id: str) -> None:
         """Publish all events of a job that are not published yet.
 
-        What to publish is read from the record, so that any call may serve any event, and several may run at the same
+        The record says which events these are, so that any call may serve any event, and several may run at the same
         time. Each publish is waited for before the next one, which keeps the order. `published_seq` is raised only
         afterwards: after a crash in between, an event is published twice, but never lost.
         """

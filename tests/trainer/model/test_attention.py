@@ -1,6 +1,6 @@
 """The choice of attention, FlashAttention's arguments, and the log lines.
 
-What needs a GPU is in `tests/gpu/test_attention.py`.
+Tests that need a GPU are in `tests/gpu/test_attention.py`.
 """
 
 from __future__ import annotations

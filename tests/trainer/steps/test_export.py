@@ -235,10 +235,7 @@ def test_an_error_of_an_export_is_raised_even_if_its_files_cannot_be_deleted(
 def test_where_the_disk_is_memory_it_holds_no_merged_weights_while_they_are_compared(
     trained_bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Export with a noise floor and tries of other quantizations.
-
-    Those are merged models too.
-    """
+    """Export with a noise floor and tries of other quantizations, all merged."""
     bench = trained_bench("merged", "q4")
     monkeypatch.setattr(verdict, "limits_for", strict)
     context = replace(bench.context(Step.EXPORT), mounted=True)

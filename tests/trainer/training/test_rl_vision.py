@@ -1,7 +1,7 @@
 """RL with pictures on a tiny vision model.
 
-What it learns depends on the picture. Metrics and losses match a reference computation, row by row with the inputs of
-transformers' own processor.
+The learned answers depend on the picture. Metrics and losses match a reference computation, row by row with the inputs
+of transformers' own processor.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from trainer.certificate.files.gguf_settings import is_same
 from trainer.conversation.chat_template import json_object
 from trainer.gguf.file_layout import Contents
 
-# Descriptions of a file, such as its name and licence. Of these prefixes some change what llama.cpp does.
+# Descriptions of a file, such as its name and licence. Some of those keys change what llama.cpp does.
 DESCRIPTIONS, EFFECTIVE = "general.", ("general.sampling.", "general.tensor_extra.")
 # Keys of the vocabulary, which `vocabulary` compares, and of the chat template.
 OF_VOCABULARY = {

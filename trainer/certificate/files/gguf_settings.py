@@ -83,7 +83,7 @@ POOLING, DEFAULT_POOLING = "clip.vision.projector.scale_factor", 4
 def with_defaults(config: Mapping[str, Any], base: Path) -> dict[str, Any]:
     """Return a config.json with the defaults of transformers.
 
-    Those of real models omit what is as in other models of their size. base: the folder of the model.
+    The config.json of a published model omits values that are the defaults of its class. base: the folder of the model.
     """
     from transformers import AutoConfig
 

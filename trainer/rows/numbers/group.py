@@ -117,8 +117,8 @@ def _are_bound(tokens: Sequence[Token], index: int) -> bool:
 def _is_word_bound(tokens: Sequence[Token], index: int, *, attached: bool) -> bool:
     """Return whether a word and what is before or behind it are bound.
 
-    Joiners are between numbers. Other words are bound to what they are attached to, as in f(3), x-5 and 2*x. What is
-    attached to a number's end, as in 2x, is judged later, since it can be a unit.
+    Joiners are between numbers. Other words are bound to what they are attached to, as in f(3), x-5 and 2*x. A word
+    that is attached to a number's end, as in 2x, is judged later, since it can be a unit.
     """
     left, right = tokens[index], tokens[index + 1]
     for place in (index, index + 1):

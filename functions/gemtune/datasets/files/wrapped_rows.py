@@ -1,7 +1,7 @@
 """Arrays of rows in a JSON file: all of it, or a field of its only object.
 
-Programs wrap rows so: the viewer of the Hub in `rows`, many others in `data`. What stands beside the rows says
-something about all of them, such as a version.
+Programs wrap rows so: the viewer of the Hub in `rows`, many others in `data`. Fields beside the rows are about all
+of them, such as a version.
 """
 
 from __future__ import annotations

@@ -165,7 +165,7 @@ def _meaning(value: Any, key: str = "") -> Any:
 def _without_sentences(text: str) -> str:
     """Return a text without its sentences about tags.
 
-    Those with the JSON Schema of calls belong to them.
+    Sentences with the JSON Schema of calls are about tags, too.
     """
     others: list[str] = []
     for sentence in _sentences(text):

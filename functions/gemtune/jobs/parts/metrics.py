@@ -28,7 +28,7 @@ class Progress(Record):
 class EvaluationMetrics(Record):
     """Metrics of one evaluation on held-out rows.
 
-    Those that do not apply are null.
+    Metrics that do not apply are null.
     """
 
     eval_loss: float | None = Field(None, description="mean loss per trained token in nats; for DPO and KTO their loss")

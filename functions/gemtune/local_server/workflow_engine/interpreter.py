@@ -163,8 +163,8 @@ class _Run:
 class _HandlerVariables(dict[str, Any]):
     """Variables of an except block.
 
-    Those of the surrounding block are shared, so that assignments change them there too. The variable with the caught
-    error exists in the except block only.
+    The variables of the surrounding block are shared, so that assignments change them there too. The variable with the
+    caught error exists in the except block only.
     """
 
     def __init__(self, outer: Variables, error_name: str, error: Mapping[str, Any]):

@@ -15,7 +15,8 @@ from gemtune.request.matching import patterns
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 MAX_BYTES, MAX_DEPTH = 64 * 1024, 32
-# Limit of the subschemas that a validation may have to look at. Those of a `$ref` count wherever it occurs.
+# Limit of the subschemas that a validation may have to look at. Those behind a `$ref` count at each
+# place that has it.
 MAX_PARTS = 5000
 REFUSED = frozenset(
     {

@@ -81,7 +81,7 @@ class AccountPage(BaseModel):
 def salvaged(body: str) -> AccountPage:
     """Return what can be read of a damaged page.
 
-    What cannot be read counts as nothing, until its job is entered again.
+    An amount that cannot be read counts as nothing, until its job is entered again.
     """
     stored = fields_of(body)
     listed = stored.get("jobs")

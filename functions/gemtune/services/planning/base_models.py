@@ -103,8 +103,8 @@ class BaseModels:
     def at_hand(self) -> list[ModelAtHand]:
         """Return the base models whose files are there already.
 
-        Those are copies that earlier jobs made of the Hub's, folders in `models/` of the buckets, and folders of this
-        machine.
+        They are copies that earlier jobs made of models of the Hub, folders in `models/` of the buckets, and folders of
+        this machine.
         """
         models = [*self._copies(), *self._in_buckets(), *self._in_folders()]
         return sorted(models, key=lambda model: model.base_model_id)
