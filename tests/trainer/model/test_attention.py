@@ -199,12 +199,14 @@ def test_the_line_of_padded_rows_is_what_transformers_was_told(tmp_path: Path, s
     attention = loading.masked_attention(tiny_gemma.build(tmp_path / "folder", shape))
     assert attention == ("eager" if shape == "gemma2" else "sdpa")
     lines = attention_report.lines(model_of(tmp_path, shape, attention), torch.float32, "huggingface")
+    assert lines
     assert all(("all scores in full" if shape == "gemma2" else "scaled_dot_product") in line for line in lines)
     assert all("with masks" in line for line in lines)
 
 
 def test_attention_that_another_library_chose_is_named(tmp_path: Path) -> None:
     lines = attention_report.lines(model_of(tmp_path, "gemma3", "eager"), torch.float32, "unsloth")
+    assert lines
     assert all("transformers' eager, which is not gemtune's choice" in line for line in lines)
 
 
