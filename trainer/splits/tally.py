@@ -114,7 +114,8 @@ class Tally:
         self.formats[row.format] += 1
         self.trained_whole += trained_tokens == row.tokens
         for name in row.unread_fields:
-            self.unread_fields[name if len(self.unread_fields) < MAX_FIELDS else OTHER_FIELDS] += 1
+            has_own_count = name in self.unread_fields or len(self.unread_fields) < MAX_FIELDS
+            self.unread_fields[name if has_own_count else OTHER_FIELDS] += 1
 
     def leave_out(self, file: int, number: int, refused: Refused) -> None:
         """Count a row that is not used. file: index of its file."""
