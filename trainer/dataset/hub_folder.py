@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from gemtune.datasets.files.hub_dataset import HubDataset
 from gemtune.errors import StepError
+from gemtune.untrusted import too_large
 from trainer.store.hub_reading import HubRefuses, reach_hub, read_token, reading_hub
 
 if TYPE_CHECKING:
@@ -79,7 +80,12 @@ class HubFolder:
             )
 
     def read(self, path: str, max_bytes: int) -> bytes:
-        """Return the content of a file, of which no copy stays."""
+        """Return the content of a file, of which no copy stays.
+
+        Raises Unreadable before a download.
+        """
+        if self.sizes[path] > max_bytes:
+            raise too_large(path, max_bytes)
         local = self.fetch(path, self._work)
         try:
             return local.read_bytes()

@@ -11,6 +11,7 @@ import pytest
 from gemtune.datasets.files.kinds import FileKind
 from gemtune.errors import StepError
 from gemtune.jobs.status import Step
+from gemtune.untrusted import MAX_BYTES
 from tests import rows
 from tests.trainer import fake_hub
 from tests.trainer.conftest import Bench
@@ -100,6 +101,13 @@ def test_what_cannot_be_read_is_refused(bench: Bench, hub: FakeDatasetHub, datas
     error = failure(bench, dataset)
     assert (error.code, part in error.message) == (code, True), error.message
     assert not hub.fetched
+
+
+def test_a_file_above_its_limit_is_not_downloaded(bench: Bench, hub: FakeDatasetHub) -> None:
+    hub.files["main/metadata.json"] = b" " * MAX_BYTES + b"{}"
+    error = failure(bench, f"{ADDRESS}/main")
+    assert (error.code, error.message) == ("bad_dataset", f"metadata.json has more than {MAX_BYTES} bytes")
+    assert hub.fetched == []
 
 
 def test_pictures_of_a_repository_are_read_by_their_paths(
