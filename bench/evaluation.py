@@ -65,7 +65,7 @@ def _evaluate(way: str, size: int, folder: Path) -> dict[str, Any]:
     trainer = _trainer(folder, held_out, WAYS[way])
     with _peak() as peak:
         logged = trainer.evaluate()
-    names = [name for name in ("loss", "accuracy", "perplexity") if logged.get(f"eval_{name}")]
+    names = [name for name in ("loss", "accuracy", "perplexity") if logged.get(f"eval_{name}") is not None]
     return {"mb": peak[0], "metrics": {name: logged[f"eval_{name}"] for name in names}}
 
 

@@ -1,1 +1,1 @@
-"""Conversations: dataset files, messages, and chat templates."""
+"""Chat templates: loading them, and rendering conversations within limits."""

@@ -184,8 +184,8 @@ class TrainingConfig(Contract):
     )
     train_vision_tower: bool = Field(
         False,
-        description="train the vision tower too, of Gemma 4 12B what it has instead; with method Full also the "
-        "projector; only with modality vision",
+        description="train the vision tower too (in Gemma 4 12B, which has none, the layers that embed pictures); with "
+        "method Full also the projector; only with modality vision",
     )
     rl_config: RlConfig | None = Field(
         None,
