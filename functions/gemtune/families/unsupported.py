@@ -86,8 +86,9 @@ def _reasons(parts: list[Mapping[str, Any]]) -> Iterator[str]:
             yield "its tokens also see the tokens after them, as in EmbeddingGemma: it does not predict the next one"
         architectures = part.get("architectures")
         names = [str(name) for name in architectures] if isinstance(architectures, list) else []
-        if any(name.endswith("Classification") for name in names):
-            yield f"it is a {names[0][:60]}, which classifies texts"
+        for name in names:
+            if name.endswith("Classification"):
+                yield f"it is a {name[:60]}, which classifies texts"
         for field in ("quantization_config", "quantization"):  # the second one is MLX's
             stored = part.get(field)
             if stored is not None and (stored or field == "quantization_config"):

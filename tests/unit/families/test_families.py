@@ -166,7 +166,7 @@ MIXTURE = {"enable_moe_block": True, "num_experts": 128, "top_k_experts": 8, "mo
 # first two are EmbeddingGemma's and a reward model's; the others are of bitsandbytes, compressed-tensors and MLX.
 REFUSED_FIELDS: tuple[tuple[dict[str, object], str], ...] = (
     ({"model_type": "gemma3_text", "use_bidirectional_attention": True}, "see the tokens after them"),
-    ({"model_type": "gemma2", "architectures": ["Gemma2ForSequenceClassification"]}, "classifies texts"),
+    ({"model_type": "gemma2", "architectures": ["M", "Gemma2ForSequenceClassification"]}, "a Gemma2ForSequenceClass"),
     ({"model_type": "gemma4", "text_config": {"use_bidirectional_attention": "all"}}, "see the tokens after them"),
     ({"model_type": "gemma", "quantization_config": {"quant_method": "bitsandbytes"}}, "quantized (bitsandbytes)"),
     ({"model_type": "gemma3", "quantization_config": {"format": "pack-quantized"}}, "stored quantized"),
