@@ -1,11 +1,13 @@
 """Kinds of Gemma and methods: each pair is a cell that has its tests.
 
+Kinds that see have cells of rows with pictures, too.
 A plain program of transformers, PEFT and TRL stands beside each job.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from gemtune.jobs.status import Step
 from gemtune.request.spec import Spec
 from tests import preference_rows, rows
 from tests.trainer.conftest import Bench
-from tests.trainer.training import plain_trl
+from tests.trainer.training import picture_rows, plain_trl
 from tests.trainer.training.rl_trainers import prepared_folder
 from trainer.base_model import folder_contents, four_bits
 from trainer.model.engines import huggingface
@@ -33,6 +35,15 @@ KINDS: Mapping[str, str] = {
     "4 mixture": "gemma4-moe",
     "4 unified": "gemma4-unified",
 }
+# Kinds that see pictures.
+SEEING: Mapping[str, str] = {
+    "3": "gemma3-vision",
+    "3n": "gemma3n",
+    "4 E": "gemma4-e",
+    "4 dense": "gemma4-dense",
+    "4 mixture": "gemma4-moe",
+    "4 unified": "gemma4-unified",
+}
 # Shapes with the layers of a kind, and other parts: these have tests of their own.
 OF_A_KIND: Mapping[str, str] = {
     "gemma3n": "3n",
@@ -43,36 +54,96 @@ OF_A_KIND: Mapping[str, str] = {
 }
 METHODS = ("LoRA", "QLoRA", "Full", "DPO", "GRPO")
 STEPS, BATCH, RATE = 3, 4, 1e-3
+# Numbers of the pictures of each row of a vision job. TRL's GRPO takes no prompts without beside prompts with pictures.
+SHOWN = ((0,), (1, 2), (), (3,))
+PROMPTED = ((0,), (1, 2), (3,), (5,), (4,), (7,))
+HELD_OUT = ((101, 102),)
 
 
-def job(home: Path, base: Path, method: str) -> Bench:
+def job(home: Path, base: Path, method: str, modality: str) -> Bench:
     """Return a prepared job of a cell."""
     training: dict[str, Any] = {"method": method, "batch_size": BATCH, "max_steps": STEPS, "lora_dropout": 0.0}
     training = {"DPO": plain_trl.DPO, "GRPO": plain_trl.GRPO}.get(method, training) | {"learning_rate": RATE}
     bench = Bench(home, base, save_steps=100, **training)
-    train, held_out = {
-        "DPO": (plain_trl.PAIRS, preference_rows.pairs(rows.held_out_rows(2))),
-        "GRPO": (preference_rows.prompts(rows.train_rows(12)), preference_rows.prompts(rows.held_out_rows(2))),
-    }.get(method, (rows.train_rows(8), rows.held_out_rows(2)))
+    bench.fields["modality"] = modality
+    train, held_out = (_picture_rows if modality == "vision" else _text_rows)(method)
     bench.put("train", train)
     bench.put("eval", held_out)
     bench.run(Step.PREPARE)
     return bench
 
 
+def _text_rows(method: str) -> tuple[list[Any], list[Any]]:
+    """Return train and held-out rows."""
+    return {
+        "DPO": (plain_trl.PAIRS, preference_rows.pairs(rows.held_out_rows(2))),
+        "GRPO": (preference_rows.prompts(rows.train_rows(12)), preference_rows.prompts(rows.held_out_rows(2))),
+    }.get(method, (rows.train_rows(8), rows.held_out_rows(2)))
+
+
+def _picture_rows(method: str) -> tuple[list[Any], list[Any]]:
+    """Return train and held-out rows with pictures."""
+    train = PROMPTED if method == "GRPO" else SHOWN
+    make = {"DPO": picture_rows.pair, "GRPO": picture_rows.question}.get(method, picture_rows.chat)
+    return [make(*numbers) for numbers in train], [make(*numbers) for numbers in HELD_OUT]
+
+
+def prepared_rows(bench: Bench, split: str = "train") -> list[dict[str, Any]]:
+    """Return the tokens of a job's rows, each with the numbers of its pictures as `shown`."""
+    tokens = list(read_tokens(prepared_folder(bench) / f"{split}.parquet"))
+    if not sees(bench):
+        return tokens
+    shown = SHOWN if split == "train" else HELD_OUT
+    return [row | {"shown": numbers} for row, numbers in zip(tokens, shown, strict=True)]
+
+
+def sees(bench: Bench) -> bool:
+    return bench.fields["modality"] == "vision"
+
+
+def inputs_of(bench: Bench, input_ids: torch.Tensor, numbers: Sequence[int]) -> dict[str, torch.Tensor]:
+    """Return the inputs of the plain model.
+
+    input_ids: (rows, positions). numbers: of the pictures of all rows, in order.
+    """
+    return picture_rows.model_inputs(bench.base, input_ids, numbers) if sees(bench) else {"input_ids": input_ids}
+
+
 def plain_training(bench: Bench, method: str, output: Path) -> Any:
     """Train what a job trains with the libraries alone; return the Trainer."""
     from datasets import Dataset
 
+    if method not in ("DPO", "GRPO"):
+        return plain_sft(bench, method, output)
+    start = first_adapter(bench, output / "first")
     if method == "DPO":
-        trainer = plain_trl.dpo_trainer(bench, first_adapter(bench, output / "first"), output, {"learning_rate": RATE})
+        trainer = plain_trl.dpo_trainer(bench, start, output, {"learning_rate": RATE})
         # TRL would train the line break after the last turn too, with every template.
-        trainer.train_dataset = Dataset.from_list(list(read_tokens(prepared_folder(bench) / "train.parquet")))
-        trainer.train()
-        return trainer
-    if method == "GRPO":
-        return plain_trl.plain_grpo(bench, first_adapter(bench, output / "first"), output, learning_rate=RATE)
-    return plain_sft(bench, method, output)
+        trainer.train_dataset = prepared_rows(bench)
+        trainer.args.remove_unused_columns = False
+        trainer.data_collator = partial(_collate_pairs, bench)
+    elif sees(bench):
+        question = [{"role": "user", "content": rows.QUESTION}]
+        images = [[picture_rows.picture(number) for number in numbers] for numbers in PROMPTED]
+        prompts = Dataset.from_list([{"prompt": question, "images": each} for each in images])
+        processor = picture_rows.processor_of(bench.base)
+        soft = processor.tokenizer.image_token_id
+        trainer = plain_trl.grpo_trainer(
+            bench, start, output, prompts, processor, {"learning_rate": RATE}, suppressed=soft
+        )
+    else:
+        return plain_trl.plain_grpo(bench, start, output, learning_rate=RATE)
+    trainer.train()
+    return trainer
+
+
+def _collate_pairs(bench: Bench, pairs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return TRL's batch of pairs, with pictures."""
+    from trl.trainer.dpo_trainer import DataCollatorForPreference
+
+    batch: dict[str, Any] = DataCollatorForPreference(pad_token_id=0)(pairs)
+    numbers = [number for pair in pairs for number in pair.get("shown", ())]
+    return batch | inputs_of(bench, batch["input_ids"], [*numbers, *numbers])
 
 
 def spec_of(bench: Bench) -> Spec:
@@ -87,7 +158,9 @@ def plain_model(base: Path, method: str) -> Any:
     if method == "QLoRA":
         family = folder_contents.family_of(base)
         more["quantization_config"] = four_bits.quantization_config(torch.float32, family)
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, attn_implementation="eager", **more)
+    model = AutoModelForCausalLM.from_pretrained(
+        base, dtype=torch.float32, attn_implementation=plain_trl.ATTENTION, **more
+    )
     four_bits.keep_unpacked(model, uneven_only=False)
     return model
 
@@ -114,7 +187,8 @@ def plain_sft(bench: Bench, method: str, output: Path) -> Any:
         def compute_loss(self, model: Any, inputs: Any, *args: Any, **more: Any) -> torch.Tensor:
             total, count = torch.zeros(()), 0
             for row in inputs["rows"]:
-                logits = model(input_ids=torch.tensor([row["input_ids"]])).logits[0, :-1]
+                inputs_of_row = inputs_of(bench, torch.tensor([row["input_ids"]]), row.get("shown", ()))
+                logits = model(**inputs_of_row).logits[0, :-1]
                 targets = torch.tensor(row["labels"][1:])
                 total = total + torch.nn.functional.cross_entropy(logits, targets, ignore_index=-100, reduction="sum")
                 count += int((targets != -100).sum())
@@ -133,7 +207,7 @@ def plain_sft(bench: Bench, method: str, output: Path) -> Any:
     trainer = OneByOne(
         model=model,
         args=arguments(output),
-        train_dataset=list(read_tokens(prepared_folder(bench) / "train.parquet")),
+        train_dataset=prepared_rows(bench),
         data_collator=lambda batch: {"rows": batch},
     )
     trainer.train()

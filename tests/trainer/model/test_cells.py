@@ -7,6 +7,7 @@ the bit.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,16 @@ import torch
 from safetensors.torch import load_file
 
 from gemtune import families
+from gemtune.families import timm
 from gemtune.families.generation import Family
 from gemtune.families.size import NO_TOWER, ModelSize
 from gemtune.jobs.status import Step
 from tests.tiny_shapes import SHAPES
 from tests.trainer.conftest import Bench
 from tests.trainer.model import cells
-from tests.trainer.model.cells import KINDS, METHODS, OF_A_KIND
+from tests.trainer.model.cells import KINDS, METHODS, OF_A_KIND, SEEING
 from tests.trainer.steps.test_train import after_steps
+from tests.trainer.training import media_jobs, picture_rows
 from trainer.export.lora_weights import canonical_name
 
 # Share of weights that may differ by more than a tenth of the learning rate. Adam's first steps are as large for a
@@ -32,6 +35,19 @@ ROUNDED_AWAY = {"GRPO": 0.2}
 # Largest difference of losses. That of DPO of the unified model, whose losses are about 0.7, is 6e-4 in the second and
 # third train_step, in which Adam amplifies rounding. The others keep within 1e-4.
 LOSS_DIFFERENCE = 1e-3
+
+NEEDS_TIMM = (
+    pytest.mark.timm,
+    pytest.mark.skipif(not timm.is_installed(), reason="timm and torchvision are not installed: run make timm"),
+)
+CELLS = [
+    *(pytest.param(kind, "text", method) for kind in KINDS for method in METHODS),
+    *(
+        pytest.param(kind, "vision", method, marks=NEEDS_TIMM if shape == "gemma3n" else ())
+        for kind, shape in SEEING.items()
+        for method in METHODS
+    ),
+]
 
 
 def parts_of_size(size: ModelSize) -> tuple[bool, bool, bool]:
@@ -58,6 +74,11 @@ def test_every_tiny_model_is_a_kind_or_like_one() -> None:
     assert set(OF_A_KIND.values()) <= set(KINDS)
 
 
+def test_every_tiny_model_that_sees_is_a_kind_that_sees() -> None:
+    """Each has cells of every method on rows with pictures."""
+    assert set(SEEING.values()) == {name for name, shape in SHAPES.items() if shape.media_tokens}
+
+
 @pytest.mark.parametrize("family", families.FAMILIES, ids=lambda family: family.name)
 def test_each_published_size_and_model_type_of_a_family_is_of_a_kind(
     family: Family, base_of: Callable[[str], Path]
@@ -79,13 +100,19 @@ def folder_of(bench: Bench, method: str, attempt: int = 1) -> Path:
     return Path(bench.services.buckets.export.uri(f"jobs/{bench.job_id}/{place}/{attempt}"))
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.fixture(scope="module")
+def model_of(base_of: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path]:
+    """Return a function from a kind and a modality to the folder of a model."""
+    seeing = media_jobs.scaled_models(tmp_path_factory.mktemp("seeing"), picture_rows.SCALES)
+    return lambda kind, modality: seeing(SEEING[kind]) if modality == "vision" else base_of(KINDS[kind])
+
+
+@pytest.mark.parametrize(("kind", "modality", "method"), CELLS)
 def test_a_job_trains_as_the_libraries_and_resumes_to_the_bit(
-    tmp_path: Path, base_of: Callable[[str], Path], kind: str, method: str
+    tmp_path: Path, model_of: Callable[[str, str], Path], kind: str, modality: str, method: str
 ) -> None:
-    base = base_of(KINDS[kind])
-    uninterrupted, interrupted = (cells.job(tmp_path / name, base, method) for name in ("whole", "parts"))
+    base = model_of(kind, modality)
+    uninterrupted, interrupted = (cells.job(tmp_path / name, base, method, modality) for name in ("whole", "parts"))
     before = load_file(base / "model.safetensors")
     uninterrupted.run(Step.TRAIN)
     interrupted.run(Step.TRAIN, should_stop=after_steps(1))
@@ -114,3 +141,37 @@ def test_a_job_trains_as_the_libraries_and_resumes_to_the_bit(
     assert differing <= ROUNDED_AWAY.get(method, 0.03) * sum(weight.numel() for weight in expected.values())
     after = load_file(base / "model.safetensors")
     assert all(torch.equal(after[name], weight) for name, weight in before.items())
+    metrics = uninterrupted.job.metrics
+    assert metrics is not None
+    if method == "DPO":
+        plain.eval_dataset = cells.prepared_rows(uninterrupted, "eval")
+        assert metrics.eval_loss == pytest.approx(plain.evaluate()["eval_loss"], abs=LOSS_DIFFERENCE)
+    if modality == "vision":
+        assert not [name for name in expected if re.search("vision|audio|projector", name)]
+        if method not in ("DPO", "GRPO"):
+            model, shown = loaded(uninterrupted, method), cells.HELD_OUT
+            loss, _, _ = media_jobs.reference_metrics(uninterrupted, model, picture_rows.row_inputs, shown)
+            assert metrics.eval_loss == pytest.approx(loss, rel=1e-4)
+
+
+def loaded(bench: Bench, method: str) -> Any:
+    """Return what a job trained, in plain transformers and PEFT."""
+    from peft import PeftModel
+    from transformers import AutoModelForImageTextToText
+
+    folder = folder_of(bench, method)
+    if method == "Full":
+        return AutoModelForImageTextToText.from_pretrained(folder)
+    return PeftModel.from_pretrained(cells.plain_model(bench.base, method), str(folder)).eval()
+
+
+@pytest.mark.parametrize("kind", [pytest.param(k, marks=NEEDS_TIMM if k == "3n" else ()) for k in SEEING])
+def test_the_model_of_a_cell_with_pictures_tells_them_apart(model_of: Callable[[str, str], Path], kind: str) -> None:
+    """Its cells would not notice exchanged pictures otherwise."""
+    base = model_of(kind, "vision")
+    model = cells.plain_model(base, "LoRA").eval()
+    conversation = [{"role": "user", "content": [{"type": "image", "image": picture_rows.picture(0)}]}]
+    ids = picture_rows.processor_of(base).apply_chat_template(conversation, tokenize=True, return_tensors="pt")
+    with torch.no_grad():
+        one, other = (model(**picture_rows.model_inputs(base, ids, [number])).logits[0, -1] for number in (0, 3))
+    assert float((one - other).abs().max()) > 100 * LOSS_DIFFERENCE

@@ -30,6 +30,8 @@ GRPO = {
     "max_steps": 3,
     "learning_rate": 2e-2,
 }
+# The plain formula for the layers that are trained. Vision towers would take most of the tests' time with it.
+ATTENTION = {"": "eager", "text_config": "eager", "audio_config": "eager", "vision_config": "sdpa"}
 PAIRS = preference_rows.pairs(rows.train_rows(4))
 
 
@@ -53,7 +55,7 @@ def plain_model(bench: Bench, folder: Path) -> Any:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    base: Any = AutoModelForCausalLM.from_pretrained(bench.base, dtype=torch.float32, attn_implementation="eager")
+    base: Any = AutoModelForCausalLM.from_pretrained(bench.base, dtype=torch.float32, attn_implementation=ATTENTION)
     return PeftModel.from_pretrained(base, str(folder), is_trainable=True)
 
 
@@ -121,6 +123,27 @@ def plain_grpo(bench: Bench, start: Path, output: Path, **training: Any) -> Any:
     """
     from datasets import Dataset
     from transformers import AutoTokenizer
+
+    prompts = Dataset.from_list([{"prompt": [row["messages"][0]]} for row in rows.train_rows(12)])
+    trainer = grpo_trainer(bench, start, output, prompts, AutoTokenizer.from_pretrained(bench.base), training)
+    trainer.train()
+    return trainer
+
+
+def grpo_trainer(
+    bench: Bench,
+    start: Path,
+    output: Path,
+    prompts: Any,
+    processing: Any,
+    training: Mapping[str, Any],
+    *,
+    suppressed: int | None = None,
+) -> Any:
+    """Return TRL's trainer of prompts.
+
+    processing: tokenizer or processor. suppressed: id of a token that no completion has.
+    """
     from trl import GRPOConfig, GRPOTrainer
 
     def has_e(completions: list[Any], **_: Any) -> list[float]:
@@ -130,21 +153,20 @@ def plain_grpo(bench: Bench, start: Path, output: Path, **training: Any) -> Any:
         return [max(0.0, min(1.0, 1 - (len(ids) - 3) / 3)) for ids in completion_ids]
 
     rewards: Any = [has_e, short]
-    prompts = [{"prompt": [row["messages"][0]]} for row in rows.train_rows(12)]
     trainer: Any = GRPOTrainer(
         model=plain_model(bench, start),
         reward_funcs=rewards,
         args=GRPOConfig(
-            **plain_arguments(output, GRPO | training),
+            **plain_arguments(output, GRPO | dict(training)),
             num_generations=4,
             max_completion_length=6,
             reward_weights=[1.0, 0.25],
             loss_type="dapo",
+            generation_kwargs=None if suppressed is None else {"suppress_tokens": [suppressed]},
         ),
-        train_dataset=Dataset.from_list(prompts),
-        processing_class=AutoTokenizer.from_pretrained(bench.base),
+        train_dataset=prompts,
+        processing_class=processing,
     )
-    trainer.train()
     return trainer
 
 

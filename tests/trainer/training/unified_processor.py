@@ -17,6 +17,8 @@ import numpy as np
 import torch
 import transformers
 from PIL.Image import Image
+from transformers.image_processing_base import BatchFeature
+from transformers.image_processing_utils import BaseImageProcessor
 
 MODULE = Path(transformers.__file__).parent / "models" / "gemma4_unified" / "image_processing_gemma4_unified.py"
 
@@ -51,3 +53,13 @@ def processed(pictures: Sequence[Image], patch: int, pooling: int, most_tokens: 
         outputs.append(theirs["pad_along_first_dim"](merged[0][0], merged[1][0], most_tokens))
     pixels, places = zip(*outputs, strict=True)
     return {"pixel_values": torch.stack(pixels), "image_position_ids": torch.stack(places)}
+
+
+class ImageProcessor(BaseImageProcessor):
+    """Image processor of the tiny unified model, for transformers' processor."""
+
+    def __call__(self, images: Any, **_: Any) -> BatchFeature:
+        pictures = images if isinstance(images[0], Image) else [picture for row in images for picture in row]
+        outputs = processed(pictures, 4, 3, 70)
+        tokens = (outputs["image_position_ids"][..., 0] >= 0).sum(-1).tolist()
+        return BatchFeature(outputs | {"num_soft_tokens_per_image": tokens})
