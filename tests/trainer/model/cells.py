@@ -98,7 +98,7 @@ def prepared_rows(bench: Bench, split: str = "train") -> list[dict[str, Any]]:
 
 
 def sees(bench: Bench) -> bool:
-    return bench.fields["modality"] == "vision"
+    return bool(bench.fields["modality"] == "vision")
 
 
 def inputs_of(bench: Bench, input_ids: torch.Tensor, numbers: Sequence[int]) -> dict[str, torch.Tensor]:
@@ -150,7 +150,7 @@ def spec_of(bench: Bench) -> Spec:
     return Spec.model_validate_json(bench.services.buckets.config.read(bench.job.spec_name))
 
 
-def plain_model(base: Path, method: str) -> Any:
+def plain_model(base: Path, method: str, modality: str) -> Any:
     """Return the base model as transformers loads it to train it."""
     from transformers import AutoModelForCausalLM
 
@@ -194,7 +194,7 @@ def plain_sft(bench: Bench, method: str, output: Path) -> Any:
                 count += int((targets != -100).sum())
             return total / count
 
-    model = plain_model(bench.base, method)
+    model = plain_model(bench.base, method, bench.fields["modality"])
     if method == "Full":
         trained = {
             n for n, w in huggingface.load(bench.base, spec_of(bench)).model.named_parameters() if w.requires_grad

@@ -145,7 +145,7 @@ def test_a_job_trains_as_the_libraries_and_resumes_to_the_bit(
     assert metrics is not None
     if method == "DPO":
         plain.eval_dataset = cells.prepared_rows(uninterrupted, "eval")
-        assert metrics.eval_loss == pytest.approx(plain.evaluate()["eval_loss"], abs=LOSS_DIFFERENCE)
+        assert metrics.eval_loss == pytest.approx(plain.evaluate()["eval_loss"], rel=1e-2)
     if modality == "vision":
         assert not [name for name in expected if re.search("vision|audio|projector", name)]
         if method not in ("DPO", "GRPO"):
@@ -162,14 +162,14 @@ def loaded(bench: Bench, method: str) -> Any:
     folder = folder_of(bench, method)
     if method == "Full":
         return AutoModelForImageTextToText.from_pretrained(folder)
-    return PeftModel.from_pretrained(cells.plain_model(bench.base, method), str(folder)).eval()
+    return PeftModel.from_pretrained(cells.plain_model(bench.base, method, "vision"), str(folder)).eval()
 
 
 @pytest.mark.parametrize("kind", [pytest.param(k, marks=NEEDS_TIMM if k == "3n" else ()) for k in SEEING])
 def test_the_model_of_a_cell_with_pictures_tells_them_apart(model_of: Callable[[str, str], Path], kind: str) -> None:
     """Its cells would not notice exchanged pictures otherwise."""
     base = model_of(kind, "vision")
-    model = cells.plain_model(base, "LoRA").eval()
+    model = cells.plain_model(base, "LoRA", "vision").eval()
     conversation = [{"role": "user", "content": [{"type": "image", "image": picture_rows.picture(0)}]}]
     ids = picture_rows.processor_of(base).apply_chat_template(conversation, tokenize=True, return_tensors="pt")
     with torch.no_grad():

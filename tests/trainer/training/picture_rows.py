@@ -10,7 +10,7 @@ import io
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -94,8 +94,11 @@ def processor_of(base: Path) -> Any:
     class OfPictures(getattr(transformers, name)):  # type: ignore[misc]
         """The model's processor, without parts for audio and videos.
 
-        It adds no <bos>: templates write it, and TRL's GRPO would shift the type ids by a second one.
+        It adds no <bos>: templates write it, and TRL's GRPO would shift the type ids by a second one. Nor does it pad
+        prompts unless told so, as Gemma 4's does, whose padding TRL's GRPO would take for tokens of the prompt.
         """
+
+        text_kwargs: ClassVar[dict[str, Any]] = {}
 
         def __call__(self, *args: Any, **more: Any) -> Any:
             return super().__call__(*args, **more | {"add_special_tokens": False})

@@ -30,8 +30,11 @@ GRPO = {
     "max_steps": 3,
     "learning_rate": 2e-2,
 }
-# The plain formula for the layers that are trained. Vision towers would take most of the tests' time with it.
-ATTENTION = {"": "eager", "text_config": "eager", "audio_config": "eager", "vision_config": "sdpa"}
+# The plain formula, but not for vision towers, which would take most of the time of tests on pictures with it.
+ATTENTION: Mapping[str, Any] = {
+    "text": "eager",
+    "vision": {"": "eager", "text_config": "eager", "audio_config": "eager", "vision_config": "sdpa"},
+}
 PAIRS = preference_rows.pairs(rows.train_rows(4))
 
 
@@ -55,7 +58,8 @@ def plain_model(bench: Bench, folder: Path) -> Any:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    base: Any = AutoModelForCausalLM.from_pretrained(bench.base, dtype=torch.float32, attn_implementation=ATTENTION)
+    attention = ATTENTION[bench.fields.get("modality", "text")]
+    base: Any = AutoModelForCausalLM.from_pretrained(bench.base, dtype=torch.float32, attn_implementation=attention)
     return PeftModel.from_pretrained(base, str(folder), is_trainable=True)
 
 
