@@ -121,7 +121,7 @@ def model_inputs(base: Path, input_ids: torch.Tensor, numbers: Sequence[int]) ->
     input_ids: (rows, positions). numbers: of the pictures of all rows, in order.
     """
     processor = processor_of(base)
-    is_4 = "mm_token_type_ids" in processor.model_input_names
+    is_4 = "Gemma4" in type(processor).__mro__[1].__name__
     is_soft = (input_ids == processor.tokenizer.image_token_id).long()
     inputs = {"input_ids": input_ids, "mm_token_type_ids" if is_4 else "token_type_ids": is_soft}
     if numbers:
