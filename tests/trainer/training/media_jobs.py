@@ -29,7 +29,8 @@ def scaled_models(folder: Path, scales: Mapping[str, float]) -> Callable[[str], 
     """Return a function from a shape to the folder of its tiny model.
 
     Some weights are scaled: with those of a new model all media have almost the same embeddings, and all tokens almost
-    the same logits. scales: factors of weights by the ends of their names.
+    the same logits. The padding has an embedding, as in published models: of a token whose embedding is zero, and that
+    sees no other, Gemma 3n has no gradients. scales: factors of weights by the ends of their names.
     """
     built: dict[str, Path] = {}
 
@@ -39,6 +40,8 @@ def scaled_models(folder: Path, scales: Mapping[str, float]) -> Callable[[str], 
             weights = load_file(built[shape] / "model.safetensors")
             for name in weights:
                 weights[name] *= next((factor for end, factor in scales.items() if name.endswith(end)), 1)
+                if "embed_tokens" in name:
+                    weights[name][0] = weights[name][-1]
             save_file(weights, built[shape] / "model.safetensors", metadata={"format": "pt"})
         return built[shape]
 
