@@ -53,7 +53,8 @@ OF_A_KIND: Mapping[str, str] = {
     "gemma4-unified-text": "4 unified",
 }
 METHODS = ("LoRA", "QLoRA", "Full", "DPO", "GRPO")
-STEPS, BATCH, RATE = 3, 4, 1e-3
+STEPS, BATCH, RATE = 2, 4, 1e-3
+CHANGED = {"learning_rate": RATE, "max_steps": STEPS}  # of the trainings of `plain_trl`
 # Numbers of the pictures of each row of a vision job. TRL's GRPO takes no prompts without beside prompts with pictures.
 SHOWN = ((0,), (1, 2), (), (3,))
 PROMPTED = ((0,), (1, 2), (3,), (5,), (4,), (7,))
@@ -63,7 +64,7 @@ HELD_OUT = ((101, 102),)
 def job(home: Path, base: Path, method: str, modality: str) -> Bench:
     """Return a prepared job of a cell."""
     training: dict[str, Any] = {"method": method, "batch_size": BATCH, "max_steps": STEPS, "lora_dropout": 0.0}
-    training = {"DPO": plain_trl.DPO, "GRPO": plain_trl.GRPO}.get(method, training) | {"learning_rate": RATE}
+    training = {"DPO": plain_trl.DPO, "GRPO": plain_trl.GRPO}.get(method, training) | CHANGED
     bench = Bench(home, base, save_steps=100, **training)
     bench.fields["modality"] = modality
     train, held_out = (_picture_rows if modality == "vision" else _text_rows)(method)
@@ -117,7 +118,7 @@ def plain_training(bench: Bench, method: str, output: Path) -> Any:
         return plain_sft(bench, method, output)
     start = first_adapter(bench, output / "first")
     if method == "DPO":
-        trainer = plain_trl.dpo_trainer(bench, start, output, {"learning_rate": RATE})
+        trainer = plain_trl.dpo_trainer(bench, start, output, CHANGED)
         # TRL would train the line break after the last turn too, with every template.
         trainer.train_dataset = prepared_rows(bench)
         trainer.args.remove_unused_columns = False
@@ -128,11 +129,9 @@ def plain_training(bench: Bench, method: str, output: Path) -> Any:
         prompts = Dataset.from_list([{"prompt": question, "images": each} for each in images])
         processor = picture_rows.processor_of(bench.base)
         soft = processor.tokenizer.image_token_id
-        trainer = plain_trl.grpo_trainer(
-            bench, start, output, prompts, processor, {"learning_rate": RATE}, suppressed=soft
-        )
+        trainer = plain_trl.grpo_trainer(bench, start, output, prompts, processor, CHANGED, suppressed=soft)
     else:
-        return plain_trl.plain_grpo(bench, start, output, learning_rate=RATE)
+        return plain_trl.plain_grpo(bench, start, output, **CHANGED)
     trainer.train()
     return trainer
 

@@ -28,12 +28,13 @@ from tests.trainer.model.cells import KINDS, METHODS, OF_A_KIND, SEEING
 from tests.trainer.steps.test_train import after_steps
 from tests.trainer.training import media_jobs, picture_rows
 from trainer.export.lora_weights import canonical_name
+from trainer.steps import recording
 
 # Share of weights that may differ by more than a tenth of the learning rate. Adam's first steps are as large for a
 # gradient that is nearly zero, as most are in the first steps of GRPO, and rounding decides about its sign.
 ROUNDED_AWAY = {"GRPO": 0.2}
-# Largest difference of losses. That of DPO of the unified model, whose losses are about 0.7, is 6e-4 in the second and
-# third train_step, in which Adam amplifies rounding. The others keep within 1e-4.
+# Largest difference of losses. That of DPO of the unified model, whose losses are about 0.7, is 6e-4 in the second
+# train_step, in which Adam amplifies rounding. The others keep within 1e-4.
 LOSS_DIFFERENCE = 1e-3
 
 NEEDS_TIMM = (
@@ -98,6 +99,13 @@ def weights_of(bench: Bench, method: str, attempt: int = 1) -> dict[str, torch.T
 def folder_of(bench: Bench, method: str, attempt: int = 1) -> Path:
     place = "model" if method == "Full" else "adapter"
     return Path(bench.services.buckets.export.uri(f"jobs/{bench.job_id}/{place}/{attempt}"))
+
+
+@pytest.fixture(autouse=True)
+def no_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out what exports are compared with, which takes a sixth of a cell's time and is tested elsewhere."""
+    monkeypatch.setattr(recording, "record_base", lambda *_: None)
+    monkeypatch.setattr(recording, "publish_reference", lambda *_: None)
 
 
 @pytest.fixture(scope="module")
