@@ -90,7 +90,10 @@ def _picture_rows(method: str) -> tuple[list[Any], list[Any]]:
 
 
 def prepared_rows(bench: Bench, split: str = "train") -> list[dict[str, Any]]:
-    """Return the tokens of a job's rows, each with the numbers of its pictures as `shown`."""
+    """Return the tokens of a job's rows.
+
+    Each has the numbers of its pictures as `shown`.
+    """
     tokens = list(read_tokens(prepared_folder(bench) / f"{split}.parquet"))
     if not sees(bench):
         return tokens

@@ -103,7 +103,10 @@ def folder_of(bench: Bench, method: str, attempt: int = 1) -> Path:
 
 @pytest.fixture(autouse=True)
 def no_reference(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out what exports are compared with, which takes a sixth of a cell's time and is tested elsewhere."""
+    """Leave out what exports are compared with.
+
+    It takes a sixth of a cell's time and is tested elsewhere.
+    """
     monkeypatch.setattr(recording, "record_base", lambda *_: None)
     monkeypatch.setattr(recording, "publish_reference", lambda *_: None)
 
@@ -175,7 +178,7 @@ def loaded(bench: Bench, method: str) -> Any:
 
 @pytest.mark.parametrize("kind", [pytest.param(k, marks=NEEDS_TIMM if k == "3n" else ()) for k in SEEING])
 def test_the_model_of_a_cell_with_pictures_tells_them_apart(model_of: Callable[[str, str], Path], kind: str) -> None:
-    """Its cells would not notice exchanged pictures otherwise."""
+    """Cells would not notice exchanged pictures otherwise."""
     base = model_of(kind, "vision")
     model = cells.plain_model(base, "LoRA", "vision").eval()
     conversation = [{"role": "user", "content": [{"type": "image", "image": picture_rows.picture(0)}]}]
