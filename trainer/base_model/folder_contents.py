@@ -91,7 +91,7 @@ def check_description(folder: Path, names: Collection[str]) -> None:
     missing = sorted(indexed_files(folder) - set(names)) if INDEX in names else []
     if missing:
         message = f"the base model lacks {len(missing)} files of its weights: {', '.join(missing)[:200]}"
-        raise StepError("bad_base_model", message, hint="upload the whole folder, and submit again")
+        raise StepError("bad_base_model", message, hint="copy the whole folder")
 
 
 def check_regular_files(folder: Path) -> None:
@@ -119,7 +119,7 @@ def check_weights(path: Path) -> None:
             pass
     except (SafetensorError, OSError) as error:
         message = f"{path.name} of the base model is damaged: {str(error)[:200]}"
-        raise StepError("bad_base_model", message, hint="upload the whole file, and submit again") from error
+        raise StepError("bad_base_model", message, hint="copy the whole file") from error
 
 
 def check_header(name: str, beginning: bytes, size: int) -> None:
@@ -137,7 +137,7 @@ def check_header(name: str, beginning: bytes, size: int) -> None:
             raise ValueError(f"it has {size} bytes, and its header describes {8 + length + end}")
     except (Unreadable, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         message = f"{name} of the base model is damaged: {str(error)[:200]}"
-        raise StepError("bad_base_model", message, hint="choose another revision or model, and submit again") from error
+        raise StepError("bad_base_model", message, hint="choose another revision or model") from error
 
 
 def indexed_files(folder: Path) -> set[str]:

@@ -104,7 +104,7 @@ def _of_array(stream: io.BufferedReader, longest: int, named: str, *, wrapped: b
     while not splitter.ended:
         chunk = stream.read1(CHUNK)
         if not chunk:
-            raise bad_dataset(f"{named} ends within its array, after row {number}", hint="upload the whole file")
+            raise bad_dataset(f"{named} ends within its array, after row {number}", hint="use a whole copy of the file")
         for element in splitter.elements(chunk):
             number += 1
             yield number, too_long(longest) if element is None else _parsed(element)

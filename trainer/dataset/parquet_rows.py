@@ -44,7 +44,7 @@ def parquet_rows(path: Path, longest: int, *, named: str) -> Iterator[Row]:
                         yield number, _row(batch.slice(index, 1), longest, floats)
     except (pa.ArrowException, OSError, ValueError) as error:
         message = f"{named} is not a readable Parquet file: {str(error)[:200]}"
-        raise bad_dataset(message, hint="upload the file again") from error
+        raise bad_dataset(message, hint="use a whole copy of the file") from error
 
 
 def _row(batch: Any, longest: int, floats: Collection[str]) -> dict[str, Any] | Refused:

@@ -22,6 +22,11 @@ def too_long(longest: int) -> Refused:
     return Refused(f"longer than {longest} bytes")
 
 
-def bad_dataset(message: str, *, hint: str = "correct the dataset's files and submit again") -> StepError:
+def bad_dataset(message: str, *, hint: str = "correct the dataset's files") -> StepError:
     """Return the error for a dataset whose files cannot be read."""
     return StepError("bad_dataset", message, hint=hint)
+
+
+def deleted(message: str) -> StepError:
+    """Return the error of a dataset whose files are gone."""
+    return StepError("dataset_not_found", message, hint="upload the dataset again, or put its files back")

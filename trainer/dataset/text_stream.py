@@ -32,14 +32,14 @@ def open_text(path: Path, compression: Compression | None, *, named: str) -> Ite
         with path.open("rb") as file:
             yield _without_mark(_decompressed(file, compression, path.stat().st_size))
     except (OSError, EOFError, zlib.error) as error:  # gzip raises all of them, pyarrow OSError
-        raise bad_dataset(f"{named} is damaged: {str(error)[:200]}", hint="upload the file again") from error
+        raise bad_dataset(f"{named} is damaged: {str(error)[:200]}", hint="use a whole copy of the file") from error
     except UnicodeDecodeError as error:
         raise bad_dataset(f"{named} is not valid {error.encoding.upper()}", hint="save the file as UTF-8") from error
     except _NoMark as error:
         message = f"{named} is not UTF-8; it may be UTF-16, whose byte order mark is missing"
         raise bad_dataset(message, hint="save the file as UTF-8") from error
     except _ExpandsTooFar as error:
-        hint = "upload the file without compression"
+        hint = "use the file without compression"
         raise bad_dataset(f"{named} expands to more than {error} bytes", hint=hint) from error
 
 

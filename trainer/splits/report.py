@@ -14,6 +14,7 @@ from gemtune.errors import StepError
 from gemtune.jobs.parts.results import JobWarning, RowsSummary, UnreadField
 from trainer.dataset.source import Dataset
 from trainer.splits import left_out, warnings
+from trainer.splits.columns import NamedColumns
 from trainer.splits.tally import Tally
 
 NAME = "report.json"
@@ -25,15 +26,16 @@ NAMED = 100
 class Report:
     """Report of one attempt of prepare.
 
-    place: returns where a file of the report is, for users. media_read: files of the dataset that rows name. moved:
-    indexes of the rows that were moved from the train split to the held-out one, if the dataset has none. others:
-    warnings of the step about other things than the dataset.
+    place: returns where a file of the report is, for users. columns: those that the request names. media_read: files of
+    the dataset that rows name. moved: indexes of the rows that were moved from the train split to the held-out one, if
+    the dataset has none. others: warnings of the step about other things than the dataset.
     """
 
     place: Callable[[str], str]
     dataset: Dataset
     train: Tally
     held_out: Tally | None
+    columns: NamedColumns
     media_read: Collection[str] = ()
     moved: set[int] = field(default_factory=set)
     others: Sequence[JobWarning] = ()
@@ -41,8 +43,9 @@ class Report:
     def check(self) -> None:
         """Raise StepError if a split has no rows, or too few that can be used.
 
-        Codes: `empty_dataset`, `bad_rows`, `rows_too_long`, `ends_cut_off`.
+        Codes: `no_such_column`, `empty_dataset`, `bad_rows`, `rows_too_long`, `ends_cut_off`.
         """
+        self.columns.check()
         for tally in (self.train, self.held_out):
             if tally is not None:
                 tally.check()

@@ -136,11 +136,9 @@ class Tally:
         Codes: `empty_dataset`, `bad_rows`, `rows_too_long`.
         """
         if self.all_rows == 0:
-            raise StepError("empty_dataset", f"{self.named} has no rows", hint="put rows into it and submit again")
+            raise StepError("empty_dataset", f"{self.named} has no rows", hint="put rows into it")
         if self.refused_rows > self.all_rows * MAX_REFUSED_SHARE:
-            raise StepError(
-                "bad_rows", self.refused_message(), hint="correct these rows, or say how to read them, and submit again"
-            )
+            raise StepError("bad_rows", self.refused_message(), hint="correct these rows, or say how to read them")
         if self.dropped_rows and (self.limits.too_long == "refuse" or self.kept_rows == 0):
             message = f"{self.dropped_message()}: {self._first(self.dropped)}"
             raise StepError("rows_too_long", message, hint=self._hint_of_long_rows())

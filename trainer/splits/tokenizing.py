@@ -22,6 +22,7 @@ from trainer.rows.kinds import RowKind, row_kind
 from trainer.rows.labelled_answers import label_warnings
 from trainer.rows.packing import packs
 from trainer.rows.prepared import prompts_per_step, row_lengths, total_train_steps
+from trainer.splits.columns import NamedColumns
 from trainer.splits.held_out import hold_out
 from trainer.splits.left_out import LeftOutRows
 from trainer.splits.media import media_of
@@ -118,8 +119,8 @@ def tokenize(
 def hold_out_and_count(tokenized: Tokenized, config: TrainingConfig, output: Path) -> Amounts:
     """Hold rows out where that is needed, and count the work of the training.
 
-    Raises StepError if the rows cannot be trained on: `empty_dataset`, `bad_rows`, `rows_too_long`, `ends_cut_off`,
-    `too_few_rows`, `one_label`, `warmup_without_end`.
+    Raises StepError if the rows cannot be trained on: `no_such_column`, `empty_dataset`, `bad_rows`, `rows_too_long`,
+    `ends_cut_off`, `too_few_rows`, `one_label`, `warmup_without_end`.
     """
     report = tokenized.report
     report.check()
@@ -155,15 +156,17 @@ def _write_splits(rows: Tokenization, kind: RowKind, limits: Limits, watch: Watc
 
     Raises StepError `bad_dataset`.
     """
-    splits, output = rows.dataset.splits, rows.output
+    splits, output, columns = rows.dataset.splits, rows.output, NamedColumns(rows.spec.dataset_columns)
     with LeftOutRows(output) as left_out:
         train = Tally("train", splits.train, limits, left_out, wanted_samples=samples)
-        write_split(rows.dataset, kind, output / "train.parquet", train, rows.work, rows.check_stop, watch)
+        write_split(rows.dataset, kind, output / "train.parquet", train, columns, rows.work, rows.check_stop, watch)
         held_out = None
         if splits.held_out:
             held_out = Tally("held-out", splits.held_out, limits, left_out, wanted_samples=samples)
-            write_split(rows.dataset, kind, output / "eval.parquet", held_out, rows.work, rows.check_stop, watch)
-    return Report(rows.place, rows.dataset, train, held_out)
+            write_split(
+                rows.dataset, kind, output / "eval.parquet", held_out, columns, rows.work, rows.check_stop, watch
+            )
+    return Report(rows.place, rows.dataset, train, held_out, columns)
 
 
 def _label_warnings(config: TrainingConfig, tokens: Path) -> Iterator[JobWarning]:

@@ -12,6 +12,7 @@ from trainer.dataset.source import Dataset
 from trainer.process.collection import only_new_objects_collected
 from trainer.rows.kinds import PreparedRow, RowKind, encode_rows
 from trainer.rows.prepared import TokenFile, in_numbers
+from trainer.splits.columns import NamedColumns
 from trainer.splits.tally import Tally
 
 # (split, file, number in the file, row, prepared row): called with each row. A row that cannot be parsed is refused.
@@ -29,6 +30,7 @@ def write_split(
     kind: RowKind,
     target: Path,
     tally: Tally,
+    columns: NamedColumns,
     work: Path,
     check_stop: Callable[[], None],
     watch: WatchRow = ignore_row,
@@ -44,12 +46,13 @@ def write_split(
                 rows = read_rows(path, with_media=kind.with_media, named=name)
                 for number, row, prepared in encode_rows(kind, rows):
                     check_stop()
+                    columns.look_in(row)
                     watch(tally.split, name, number, row, prepared)
                     if isinstance(prepared, Refused):
                         tally.leave_out(file, number, prepared)
                         continue
-                    columns = in_numbers(prepared.columns)
-                    tokens.add(columns)
-                    tally.add(file, number, prepared, columns)
+                    numbers = in_numbers(prepared.columns)
+                    tokens.add(numbers)
+                    tally.add(file, number, prepared, numbers)
                     if len(tally.samples) < tally.wanted_samples:
                         tally.samples.append(kind.text_pieces(prepared))

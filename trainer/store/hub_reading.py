@@ -36,8 +36,7 @@ def read_token(token: Callable[[], str | None]) -> str | None:
     try:
         return token()
     except SecretNotFound as error:
-        hint = "submit the job again with hf_token"
-        raise StepError(error.code, "the job's hf_token no longer exists", hint=hint) from error
+        raise StepError(error.code, "the hf_token no longer exists", hint="send hf_token again") from error
 
 
 def reach_hub(

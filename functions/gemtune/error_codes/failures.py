@@ -30,6 +30,10 @@ FAILURES: Mapping[str, ErrorCode] = {
         "More than a tenth of a split's rows cannot be used; the message says where all are listed, with reasons.",
         "Correct these rows and submit again.",
     ),
+    "no_such_column": ErrorCode(
+        "`dataset_columns` says that a field is in a column that no row has; the message names the columns.",
+        "Name a column that the rows have; the field comes first, as in `{prompt: question}`.",
+    ),
     "rows_too_long": ErrorCode(
         "Every row has more tokens than `max_seq_length`, or one has and `too_long` is `refuse`.",
         "Raise `max_seq_length` to what the hint names, or shorten the rows.",

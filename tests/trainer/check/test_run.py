@@ -91,6 +91,42 @@ def test_a_mapped_column_is_read_also_if_all_rows_are_refused(tmp_path: Path, ti
     }
 
 
+@pytest.mark.parametrize(
+    ("columns", "row", "hint"),
+    [
+        ({"question": "prompt"}, {"question": "a", "answer": "b"}, "set dataset_columns to {prompt: question}"),
+        ({"question": "prompt"}, {"question": "a", "reply": "b"}, "set dataset_columns to {prompt: question}"),
+        ({"prompt": "Frage"}, {"prompt": "a", "completion": "b"}, "name a column that the rows have"),
+    ],
+)
+def test_a_column_that_no_row_has_is_refused(
+    tmp_path: Path, tiny: Path, columns: dict[str, str | None], row: dict[str, str], hint: str
+) -> None:
+    report = checked(tmp_path, tiny, LocalSource(train=written(tmp_path / "mine.jsonl", [row] * 40)), columns=columns)
+    assert report.error is not None
+    assert (report.error.code, report.trains) == ("no_such_column", False)
+    (field, column), names = next(iter(columns.items())), ", ".join(sorted(row))
+    assert report.error.message == f"no row has the column {column} for the field {field}; the first row has {names}"
+    assert hint in (report.error.hint or "")
+
+
+def test_a_column_that_few_rows_have_is_read(tmp_path: Path, tiny: Path) -> None:
+    content = [{"prompt": "a", "completion": "b"}] * 40 + [{"Frage": "a", "completion": "b"}]
+    source = LocalSource(train=written(tmp_path / "mine.jsonl", content))
+    assert checked(tmp_path, tiny, source, columns={"prompt": "Frage", "x": None}).trains
+
+
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [("", "empty_dataset"), ('{"nothing": "known"}\n', "bad_rows"), ("[1", "bad_dataset"), ("[[", "bad_dataset")],
+)
+def test_a_hint_of_a_check_is_not_about_submitting(tmp_path: Path, tiny: Path, content: str, code: str) -> None:
+    (tmp_path / "mine.json").write_text(content)
+    report = checked(tmp_path, tiny, LocalSource(train=str(tmp_path / "mine.json")))
+    assert report.error is not None
+    assert (report.error.code, "submit" in (report.error.hint or "submit")) == (code, False)
+
+
 def test_rows_that_cannot_be_trained_on_are_reported_and_not_raised(tmp_path: Path, tiny: Path) -> None:
     source = LocalSource(train=written(tmp_path / "mine.jsonl", [{"nothing": "known"}] * 3))
     report = checked(tmp_path, tiny, source)

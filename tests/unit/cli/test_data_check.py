@@ -100,6 +100,8 @@ def test_equal_reasons_are_shown_once_and_in_options_of_the_command_line() -> No
     hint = "keep one, or ignore the other in dataset_columns, such as {a.b: null}"
     assert as_commands(hint) == "keep one, or ignore the other with --ignore a.b"
     assert as_commands("set dataset_columns to {prompt: text}, and more") == "use --column prompt=text, and more"
+    hint = "if question is the prompt, set dataset_columns to {prompt: question}"
+    assert as_commands(hint) == "if question is the prompt, use --column prompt=question"
     assert as_commands("add {Name, first: null} to dataset_columns") == "add {Name, first: null} to dataset_columns"
 
 

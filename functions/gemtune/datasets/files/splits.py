@@ -41,7 +41,7 @@ class BadSplits(ValueError):
     hint: what its owner can do.
     """
 
-    def __init__(self, message: str, hint: str = "correct the dataset's files and submit again"):
+    def __init__(self, message: str, hint: str = "correct the dataset's files"):
         super().__init__(message)
         self.hint = hint
 
