@@ -183,6 +183,20 @@ def test_folders_are_those_with_objects_in_them(objects: Objects) -> None:
     assert list(objects.folders("nothing/")) == []
 
 
+def test_objects_and_folders_behind_a_name_are_listed_in_the_order_of_objects(objects: Objects) -> None:
+    names = ["sets/a-b/x", "sets/a.json", "sets/a/x", "sets/a/y/z", "sets/ab/x", "sets/b", "sets/b.c/x"]
+    for name in names:
+        objects.write(name, b"")
+    for number in range(len(names)):
+        assert [stat.name for stat in objects.list("sets/", after=names[number])] == names[number + 1 :]
+    assert [stat.name for stat in objects.list("sets/a", after="sets/a/xx")] == ["sets/a/y/z", "sets/ab/x"]
+    folders = ["a-b", "a", "ab", "b.c"]
+    assert list(objects.folders("sets/")) == folders
+    for number in range(len(folders)):
+        assert list(objects.folders("sets/", after=folders[number])) == folders[number + 1 :]
+    assert list(objects.folders("sets/", after="aa")) == ["ab", "b.c"]
+
+
 @pytest.mark.parametrize("count", [1, 3, 70])
 def test_objects_are_joined_in_order(objects: Objects, count: int) -> None:
     names = [f"parts/{number}" for number in range(count)]

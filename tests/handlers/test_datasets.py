@@ -20,8 +20,9 @@ from gemtune.datasets.files.splits import FOLDER
 from gemtune.datasets.uploads import record
 from gemtune.datasets.uploads.errors import DatasetIncomplete, DatasetNotFound
 from gemtune.datasets.uploads.record import DatasetFile, dataset_id_of
+from gemtune.embedded.bucket_paths import BucketPaths
 from gemtune.ports import Objects
-from gemtune.request.uploads.dataset import DatasetUpload
+from gemtune.request.uploads.dataset import DatasetUpload, UploadFile
 from gemtune.services.datasets.upload import UploadDataset
 from tests.fakes import World
 from tests.handlers.conftest import embedded_only
@@ -239,6 +240,44 @@ def test_uploaded_datasets_and_folders_are_listed_page_by_page(api: flask.testin
     assert second["next_after"] is None  # type: ignore[index]
     assert api.get("/datasets/nothing").status_code == 404
     assert api.get("/datasets/..").status_code == 404
+
+
+@embedded_only
+def test_a_page_looks_at_no_more_datasets_if_there_are_more(
+    services: bootstrap.Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_at: list[Path] = []
+    real_path = BucketPaths.real_path
+
+    def counted(paths: BucketPaths, path: Path, visited: tuple[Path, ...]) -> Path:
+        looked_at.append(path)
+        return real_path(paths, path, visited)
+
+    monkeypatch.setattr(BucketPaths, "real_path", counted)
+    counts = []
+    for numbers in (range(20), range(20, 60)):
+        for number in numbers:
+            services.buckets.data.write(f"{FOLDER}/set-{number}/train.jsonl", b"")
+            file = UploadFile(path="train.jsonl", bytes=number, sha256=hashlib.sha256(b"").hexdigest())
+            services.upload_dataset.begin(DatasetUpload(files=[file]))
+        for after in (None, "set-1"):
+            looked_at.clear()
+            assert len(services.datasets.page(after=after, limit=5)[0]) == 5
+            counts.append(len(looked_at))
+    assert counts[:2] == counts[2:]
+
+
+def test_the_order_of_pages_is_that_of_folders(services: bootstrap.Services, api: flask.testing.FlaskClient) -> None:
+    for name in ("b", "b-c", "b.c"):
+        services.buckets.data.write(f"{FOLDER}/{name}/train.jsonl", b"")
+    begun = [begin(api, ("train.jsonl", ROWS * number))["dataset_id"] for number in (1, 2)]
+    services.buckets.data.write(f"{FOLDER}/{begun[0]}.x/train.jsonl", b"")
+    listed: list[str] = []
+    after: str | None = None
+    while not listed or after is not None:
+        page, after = services.datasets.page(after=after, limit=1)
+        listed += [each.dataset_id for each in page]
+    assert listed == sorted(["b", "b-c", "b.c", "chats", f"{begun[0]}.x", *begun], key=lambda name: f"{name}/")
 
 
 def test_the_files_of_a_dataset_have_links_that_read_them(

@@ -20,7 +20,7 @@ from typing import Literal
 
 from gemtune.embedded.bucket_paths import BucketPaths
 from gemtune.embedded.disk import flush, make_folder, write_through, writing
-from gemtune.errors import NoSignedLinks, ObjectExists, ObjectNotFound, UnsafeName
+from gemtune.errors import NoSignedLinks, ObjectExists, ObjectNotFound
 from gemtune.object_name import UNFINISHED, split_name
 from gemtune.ports import MAX_READ_BYTES, Buckets, Link, ObjectStat, UploadLink
 from gemtune.settings import Settings
@@ -122,26 +122,16 @@ class FolderObjects:
         with path.open("rb") as file:
             return f"{self.digest_algorithm}:{hashlib.file_digest(file, self.digest_algorithm).hexdigest()}"
 
-    def list(self, prefix: str) -> Iterator[ObjectStat]:
+    def list(self, prefix: str, *, after: str = "") -> Iterator[ObjectStat]:
         """Yield the objects whose names begin with `prefix`, by name."""
         folder, visited = self._paths.walk(split_name(prefix.rpartition("/")[0]) if "/" in prefix else [])
-        for path in sorted(self._paths.files(folder, visited, prefix), key=Path.as_posix):
+        for path in self._paths.files(folder, visited, prefix, after=after):
             with suppress(FileNotFoundError):  # deleted since it was listed
                 yield self._stat(path)
 
-    def folders(self, prefix: str) -> Iterator[str]:
-        """Yield the names of the folders in a folder that hold a file."""
-        folder, visited = self._paths.walk(split_name(prefix.rstrip("/")))
-        try:
-            entries = sorted(folder.iterdir())
-        except (FileNotFoundError, NotADirectoryError):
-            return
-        for path in entries:
-            name = path.relative_to(self.root).as_posix()
-            with suppress(UnsafeName):  # a link out of the bucket is no folder of it
-                within = (*visited, self._paths.real_path(path, visited))
-                if path.is_dir() and next(self._paths.files(path, within, f"{name}/"), None) is not None:
-                    yield path.name
+    def folders(self, prefix: str, *, after: str = "") -> Iterator[str]:
+        """Return the names of the folders in a folder that hold a file."""
+        return self._paths.folders(split_name(prefix.rstrip("/")), after)
 
     def join(self, parts: Sequence[str], name: str) -> None:
         """Append files to a temporary file, and rename it."""

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 WORKERS = 8
 # A larger file is downloaded in parts, in parallel, each with its own checksum.
 PART_BYTES = 64 * 1024 * 1024
+# The character behind a slash: names of a folder's objects come before the folder's with this one behind.
+AFTER_SLASH = chr(ord("/") + 1)
 
 
 class StorageObjects:
@@ -107,23 +109,26 @@ class StorageObjects:
             raise self._not_found(name)
         return f"{self.digest_algorithm}:{blob.crc32c}"
 
-    def list(self, prefix: str) -> Iterator[ObjectStat]:
+    def list(self, prefix: str, *, after: str = "") -> Iterator[ObjectStat]:
         """Yield the objects whose names begin with `prefix`, sorted by name.
 
         Skips names that gemtune cannot have written, such as the `folder/` objects of the Cloud Console.
         """
         if prefix:
             split_name(prefix.rstrip("/"))
-        for blob in self._client.list_blobs(self.bucket, prefix=prefix, timeout=TIMEOUT):
-            if is_safe(blob.name):
+        for blob in self._client.list_blobs(self.bucket, prefix=prefix, start_offset=after or None, timeout=TIMEOUT):
+            if is_safe(blob.name) and blob.name != after:  # an offset is among the names
                 yield _stat(blob)
 
-    def folders(self, prefix: str) -> Iterator[str]:
+    def folders(self, prefix: str, *, after: str = "") -> Iterator[str]:
         """Yield the next part of the names below a prefix."""
         split_name(prefix.rstrip("/"))
-        listed = self._client.list_blobs(self.bucket, prefix=prefix, delimiter="/", timeout=TIMEOUT)
+        behind = f"{prefix}{after}{AFTER_SLASH}" if after else None
+        listed = self._client.list_blobs(
+            self.bucket, prefix=prefix, delimiter="/", start_offset=behind, timeout=TIMEOUT
+        )
         for page in listed.pages:
-            yield from sorted(folder.removeprefix(prefix).rstrip("/") for folder in page.prefixes)
+            yield from (folder.removeprefix(prefix).rstrip("/") for folder in sorted(page.prefixes))
 
     def join(self, parts: Sequence[str], name: str) -> None:
         """Compose an object of others, without moving their contents."""

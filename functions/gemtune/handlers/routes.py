@@ -164,7 +164,7 @@ def complete_dataset(services: Services, *, dataset_id: str) -> answers.Dataset:
 
 
 def list_datasets(services: Services, *, limit: int, after: str | None) -> answers.DatasetList:
-    """List datasets in the order of their ids."""
+    """List datasets in the order of their folders."""
     described, last = services.datasets.page(after=after, limit=limit)
     has_links = services.buckets.data.has_upload_links
     listed = [answers.Dataset.of(each, {}, part_links=has_links) for each in described]

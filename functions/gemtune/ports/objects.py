@@ -99,14 +99,18 @@ class Objects(Protocol):
         """
         ...
 
-    def list(self, prefix: str) -> Iterator[ObjectStat]:
-        """Yield the objects whose names begin with `prefix`, sorted by name."""
+    def list(self, prefix: str, *, after: str = "") -> Iterator[ObjectStat]:
+        """Yield the objects whose names begin with `prefix`, sorted by name.
+
+        after: a name; only objects behind it are read, and of these no more than are asked for, or a page of them.
+        """
         ...
 
-    def folders(self, prefix: str) -> Iterator[str]:
-        """Yield the folders in a folder, by name.
+    def folders(self, prefix: str, *, after: str = "") -> Iterator[str]:
+        """Yield the folders in a folder, in the order of the objects in them.
 
-        They are the next parts of the names of objects that begin with `prefix`, which ends with a slash.
+        They are the next parts of the names of objects that begin with `prefix`, which ends with a slash. That is the
+        order of their names with a slash behind: `a-b` comes before `a`. after: a folder there, as of `list`.
         """
         ...
 

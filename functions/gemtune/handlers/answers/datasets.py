@@ -55,7 +55,9 @@ class Dataset(BaseModel):
 class DatasetList(BaseModel):
     """One page of datasets."""
 
-    datasets: Sequence[Dataset] = Field(description="datasets in the order of their ids")
+    datasets: Sequence[Dataset] = Field(
+        description="datasets in the order of their ids, but `a-b` before `a`, as buckets order folders"
+    )
     next_after: str | None = Field(description="`after` for the next page; null on the last one")
 
 

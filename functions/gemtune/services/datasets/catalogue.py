@@ -7,11 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import islice
+from heapq import merge
+from itertools import groupby, islice
 
 from gemtune.datasets.files.splits import FOLDER, folder_of
 from gemtune.datasets.uploads.errors import DatasetIncomplete, DatasetInUse, DatasetNotFound, DatasetUnreadable
-from gemtune.datasets.uploads.record import RECORDS, DatasetFile, DatasetRecord
+from gemtune.datasets.uploads.record import RECORDS, DatasetFile, DatasetRecord, dataset_id_of, is_dataset_id
 from gemtune.errors import UnsafeName
 from gemtune.ports import JobStore, Objects
 from gemtune.services.datasets.upload import WORKERS, UploadDataset
@@ -46,15 +47,14 @@ class DatasetCatalogue:
     uploads: UploadDataset
 
     def page(self, *, after: str | None, limit: int) -> tuple[list[DatasetDescription], str | None]:
-        """Return a page of datasets in the order of their ids.
+        """Return a page of datasets in the order of their folders.
 
         after: id of the last one of the page before. Also returns the last id if there are more.
         """
-        ids = sorted({*self._uploaded_ids(), *self._folders()})
-        remaining = [dataset_id for dataset_id in ids if after is None or dataset_id > after]
+        ids = list(islice(self._ids_after(after or ""), limit + 1))
         with ThreadPoolExecutor(WORKERS) as pool:  # each record may be a call over the network
-            described = list(pool.map(self._listed, remaining[:limit]))
-        return described, remaining[limit - 1] if len(remaining) > limit else None
+            described = list(pool.map(self._listed, ids[:limit]))
+        return described, ids[limit - 1] if len(ids) > limit else None
 
     def describe(self, dataset_id: str) -> DatasetDescription:
         """Describe one dataset.
@@ -127,14 +127,28 @@ class DatasetCatalogue:
         except DatasetUnreadable:
             return DatasetDescription(dataset_id, None, (), (), None, is_ready=False, uploaded=True)
 
-    def _uploaded_ids(self) -> Iterator[str]:
-        for stat in self.data.list(RECORDS):
-            name = stat.name.removeprefix(RECORDS)
-            if name.endswith(".json") and "/" not in name:
-                yield name.removesuffix(".json")
+    def _ids_after(self, after: str) -> Iterator[str]:
+        """Yield the ids of all datasets behind one, without reading the others.
 
-    def _folders(self) -> Iterator[str]:
-        yield from self.data.folders(f"{FOLDER}/")
+        A dataset has a record, a folder, or both.
+        """
+        folders = self.data.folders(f"{FOLDER}/", after=after)
+        for dataset_id, _ in groupby(merge(self._uploaded_ids(after), folders, key=_place_in_order)):
+            yield dataset_id
+
+    def _uploaded_ids(self, after: str) -> Iterator[str]:
+        """Yield the ids of uploaded datasets behind an id."""
+        # They are equally long, so that no record is before this beginning of `after` and its id behind `after`.
+        beginning = after[: len(dataset_id_of(()))]
+        for stat in self.data.list(RECORDS, after=f"{RECORDS}{beginning}" if after else ""):
+            dataset_id = stat.name.removeprefix(RECORDS).removesuffix(".json")
+            if is_dataset_id(dataset_id) and _place_in_order(dataset_id) > _place_in_order(after):
+                yield dataset_id
+
+
+def _place_in_order(dataset_id: str) -> str:
+    """Return what to sort a dataset by: the name of its folder in a bucket."""
+    return f"{dataset_id}/"
 
 
 def object_name(dataset_id: str, file: DatasetFile) -> str:
