@@ -9,7 +9,7 @@ from typing import Protocol
 
 from gemtune.errors import ObjectNotFound, UnsafeName
 from gemtune.ports import Objects
-from trainer.dataset.row import bad_dataset
+from trainer.dataset.row import bad_dataset, deleted
 
 
 class Folder(Protocol):
@@ -32,7 +32,7 @@ class Folder(Protocol):
     def fetch(self, path: str, work: Path) -> Path:
         """Return a local path to read a file from.
 
-        It is the file itself, or a copy below `work`. Raises StepError `bad_dataset`.
+        It is the file itself, or a copy below `work`. Raises StepError `bad_dataset`, `dataset_not_found`.
         """
         ...
 
@@ -74,7 +74,7 @@ class BucketFolder:
         try:
             return self._data.fetch(f"{self._folder}/{path}", work)
         except ObjectNotFound:
-            raise bad_dataset(f"the dataset's file {path[:200]!r} does not exist any more") from None
+            raise deleted(f"{path[:200]!r} of {self.place} was deleted before it was read") from None
         except UnsafeName as error:
             raise bad_dataset(f"the dataset's file {path[:200]!r}: {error.message}") from None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -14,11 +15,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from gemtune.datasets.uploads.record import record_name
 from gemtune.errors import StepError
 from gemtune.jobs.status import Step
+from gemtune.request.uploads.dataset import DatasetUpload, UploadFile
+from gemtune.services.datasets.upload import UploadDataset
 from tests import rows
 from tests.trainer.conftest import END_OF_TURN, Bench
 from trainer.context import StopRequested
+from trainer.dataset.rows import read_rows
 from trainer.dataset.source import find
 from trainer.rows.prepared import read_tokens
 from trainer.steps import prepare
@@ -126,6 +131,72 @@ def test_a_split_may_be_a_link_unless_it_leads_out_of_the_bucket(bench: Bench, t
     (folder / "eval.jsonl").symlink_to(tmp_path / "held_out")
     with pytest.raises(StepError, match=r"chats/eval\.jsonl' in data leads out of its bucket") as caught:
         find(bench.services.buckets.data, "chats", tmp_path, token=lambda: None)
+    assert caught.value.code == "bad_dataset"
+
+
+def uploaded(bench: Bench, *splits: str) -> str:
+    """Upload a dataset, which the job of the bench will name."""
+    content = "".join(json.dumps(row) + "\n" for row in rows.train_rows(24)).encode()
+    sha256 = hashlib.sha256(content).hexdigest()
+    files = [UploadFile(path=f"{split}.jsonl", bytes=len(content), sha256=sha256) for split in splits]
+    dataset_id = bench.services.upload_dataset.begin(DatasetUpload(files=files)).dataset_id
+    for number in range(len(files)):
+        bench.services.upload_dataset.store_part(dataset_id, number, 0, content)
+    bench.services.upload_dataset.complete(dataset_id)
+    bench.fields = {"processed_dataset_id": dataset_id}
+    return dataset_id
+
+
+def test_a_job_that_is_accepted_while_its_dataset_is_deleted_fails_and_names_it(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset_id, remove = uploaded(bench, "train"), UploadDataset.remove
+
+    def accepted_before(uploads: UploadDataset, removed: str) -> None:
+        bench.begin(Step.PREPARE)
+        remove(uploads, removed)
+
+    monkeypatch.setattr(UploadDataset, "remove", accepted_before)
+    bench.services.datasets.delete(dataset_id)
+    code, message = code_of_failure(bench)
+    assert (code, f"dataset '{dataset_id}' was deleted" in message) == ("dataset_not_found", True)
+
+
+@pytest.mark.parametrize("lost", ["train", "eval"])
+def test_no_job_trains_on_what_is_left_of_a_dataset_while_it_is_deleted(bench: Bench, lost: str) -> None:
+    dataset_id = uploaded(bench, "train", "eval")
+    bench.begin(Step.PREPARE)
+    bench.services.buckets.data.delete(f"processed_datasets/{dataset_id}/{lost}.jsonl")
+    code, message = code_of_failure(bench)
+    assert (code, message) == (
+        "dataset_not_found",
+        f"dataset '{dataset_id}' was deleted: it has no {lost}.jsonl any more",
+    )
+
+
+def test_a_dataset_that_is_deleted_while_it_is_read_is_named(bench: Bench, tmp_path: Path) -> None:
+    dataset_id, data = uploaded(bench, "train"), bench.services.buckets.data
+    dataset = find(data, dataset_id, tmp_path, token=lambda: None)
+
+    def read() -> None:
+        with dataset.open("train.jsonl", tmp_path) as path:
+            path.unlink()
+            list(read_rows(path, with_media=False, named="train.jsonl"))
+
+    with pytest.raises(StepError, match=rf"{dataset_id} was deleted while it was read") as caught:
+        read()
+    assert caught.value.code == "dataset_not_found"
+    with pytest.raises(StepError, match=rf"{dataset_id} was deleted before it was read"):
+        dataset.folder.fetch("train.jsonl", tmp_path)
+
+
+def test_a_folder_with_the_name_of_an_uploaded_dataset_needs_no_record(bench: Bench) -> None:
+    dataset_id, data = uploaded(bench, "train"), bench.services.buckets.data
+    data.delete(record_name(dataset_id))
+    bench.run(Step.PREPARE)
+    data.write(record_name(dataset_id), b"{")
+    with pytest.raises(StepError) as caught:
+        find(data, dataset_id, bench.services.settings.work, token=lambda: None)
     assert caught.value.code == "bad_dataset"
 
 

@@ -81,7 +81,7 @@ SERVICE: Mapping[str, str] = {
     "local_server.workflow_engine": "",
     "local_server": "bootstrap embedded errors handlers jobs local_server.workflow_engine machines ports process "
     "redaction services settings",
-    "cli.request": "cli.connection client errors methods request request.uploads untrusted",
+    "cli.request": "cli.connection client datasets.files errors methods request request.uploads untrusted",
     # Contract and answers of the API, but nothing of the service itself.
     "client": "checks datasets.files datasets.uploads errors handlers.answers jobs jobs.parts object_name "
     "redaction request untrusted",
@@ -97,9 +97,9 @@ SERVICE: Mapping[str, str] = {
 }
 # Parts of the service that the trainer may import: the domain, ports, and modules without a room.
 SERVICE_FOR_TRAINER = (
-    "checks datasets datasets.files datasets.formats datasets.reading datasets.rl errors families jobs jobs.parts "
-    "llama_cpp machines methods "
-    "object_name ports process redaction request request.matching settings training_files untrusted"
+    "checks datasets datasets.files datasets.formats datasets.reading datasets.rl datasets.uploads errors families "
+    "jobs jobs.parts llama_cpp machines methods object_name ports process redaction request request.matching settings "
+    "training_files untrusted"
 )
 # The trainer's rooms from the ground up: each may import those on lower floors.
 FLOORS = (
