@@ -63,7 +63,7 @@ def find(data: Objects, dataset_id: str, work: Path, *, token: Callable[[], str 
 
 
 def _check_not_deleted(data: Objects, dataset_id: str, files: Collection[str]) -> None:
-    """Raise StepError `dataset_not_found` for an uploaded dataset without its files.
+    """Raise `dataset_not_found` for an uploaded dataset without its files.
 
     A job may be accepted while its dataset is deleted, and would train on what is left.
     """

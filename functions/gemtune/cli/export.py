@@ -19,7 +19,9 @@ def _refuse_checkpoint(ctx: click.Context, parameter: click.Parameter, value: st
         message = (
             "checkpoints are not exported, and are deleted when the training is finished. An export has the weights of "
             "the last train_step, or of the best evaluation if the job was submitted with --set "
-            "training_config.load_best_model_at_end=true. `gemtune try JOB --checkpoint N` asks one while a job trains"
+            "training_config.load_best_model_at_end=true --set training_config.eval_strategy=epoch (or steps, every "
+            "eval_steps). While a job trains, it has a checkpoint of its best evaluation and of every save_steps; "
+            "`gemtune checkpoints JOB` lists them, and `gemtune try JOB --checkpoint N` asks one"
         )
         raise click.UsageError(message)
 

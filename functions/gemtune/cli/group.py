@@ -155,11 +155,11 @@ class _LazyGroup(CommandGroup):
                 raise  # a question that was answered with no, or not at all
             click.echo("\nInterrupted", err=True)
             raise click.exceptions.Exit(INTERRUPTED) from None
-        from gemtune.cli.connection.text import echo_message
+        from gemtune.cli.connection import hints, text
 
-        echo_message(f"{gemtune_error.code}: {gemtune_error}")
+        text.echo_message(f"{gemtune_error.code}: {gemtune_error}")
         if gemtune_error.hint:
-            echo_message(f"  {gemtune_error.hint}")
+            text.echo_message(f"  {hints.as_commands(gemtune_error.hint)}")
         raise click.exceptions.Exit(REFUSED)
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:

@@ -56,7 +56,7 @@ def train(
         raise click.UsageError("--dry-run goes with none of --print, --follow and --idempotency-key")
     training = described.training_of(file, data, held_out, options)
     if prints:
-        click.echo(json.dumps(training.request, indent=1))
+        described.print_request(training, quiet=connection.quiet)
         return
     if dry_run:
         _show_plan(connection, training)

@@ -14,6 +14,7 @@ from gemtune.cli.connection import follow as following
 from gemtune.cli.connection.completing import complete_jobs, job_argument
 from gemtune.cli.connection.text import echo_columns, echo_message, is_redrawn, local_time
 from gemtune.client.errors import Unreachable
+from gemtune.client.references import short_id
 
 # Jobs that `watch` shows without a job, and the columns before their ids, with the longest values.
 SHOWN_JOBS = 20
@@ -79,7 +80,8 @@ def checkpoints(connection: Connection, job: str) -> None:
         status = connection.call("GET", f"/jobs/{job_id}/status")
         reason = "has none yet"
         if status["steps"]["train"]["state"] == "done":
-            reason = f"has none any more, as its training is finished; `gemtune try {job_id}` asks the trained model"
+            asks = f"`gemtune try {short_id(job_id)}` asks the trained model"
+            reason = f"has none any more, as its training is finished; {asks}"
         echo_message(f"Job {job_id} {reason}")
 
 
@@ -127,7 +129,7 @@ def _table(jobs: list[dict[str, Any]], width: int) -> Any:
 
     is_narrow = any(width < OTHER_COLUMNS + len(job["job_id"]) for job in jobs)
     fixed = [Column(name, no_wrap=True, min_width=len(longest)) for name, longest in SHOWN.items()]
-    ids = [job["job_id"].rpartition("_")[2] if is_narrow else job["job_id"] for job in jobs]
+    ids = [short_id(job["job_id"]) if is_narrow else job["job_id"] for job in jobs]
     job_column = Column("job", no_wrap=True, min_width=max(map(len, ids), default=0))
     table = Table(*fixed, job_column, Column("name", no_wrap=True), box=box.SIMPLE, pad_edge=False)
     for job, job_id in zip(jobs, ids, strict=True):

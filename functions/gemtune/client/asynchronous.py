@@ -12,14 +12,13 @@ from gemtune.checks.row import CheckedRow
 from gemtune.client import curves, operations, references, uploads
 from gemtune.client.calls import Call, Operation
 from gemtune.client.downloads import download
-from gemtune.client.operations import get
+from gemtune.client.operations import WarnedPlan, get
 from gemtune.client.profiles import find_address
 from gemtune.client.references import find_job
 from gemtune.client.request import TrainOptions
 from gemtune.client.transport import AsyncTransport, typed
 from gemtune.handlers import answers
 from gemtune.jobs.events import Event
-from gemtune.jobs.parts.plan import Plan
 from gemtune.jobs.record import JobSummary
 
 Answer = TypeVar("Answer")
@@ -64,9 +63,9 @@ class AsyncClient:
         accepted = await self._transport.run(operations.train(body, files, name, key=idempotency_key))
         return AsyncJob(self._transport, accepted.job_id)
 
-    async def plan(self, request: Mapping[str, Any] | None = None, **options: Unpack[TrainOptions]) -> Plan:
-        """Return what a training would take, and create nothing."""
-        return (await self._transport.run(operations.plan(*operations.read_options(request, options)))).plan
+    async def plan(self, request: Mapping[str, Any] | None = None, **options: Unpack[TrainOptions]) -> WarnedPlan:
+        """Return what a training would take, with warnings; create nothing."""
+        return WarnedPlan.of(await self._transport.run(operations.plan(*operations.read_options(request, options))))
 
     async def jobs(
         self, *, status: str | None = None, modality: str | None = None, limit: int | None = None
@@ -102,9 +101,9 @@ class AsyncJob:
         """Return everything about the job."""
         return await self._get("status", answers.JobStatus)
 
-    async def plan(self) -> Plan:
+    async def plan(self) -> WarnedPlan:
         """Return what the job will take, once its rows are counted."""
-        return (await self._get("plan", answers.Planned)).plan
+        return WarnedPlan.of(await self._get("plan", answers.Planned))
 
     async def request(self) -> answers.JobRequest:
         """Return the request of the job, and which fields it leaves out.

@@ -17,6 +17,8 @@ from gemtune.client.request import TrainOptions, request_of
 from gemtune.client.uploads import LocalDataset, Report
 from gemtune.handlers import answers
 from gemtune.jobs.events import Event
+from gemtune.jobs.parts.plan import Plan
+from gemtune.jobs.parts.results import JobWarning
 from gemtune.jobs.record import JobSummary
 from gemtune.jobs.status import Status, is_final
 
@@ -28,6 +30,17 @@ LOG_LINES = 10_000
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.2, 3.0
 # Seconds that a service may be unreachable while a job is waited for, as during a restart.
 PATIENCE_SECONDS = 120.0
+
+
+class WarnedPlan(Plan):
+    """Plan of a training, with the warnings about it."""
+
+    warnings: tuple[JobWarning, ...] = ()
+
+    @classmethod
+    def of(cls, planned: answers.Planned) -> WarnedPlan:
+        """Return the plan and the warnings of an answer as one."""
+        return cls(**{**dict(planned.plan), "warnings": tuple(planned.warnings)})
 
 
 def get(path: str, answer: type[Answer], **params: str | int | None) -> Call[Answer]:

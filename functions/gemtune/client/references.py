@@ -22,6 +22,11 @@ SEARCHED_JOBS, JOBS_PER_PAGE = 2000, 200
 DATASETS_PER_PAGE = 200
 
 
+def short_id(job_id: str) -> str:
+    """Return the last part of a job's id, which names the job as well."""
+    return job_id.rpartition("_")[2] if WHOLE_ID.fullmatch(job_id) else job_id
+
+
 def find_job(reference: str) -> Operation[str]:
     """Return the id of a job by an id, a part of one at either end, or a name.
 
@@ -63,7 +68,7 @@ def find_dataset(reference: str) -> Operation[str]:
 
 
 def list_datasets() -> Operation[list[answers.Dataset]]:
-    """Return all datasets, in the order of their ids."""
+    """Return all datasets, in the order of their folders."""
     from gemtune.handlers import answers  # the models of all answers, which most commands do not need
 
     datasets: list[answers.Dataset] = []

@@ -11,14 +11,13 @@ from gemtune.checks.row import CheckedRow
 from gemtune.client import curves, operations, references, uploads
 from gemtune.client.calls import Call, Operation
 from gemtune.client.downloads import download
-from gemtune.client.operations import get
+from gemtune.client.operations import WarnedPlan, get
 from gemtune.client.profiles import find_address
 from gemtune.client.references import find_job
 from gemtune.client.request import TrainOptions
 from gemtune.client.transport import Transport, typed
 from gemtune.handlers import answers
 from gemtune.jobs.events import Event
-from gemtune.jobs.parts.plan import Plan
 from gemtune.jobs.record import JobSummary
 
 Answer = TypeVar("Answer")
@@ -63,9 +62,9 @@ class Client:
         accepted = self._transport.run(operations.train(body, files, name, key=idempotency_key))
         return Job(self._transport, accepted.job_id)
 
-    def plan(self, request: Mapping[str, Any] | None = None, **options: Unpack[TrainOptions]) -> Plan:
-        """Return what a training would take, and create nothing."""
-        return self._transport.run(operations.plan(*operations.read_options(request, options))).plan
+    def plan(self, request: Mapping[str, Any] | None = None, **options: Unpack[TrainOptions]) -> WarnedPlan:
+        """Return what a training would take, with warnings; create nothing."""
+        return WarnedPlan.of(self._transport.run(operations.plan(*operations.read_options(request, options))))
 
     def jobs(
         self, *, status: str | None = None, modality: str | None = None, limit: int | None = None
@@ -101,9 +100,9 @@ class Job:
         """Return everything about the job."""
         return self._get("status", answers.JobStatus)
 
-    def plan(self) -> Plan:
+    def plan(self) -> WarnedPlan:
         """Return what the job will take, once its rows are counted."""
-        return self._get("plan", answers.Planned).plan
+        return WarnedPlan.of(self._get("plan", answers.Planned))
 
     def request(self) -> answers.JobRequest:
         """Return the request of the job, and which fields it leaves out.

@@ -47,7 +47,7 @@ class BucketPaths:
         return path, visited
 
     def files(self, folder: Path, visited: Visited, prefix: str, *, after: str = "") -> Iterator[Path]:
-        """Yield the files below a folder whose names begin with `prefix`, sorted.
+        """Yield files below a folder, sorted, whose names begin with `prefix`.
 
         Names are those of objects, relative to the bucket; only those behind `after` are yielded. `visited` holds the
         real folders on the way to `folder`. A file is looked at when it is asked for. Raises UnsafeName for a link that

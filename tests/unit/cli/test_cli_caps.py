@@ -30,7 +30,7 @@ def test_resume_warns_of_caps_below_the_plan_and_of_nothing_else(service: FakeSe
     other = {"code": "rows_refused", "message": "3 rows", "hint": None}
     service.answers["POST", f"/jobs/{JOB}/resume"] = (202, {"status": "queued", "warnings": [other, WARNING]})
     result = run("resume", JOB, "--max-hours", "2.5", url=service.url)
-    assert result.stderr == f"warning: it takes more (`gemtune resume {JOB}`)\n"
+    assert result.stderr == f"warning: it takes more (`gemtune resume {JOB[-12:]}`)\n"
 
 
 def test_train_sends_the_caps_that_are_named() -> None:
@@ -45,7 +45,7 @@ def test_a_refused_resume_says_with_which_option_it_works(service: FakeService) 
     service.answers["POST", f"/jobs/{JOB}/resume"] = (409, {"error": error})
     result = run("resume", JOB, url=service.url)
     assert result.exit_code == 1
-    assert f"`gemtune resume {JOB} --max-cost-usd` above 1.5" in result.stderr
+    assert f"`gemtune resume {JOB[-12:]} --max-cost-usd` above 1.5" in result.stderr
 
 
 def test_status_shows_what_is_spent_beside_the_caps(service: FakeService) -> None:
@@ -78,16 +78,16 @@ def test_a_paused_job_says_how_it_goes_on(service: FakeService) -> None:
     body: dict[str, Any] = job_body("paused", pause=pause, max_hours=2, max_cost_usd=None)
     service.answers["GET", f"/jobs/{JOB}/status"] = (200, body)
     shown = run("status", JOB, url=service.url).stdout
-    assert f"since 2026-11-24T12:00:00, cost_cap; go on with: gemtune resume {JOB} --max-hours MORE\n" in shown
+    assert f"since 2026-11-24T12:00:00, cost_cap; go on with: gemtune resume {JOB[-12:]} --max-hours MORE\n" in shown
     service.answers["GET", f"/jobs/{JOB}/status"] = (200, body | {"pause": pause | {"reason": "request"}})
-    assert f"request; go on with: gemtune resume {JOB}\n" in run("status", JOB, url=service.url).stdout
+    assert f"request; go on with: gemtune resume {JOB[-12:]}\n" in run("status", JOB, url=service.url).stdout
     service.answers["GET", f"/jobs/{JOB}/status"] = (200, body | {"pause": pause | {"reason": "budget"}})
     shown = run("status", JOB, url=service.url).stdout
-    assert f"budget; go on next month, or with a larger budget, with: gemtune resume {JOB}\n" in shown
+    assert f"budget; go on next month, or with a larger budget, with: gemtune resume {JOB[-12:]}\n" in shown
     ends: dict[str, Any] = job_body("cancelled", finished_at="2026-11-24T12:00:00Z")
     service.answers["GET", f"/jobs/{JOB}/status"] = [(200, body), (200, ends)]
     followed = run("watch", JOB, url=service.url)
-    assert f"paused cost_cap; go on with: gemtune resume {JOB} --max-hours MORE\n" in followed.stderr
+    assert f"paused cost_cap; go on with: gemtune resume {JOB[-12:]} --max-hours MORE\n" in followed.stderr
 
 
 def test_warnings_of_a_request_go_to_stderr(service: FakeService, tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_warnings_of_a_request_go_to_stderr(service: FakeService, tmp_path: Path
     file = tmp_path / "r.json"
     file.write_text(json.dumps(request()))
     result = run("train", str(file), url=service.url)
-    assert (result.stdout, result.stderr) == (f"{JOB}\n", f"warning: it takes more (`gemtune resume {JOB}`)\n")
+    assert (result.stdout, result.stderr) == (f"{JOB}\n", f"warning: it takes more (`gemtune resume {JOB[-12:]}`)\n")
     assert run("--quiet", "train", str(file), url=service.url).stderr == ""
 
 

@@ -141,7 +141,7 @@ def test_a_submitted_job_says_in_a_terminal_how_to_watch_it(
     train = ("train", "--data", str(rows_file), "--model", "a/b")
     assert run(*train, url=service.url).stderr == ""
     monkeypatch.setattr(follow, "sys", Mock(stderr=Mock(isatty=lambda: True)))
-    assert f"gemtune watch {JOB}" in run(*train, url=service.url).stderr
+    assert f"gemtune watch {JOB[-12:]}" in run(*train, url=service.url).stderr
     assert run(*train, "--quiet", url=service.url).stderr == ""
 
 
@@ -261,6 +261,8 @@ def test_options_replace_fields_of_a_file_and_print_sends_nothing(service: FakeS
         (["--data", __file__], "holds no rows"),
         (["--data", __file__, "--dataset", "d"], "leave out one of them"),
         (["--data", "/nothing/there.csv"], "does not exist"),
+        (["--dataset", "d", "--column", "prompt=a", "--column", "prompt=b"], "in the column a already"),
+        (["--dataset", "d", "--column", "prompt=a", "--ignore", "prompt"], "--ignore prompt"),
     ],
 )
 def test_wrong_options_are_explained(arguments: list[str], expected: str) -> None:
@@ -271,6 +273,22 @@ def test_wrong_options_are_explained(arguments: list[str], expected: str) -> Non
 def test_a_dataset_can_be_named_as_any_other_field() -> None:
     printed = run("train", "--model", "a/b", "--set", "processed_dataset_id=d", "--print", url="http://127.0.0.1:9")
     assert json.loads(printed.stdout)["processed_dataset_id"] == "d"
+
+
+def test_a_printed_request_names_the_dataset_of_its_files(service: FakeService, rows_file: Path) -> None:
+    train = ("train", "--data", str(rows_file), "--model", "a/b", "--print")
+    printed = run(*train, url=service.url)
+    assert json.loads(printed.stdout)["processed_dataset_id"] == uploads.files_of(rows_file, None).dataset_id
+    assert "`gemtune data upload`" in printed.stderr
+    assert run(*train, "--quiet", url=service.url).stderr == ""
+    assert service.requests == []
+
+
+@pytest.mark.parametrize(("reference", "notes"), [("tickets", 1), (ID, 0), ("hf://datasets/a/b", 0)])
+def test_a_printed_request_with_the_name_of_a_dataset_says_that_it_is_none(reference: str, notes: int) -> None:
+    printed = run("train", "--dataset", reference, "--model", "a/b", "--print")
+    assert json.loads(printed.stdout)["processed_dataset_id"] == reference
+    assert printed.stderr.count(f"{reference} is sent as it is") == notes
 
 
 def test_a_folder_is_uploaded_with_all_its_files(tmp_path: Path) -> None:

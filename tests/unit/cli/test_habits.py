@@ -13,7 +13,10 @@ from rich.console import Console
 
 from gemtune.cli.connection import follow, starting, text
 from gemtune.cli.group import _colours
+from gemtune.cli.jobs import train
 from gemtune.client.curves import draw
+from gemtune.request.spec import ExportConfig
+from gemtune.request.training_config import DEFAULT_SEQ_LENGTH, TrainingConfig
 from tests.unit.cli.test_cli import job_body, run
 from tests.unit.cli.test_data import ID, JOB, dataset
 from tests.unit.conftest import FakeService
@@ -184,6 +187,16 @@ def test_a_dataset_that_is_deleted_by_its_name_is_asked_by_its_id(
     assert ID in run("data", "delete", "rows", url=service.url, stdin="n\n").stderr
 
 
+def test_a_finished_job_shows_how_long_it_took(service: FakeService, monkeypatch: pytest.MonkeyPatch) -> None:
+    console = Console(file=io.StringIO(), width=60, force_terminal=True)
+    monkeypatch.setattr("rich.console.Console", lambda **_: console)
+    monkeypatch.setattr(follow, "is_redrawn", lambda console: True)
+    body = job_body("completed", finished_at="2026-11-24T13:02:03Z")  # accepted at noon
+    service.answers["GET", f"/jobs/{JOB}/status"] = (200, body)
+    assert run("watch", JOB, url=service.url).exit_code == 0
+    assert "1:02:03" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
 def test_the_clock_goes_on_when_all_train_steps_are_done() -> None:
     console, seconds = Console(file=io.StringIO(), width=60, force_terminal=True), [0.0]
     bar = follow._progress_bar(console)
@@ -216,6 +229,17 @@ def test_words_are_taken_in_any_case(
     assert (value if request_part[1] is None else value[request_part[1]]) == request_part[2]
 
 
+def test_the_help_of_train_has_the_defaults_of_requests() -> None:
+    helps = {option.name: option.help or "" for option in train.params if isinstance(option, click.Option)}
+    defaults = {name: field.default for name, field in TrainingConfig.model_fields.items() if field.default}
+    stated = {name: default for name, default in defaults.items() if name in helps}
+    assert {"method", "epochs", "learning_rate", "batch_size", "lora_rank", "seed"} == stated.keys()
+    for name, default in stated.items():
+        assert helps[name].endswith(f"(default: {default})."), name
+    assert f"(default: {DEFAULT_SEQ_LENGTH})" in helps["max_seq_length"]
+    assert f"(default: {ExportConfig().format};" in helps["export_"]
+
+
 def test_an_export_takes_its_words_in_any_case(service: FakeService) -> None:
     service.answers["POST", f"/jobs/{JOB}/exports"] = (202, {"job_id": "export_1"})
     run("export", JOB, "--format", "GGUF", "--quantization", "Q8_0", url=service.url)
@@ -236,7 +260,8 @@ def test_the_end_of_a_training_shows_what_it_changed(service: FakeService) -> No
 def test_an_export_of_a_checkpoint_is_refused_and_says_which_weights_are_exported(checkpoint: str) -> None:
     result = run("export", JOB, "--format", "gguf", "--checkpoint", checkpoint)
     assert result.exit_code == 2
-    assert "training_config.load_best_model_at_end=true" in result.stderr
+    for field in ("load_best_model_at_end=true", "eval_strategy=epoch", "save_steps"):
+        assert field in result.stderr
     assert "checkpoint" not in run("export", "--help").stdout
 
 

@@ -22,7 +22,7 @@ from tests.unit.cli.test_cli import job_body, run
 from tests.unit.cli.test_data import ID, JOB, ROWS, dataset
 from tests.unit.conftest import FakeService
 
-GOES_ON = ("The job goes on", f"gemtune watch {JOB}", f"gemtune cancel {JOB}")
+GOES_ON = ("The job goes on", f"gemtune watch {JOB[-12:]}", f"gemtune cancel {JOB[-12:]}")
 TRAIN = ("train", "--model", "a/b", "--dataset", ID)
 UPLOADING = (200, dataset("uploading", missing_parts={"0": [0, 1]}))
 LINKS = [{"name": "train.jsonl", "bytes": len(ROWS), "sha256": "", "url": None, "path": "/nowhere"}]

@@ -174,6 +174,31 @@ def test_a_plan_leaves_nothing(url: str, rows: Path, world: World) -> None:
     assert client.health().version == gemtune.VERSION
 
 
+def test_a_plan_has_its_warnings(url: str, world: World, rows: Path) -> None:
+    async def plan() -> operations.WarnedPlan:
+        async with AsyncClient(url) as other:
+            return await other.plan(data=rows, model=MODEL, max_hours=0.001)
+
+    client = Client(url)
+    planned = client.plan(data=rows, model=MODEL, max_hours=0.001)
+    assert [warning.code for warning in planned.warnings] == ["cap_below_plan"]
+    assert asyncio.run(plan()) == planned
+    assert client.plan(data=rows, model=MODEL).warnings == ()
+
+
+def test_the_plan_of_a_job_has_its_warnings(service: FakeService, url: str, rows: Path) -> None:
+    planned = Client(url).plan(data=rows, model=MODEL, max_hours=0.001)
+    answer = planned.model_dump(mode="json")
+    service.answers["GET", f"/jobs/{JOB}/plan"] = (200, {"plan": answer, "warnings": answer.pop("warnings")})
+
+    async def plan() -> operations.WarnedPlan:
+        async with AsyncClient(service.url) as other:
+            return await (await other.job(JOB)).plan()
+
+    assert Client(service.url).job(JOB).plan() == asyncio.run(plan()) == planned
+    assert planned.warnings
+
+
 def test_an_interrupted_plan_leaves_nothing(url: str, rows: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     send, send_async = sync.Transport.send, asynchronous.AsyncTransport.send
 

@@ -59,6 +59,7 @@ ALLOWED: Mapping[tuple[str, str], str] = {
     ("trainer/answers/__main__.py", "json.loads"): PROCESS,
     ("trainer/base_model/continuation.py", "json.loads"): OURS,
     ("trainer/check/process.py", "model_validate_json"): PROCESS,
+    ("trainer/dataset/source.py", "model_validate_json"): OURS,
     ("trainer/certificate/comparison_process.py", "json.loads"): PROCESS,
     ("trainer/certificate/parity_check.py", "json.loads"): PROCESS,
     ("trainer/certificate/reference.py", "json.loads"): OURS,

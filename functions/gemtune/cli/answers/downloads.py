@@ -9,6 +9,7 @@ from gemtune.cli.connection.downloading import download_with_progress
 from gemtune.cli.connection.interrupts import DOWNLOAD_IS_KEPT, explaining_interrupt
 from gemtune.client.downloads import path_in
 from gemtune.client.errors import BadDownload, Unreachable
+from gemtune.client.references import short_id
 from gemtune.errors import StepError
 from gemtune.handlers.answers import ArtifactLink
 from gemtune.settings import cache_folder
@@ -25,7 +26,8 @@ def fetch(connection: Connection, job_id: str) -> Path:
     artifacts = [ArtifactLink.model_validate(artifact) for artifact in response["artifacts"]]
     if not artifacts:
         message = f"job {job_id} has no files to download"
-        raise StepError("nothing_to_download", message, hint=f"`gemtune watch {job_id}` shows when it is completed")
+        hint = f"`gemtune watch {short_id(job_id)}` shows when it is completed"
+        raise StepError("nothing_to_download", message, hint=hint)
     folder = cache_folder() / FOLDER / job_id
     try:
         with explaining_interrupt(DOWNLOAD_IS_KEPT):

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from gemtune.cli.connection import Connection
+from gemtune.client.references import short_id
 from gemtune.client.transport import Address
 from gemtune.errors import StepError
 
@@ -59,7 +60,7 @@ def _downloaded(connection: Connection, status: dict[str, Any], choice: Choice) 
     kind = "gguf" if any(folder.glob("*.gguf")) else kind
     if choice.format is not None and choice.format != kind:
         message = f"the files of job {job_id} are {kind}, not {choice.format}"
-        hint = f"`gemtune export {job_id} --format {choice.format}` makes a job whose files are"
+        hint = f"`gemtune export {short_id(job_id)} --format {choice.format}` makes a job whose files are"
         raise StepError("not_exported", message, hint=hint)
     base_model = choice.base_model or status["base_model_id"]
     arguments = [job_id, "--folder", str(folder), "--base-model", base_model, "--format", kind]
@@ -76,9 +77,9 @@ def _check_trained(status: dict[str, Any], checkpoint: int | None) -> None:
         return
     job_id, newest = status["job_id"], train["checkpoint"]
     message = f"the training of job {job_id} is not finished; the job is {status['status']}"
-    hint = f"`gemtune watch {job_id}` shows its progress"
+    hint = f"`gemtune watch {short_id(job_id)}` shows its progress"
     if newest:
-        hint = f"`gemtune try {job_id} --checkpoint {newest}` asks its newest checkpoint"
+        hint = f"`gemtune try {short_id(job_id)} --checkpoint {newest}` asks its newest checkpoint"
     raise StepError("not_trained", message, hint=hint)
 
 

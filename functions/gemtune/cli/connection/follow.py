@@ -24,6 +24,7 @@ from gemtune.cli.connection import (
 from gemtune.cli.connection.hints import as_commands
 from gemtune.cli.connection.text import echo_line, echo_message, is_redrawn
 from gemtune.client.errors import Unreachable
+from gemtune.client.references import short_id
 from gemtune.jobs.status import is_final
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def follow_accepted(connection: Connection, accepted: dict[str, Any], *, to_its_
     job_id = accepted["job_id"]
     if not to_its_end:
         if not connection.print_if_json(accepted) and not connection.quiet and sys.stderr.isatty():
-            echo_message(f"See its progress: gemtune watch {job_id}")
+            echo_message(f"See its progress: gemtune watch {short_id(job_id)}")
         return
     if connection.as_json and not connection.quiet:
         echo_message(f"Submitted job {job_id}")
@@ -141,7 +142,8 @@ def print_result(connection: Connection, job: dict[str, Any]) -> int:
 
 def next_steps(job_id: str) -> str:
     """Return how to use the result of a completed job."""
-    return f'Ask the model: gemtune try {job_id} "…"\nGet its files: gemtune artifacts {job_id} --download FOLDER'
+    job = short_id(job_id)
+    return f'Ask the model: gemtune try {job} "…"\nGet its files: gemtune artifacts {job} --download FOLDER'
 
 
 def _explain_interrupt(job_id: str) -> int:
@@ -171,7 +173,9 @@ def _display(connection: Connection) -> Iterator[Show]:
             task = bar.add_task("waiting", total=None, detail="")
 
             def show(job: dict[str, Any] | None) -> None:
-                fields = {"detail": "waiting for the service"} if job is None else _bar_fields(job)
+                fields: dict[str, Any] = {"detail": "waiting for the service"} if job is None else _bar_fields(job)
+                if job is not None and job["finished_at"] is not None:
+                    fields["took"] = job_lines.seconds_of(job)
                 bar.update(task, **fields)
 
             yield show
@@ -187,13 +191,14 @@ def _progress_bar(console: Console) -> Progress:
     from rich.text import Text
 
     class Elapsed(TextColumn):
-        """Time since the beginning.
+        """Time since the beginning, and that of the whole job once it is over.
 
         The column of rich stops when all train_steps are done, before the export.
         """
 
         def render(self, task: Task) -> Text:
-            return Text(str(timedelta(seconds=round(task.elapsed or 0))), style="progress.elapsed")
+            seconds = task.fields.get("took", task.elapsed) or 0
+            return Text(str(timedelta(seconds=round(seconds))), style="progress.elapsed")
 
     detail = TextColumn("{task.fields[detail]}", table_column=Column(no_wrap=True, overflow="ellipsis"))
     bar = [BarColumn(bar_width=min(40, console.width - BAR_COLUMNS))] if console.width > BAR_COLUMNS + 8 else []

@@ -7,6 +7,8 @@ import shlex
 from collections.abc import Callable, Mapping
 from functools import partial
 
+from gemtune.client.references import WHOLE_ID, short_id
+
 # Requests of the API that hints name, and the commands for them.
 COMMANDS_OF_REQUESTS = (
     (
@@ -24,6 +26,8 @@ COMMANDS_OF_REQUESTS = (
     (re.compile(r"`?GET /datasets/([^/\s`:]+)`?"), r"`gemtune data show \1`"),
     (re.compile(r"`?GET /datasets\b`?"), "`gemtune data list`"),
 )
+# Id of a job in a command, whose last part suffices.
+JOB_IN_COMMAND = re.compile(rf"(?<=`gemtune )([a-z]+) ({WHOLE_ID.pattern})")
 # Advice about names of columns in reasons and hints, and its words here. Pairs are written as `prompt: Question`.
 SETTING_OF_COLUMNS = re.compile(
     r"set dataset_columns(, such as| to) \{(?P<pairs>[^{}]+)\}(, with null for each field to ignore)?"
@@ -40,6 +44,7 @@ def as_commands(hint: str) -> str:
     """Return a hint of the API with commands and options of the command line."""
     for request, command in COMMANDS_OF_REQUESTS:
         hint = request.sub(command, hint)
+    hint = JOB_IN_COMMAND.sub(lambda match: f"{match[1]} {short_id(match[2])}", hint)
     for pattern, write in (
         (SETTING_OF_COLUMNS, _setting),
         (ADDITION_OF_COLUMNS, lambda columns, match: f"add {_options(columns)}"),

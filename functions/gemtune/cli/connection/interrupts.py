@@ -9,6 +9,7 @@ import click
 
 from gemtune.cli.connection import INTERRUPTED
 from gemtune.cli.connection.text import echo_message
+from gemtune.client.references import short_id
 
 DOWNLOAD_IS_KEPT = "What was downloaded is kept; the same command goes on there."
 PARTS_ARE_KEPT = "The parts that were sent are kept; the same command goes on there."
@@ -18,8 +19,8 @@ def job_goes_on(job_id: str) -> tuple[str, ...]:
     """Return that a job goes on, and how to look at it and cancel it."""
     return (
         "The job goes on.",
-        f"Look at it again: gemtune watch {job_id}",
-        f"Cancel it: gemtune cancel {job_id}",
+        f"Look at it again: gemtune watch {short_id(job_id)}",
+        f"Cancel it: gemtune cancel {short_id(job_id)}",
     )
 
 

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
 
 from gemtune.cli.connection import plans
 from gemtune.cli.connection.text import local_time
+from gemtune.client.references import short_id
+
+
+def seconds_of(job: dict[str, Any]) -> float:
+    """Return the seconds from the acceptance of a finished job to its end."""
+    accepted, finished = (datetime.fromisoformat(job[name]) for name in ("created_at", "finished_at"))
+    return (finished - accepted).total_seconds()
 
 
 def format_event(event: dict[str, Any]) -> str:
@@ -92,7 +100,7 @@ def format_pause(job: dict[str, Any]) -> str:
         caps = {"max_cost_usd": "--max-cost-usd", "max_hours": "--max-hours"}
         options = "".join(f" {option} MORE" for name, option in caps.items() if job.get(name) is not None)
     when = " next month, or with a larger budget," if job["pause"]["reason"] == "budget" else ""
-    return f"{job['pause']['reason']}; go on{when} with: gemtune resume {job['job_id']}{options}"
+    return f"{job['pause']['reason']}; go on{when} with: gemtune resume {short_id(job['job_id'])}{options}"
 
 
 def format_progress(progress: dict[str, Any]) -> str:

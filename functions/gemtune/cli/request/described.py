@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,9 +10,12 @@ from typing import Any
 
 import click
 
+from gemtune.cli.connection.text import echo_message
 from gemtune.cli.request import file as request_file
 from gemtune.cli.request import options as options_of_train
 from gemtune.client import uploads
+from gemtune.client.references import WHOLE_DATASET_ID
+from gemtune.datasets.files import hub_dataset
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,3 +51,23 @@ def training_of(
     if file is None and isinstance(config, dict) and not config.get("base_model_id"):  # the service refuses others
         raise click.UsageError("say which base model to train: --model MODEL (`gemtune models` lists some)")
     return DescribedTraining(request, files, "" if data is None else data.resolve().name, options["dataset"])
+
+
+def print_request(training: DescribedTraining, *, quiet: bool) -> None:
+    """Print a request as it can be sent, and what it needs for that.
+
+    The id of a dataset is known from its files, before they are uploaded.
+    """
+    request, need = training.request, None
+    if training.files is not None:
+        request = request | {"processed_dataset_id": training.files.dataset_id}
+        need = "its dataset is that of the files of --data, which `gemtune data upload` uploads"
+    elif training.dataset is not None and not _is_id(training.dataset):
+        need = f"{training.dataset} is sent as it is: only --dataset takes a name or the beginning of an id"
+    click.echo(json.dumps(request, indent=1))
+    if need is not None and not quiet:
+        echo_message(f"To send this request: {need}")
+
+
+def _is_id(dataset: str) -> bool:
+    return WHOLE_DATASET_ID.fullmatch(dataset) is not None or hub_dataset.parse(dataset) is not None

@@ -9,15 +9,27 @@ import click
 
 from gemtune.cli.connection.completing import AnyCase, complete_datasets, complete_models
 from gemtune.cli.request.paths import EXISTING, ROWS
+from gemtune.client.request import FIELDS
 from gemtune.client.request import request_of as request_with
 from gemtune.methods import Method, Modality
 from gemtune.request.exports import EXPORTS, Quantization, quantizations
+from gemtune.request.spec import ExportConfig, TrainRequest
+from gemtune.request.training_config import DEFAULT_SEQ_LENGTH, TrainingConfig
 from gemtune.untrusted import Unreadable, read_json
 
 FORMATS, QUANTIZATIONS = tuple(EXPORTS), get_args(Quantization)
 EXPORT_FORMS = tuple(
     form for name in EXPORTS for form in (name, *(f"{name}:{quantization}" for quantization in quantizations(name)))
 )
+
+
+def _default(option: str) -> str:
+    """Return what help texts say of the default of a field of requests."""
+    *training_config, name = FIELDS[option]
+    model = TrainingConfig if training_config else TrainRequest
+    return f"(default: {model.model_fields[name].get_default()})"
+
+
 # Options about the rows and the training.
 TRAINING_OPTIONS = (
     click.option(
@@ -34,15 +46,25 @@ TRAINING_OPTIONS = (
         help="Column of the rows that has a field, as prompt=question; may be repeated.",
     ),
     click.option("--ignore", "ignored", metavar="COLUMN", multiple=True, help="Column to ignore; may be repeated."),
-    click.option("--method", type=AnyCase(*get_args(Method)), help="Training method: {LoRA|QLoRA|Full|RL}."),
-    click.option("--epochs", type=int, help="Number of passes over all rows."),
+    click.option(
+        "--method",
+        type=AnyCase(*get_args(Method)),
+        help=f"Training method: {{LoRA|QLoRA|Full|RL}} {_default('method')}.",
+    ),
+    click.option("--epochs", type=int, help=f"Number of passes over all rows {_default('epochs')}."),
     click.option("--max-steps", type=int, help="Number of train_steps, instead of --epochs."),
-    click.option("--learning-rate", type=float, help="Peak learning rate."),
-    click.option("--batch-size", type=int, help="Rows per forward pass."),
-    click.option("--max-seq-length", type=int, help="Maximum length of a row in tokens."),
-    click.option("--lora-rank", type=int, help="Rank of the adapter."),
-    click.option("--seed", type=int, help="Seed of everything random."),
-    click.option("--modality", type=AnyCase(*get_args(Modality)), help="Rows: {text|vision|audio}."),
+    click.option("--learning-rate", type=float, help=f"Peak learning rate {_default('learning_rate')}."),
+    click.option("--batch-size", type=int, help=f"Rows per forward pass {_default('batch_size')}."),
+    click.option(
+        "--max-seq-length", type=int, help=f"Maximum length of a row in tokens (default: {DEFAULT_SEQ_LENGTH})."
+    ),
+    click.option(
+        "--lora-rank", type=int, help=f"Rank of the adapter, which method Full does not have {_default('lora_rank')}."
+    ),
+    click.option("--seed", type=int, help=f"Seed of everything random {_default('seed')}."),
+    click.option(
+        "--modality", type=AnyCase(*get_args(Modality)), help=f"Rows: {{text|vision|audio}} {_default('modality')}."
+    ),
     click.option("--set", "assignments", metavar="FIELD=VALUE", multiple=True, help="Any field; may be repeated."),
 )
 OPTIONS = (
@@ -60,7 +82,7 @@ OPTIONS = (
         "export_",
         metavar="FORMAT[:QUANTIZATION]",
         type=AnyCase(*EXPORT_FORMS),
-        help="Form of the result, as gguf:q4_k_m.",
+        help=f"Form of the result, as gguf:q4_k_m (default: {ExportConfig().format}; of method Full the whole model).",
     ),
     click.option("--repo", metavar="OWNER/NAME", help="Hub repository for the result as well."),
     click.option("--name", help="Name of the job."),
@@ -112,8 +134,11 @@ def _columns_of(options: Mapping[str, Any], request: Mapping[str, Any]) -> dict[
         field, separator, column = text.partition("=")
         if not separator or not field or not column:
             raise click.UsageError(f"--column {text}: write FIELD=COLUMN, as in --column prompt=question")
-        columns[field] = column
-    columns |= dict.fromkeys(options.get("ignored", ()))
+        if columns.setdefault(field, column) != column:
+            raise click.UsageError(f"--column {text}: the field is in the column {columns[field]} already")
+    for column in options.get("ignored", ()):
+        if columns.setdefault(column, None) is not None:
+            raise click.UsageError(f"--ignore {column}: it is the field in the column {columns[column]}")
     of_request = request.get("dataset_columns")
     return {**(of_request if isinstance(of_request, dict) else {}), **columns} if columns else None
 

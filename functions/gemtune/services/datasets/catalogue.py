@@ -128,7 +128,7 @@ class DatasetCatalogue:
             return DatasetDescription(dataset_id, None, (), (), None, is_ready=False, uploaded=True)
 
     def _ids_after(self, after: str) -> Iterator[str]:
-        """Yield the ids of all datasets behind one, without reading the others.
+        """Yield the ids of all datasets behind one; the others are not read.
 
         A dataset has a record, a folder, or both.
         """
