@@ -76,8 +76,8 @@ class LogReader:
 
     def follow(self, sleep: Callable[[float], None] = time.sleep) -> None:
         """Print new lines until the job is over, across outages."""
-        poller = follow.Poller(self._connection)
         pause = REMOTE_POLL_SECONDS if self._connection.local_port is None else POLL_SECONDS
+        poller = follow.Poller(self._connection, pause)
         try:
             while True:
                 job = poller.get(f"/jobs/{self._job_id}/status")  # before the lines: those of its end are read then

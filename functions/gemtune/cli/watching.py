@@ -52,11 +52,14 @@ def wait(connection: Connection, job: str) -> None:
 def metrics(connection: Connection, job: str, after: int | None) -> None:
     """Print the loss history of a training."""
     params = {} if after is None else {"after": after}
-    response = connection.call("GET", f"/jobs/{connection.find_job(job)}/metrics", params=params)
+    job_id = connection.find_job(job)
+    response = connection.call("GET", f"/jobs/{job_id}/metrics", params=params)
     if connection.print_if_json(response):
         return
     for entry in response["metrics"]:
         echo_columns([f"{name} {_value(value)}" for name, value in entry.items() if value is not None])
+    if not response["metrics"] and not connection.quiet:
+        echo_message(f"Job {job_id} has no metrics" + ("" if after is None else f" after train_step {after}"))
 
 
 @click.command()

@@ -223,6 +223,9 @@ def test_metrics_are_printed_line_by_line(service: FakeService) -> None:
     service.answers["GET", f"/jobs/{JOBS[0][0]}/metrics"] = (200, {"metrics": entries})
     lines = run("metrics", JOBS[0][0], "--url", service.url).stdout.splitlines()
     assert lines == ["train_step 1  loss 2  learning_rate 0.0001", "train_step 1  eval_loss 1.5"]
+    service.answers["GET", f"/jobs/{JOBS[0][0]}/metrics"] = (200, {"metrics": []})
+    none = run("metrics", JOBS[0][0], "--url", service.url)
+    assert (none.stdout, none.stderr) == ("", f"Job {JOBS[0][0]} has no metrics\n")
 
 
 def test_version_names_client_and_service(service: FakeService) -> None:

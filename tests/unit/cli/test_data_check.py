@@ -277,6 +277,23 @@ def test_a_check_that_crashes_or_is_refused_is_said_in_commands(service: FakeSer
     result = run("data", "check", "tickets", "--model", "a/b", url=service.url)
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr == "check_crashed: it ended\n  begin one with `gemtune data check tickets`\n"
+    as_json = run("data", "check", "tickets", "--model", "a/b", "--json", url=service.url)
+    assert (as_json.exit_code, as_json.stdout) == (1, "")
+    hint = "begin one with `gemtune data check tickets`"
+    assert json.loads(as_json.stderr) == {"error": {"code": "check_crashed", "message": "it ended", "hint": hint}}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["tickets", "--filename", "rows.csv"], "--filename names rows on standard input"),
+        (["hf://datasets/a/b", "--filename", "rows.csv"], "--filename names rows on standard input"),
+        (["tickets", "--output", "results"], "--output goes with rows that are checked here"),
+    ],
+)
+def test_options_without_a_use_for_the_rows_are_refused(arguments: list[str], message: str) -> None:
+    result = run("data", "check", *arguments, "--model", "a/b")
+    assert (result.exit_code, message in result.stderr) == (2, True)
 
 
 def test_rows_are_printed_one_per_line(service: FakeService) -> None:

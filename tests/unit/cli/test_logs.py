@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import click
 import pytest
 
-from gemtune.cli.connection import Connection
+from gemtune.cli.connection import Connection, follow
 from gemtune.cli.logs import LogReader
 from tests.unit.cli.test_cli import job_body, run
 from tests.unit.conftest import FakeService
@@ -48,6 +49,15 @@ def test_following_prints_new_lines_until_the_job_is_over(
     ]
     LogReader(Connection(service.url, as_json=False), JOB, None).follow(sleep=lambda _: None)
     assert capsys.readouterr().out.splitlines() == ["a", "b"]
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9", "http://127.0.0.1:9/behind/a/proxy"])
+def test_following_waits_as_long_for_a_service_as_it_says(url: str) -> None:
+    """A service on another machine is asked less often."""
+    slept: list[float] = []
+    with pytest.raises(click.exceptions.Exit):
+        LogReader(Connection(url, as_json=False), JOB, None).follow(sleep=slept.append)
+    assert follow.PATIENCE_SECONDS <= sum(slept) < follow.PATIENCE_SECONDS + 2 * slept[0]
 
 
 def test_a_service_that_does_not_answer_is_reported() -> None:

@@ -60,6 +60,12 @@ def check(
     """
     on_service = source != STANDARD_INPUT and _is_dataset_id(source)
     on_hub = hub_dataset.parse(source) is not None
+    if filename is not None and source != STANDARD_INPUT:
+        raise click.UsageError("--filename names rows on standard input: it goes with -")
+    if on_service and output is not None:
+        raise click.UsageError(
+            "--output goes with rows that are checked here: the service keeps the report of its check"
+        )
     rows = None if on_service or on_hub else check_request.existing_rows(_opened(source, filename))
     if held_out is not None and (rows is None or rows.is_dir()):
         raise click.UsageError("--eval goes with a file of rows: a folder has its own file for evaluation")

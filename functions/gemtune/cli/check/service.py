@@ -26,10 +26,12 @@ def check(connection: Connection, dataset_id: str, request: dict[str, Any], *, s
     goes_on = "The service goes on with the check; the same command shows its report."
     with interrupts.explaining_interrupt(goes_on), _status(connection):
         state = connection.run(operations.check_dataset(dataset_id, body))
-    if state.error is not None:
-        echo_message(f"{state.error.code}: {state.error.message}")
-        if state.error.hint is not None:
-            echo_message(f"  {as_commands(state.error.hint)}")
+    if (error := state.error) is not None:
+        hint = None if error.hint is None else as_commands(error.hint)
+        if connection.as_json:
+            connection.print_json_error(error.message, code=error.code, hint=hint)
+        else:
+            echo_message(f"{error.code}: {error.message}" + ("" if hint is None else f"\n  {hint}"))
     if state.report is None:
         raise click.exceptions.Exit(REFUSED)
     link = state.rows_left_out

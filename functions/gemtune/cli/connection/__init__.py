@@ -69,7 +69,7 @@ class Connection:
             return self.run(find_job(reference))
         except NoSingleJob as error:
             if self.as_json:
-                self._print_json_error(str(error), code="job_not_found", hint="`gemtune jobs` lists them")
+                self.print_json_error(str(error), code="job_not_found", hint="`gemtune jobs` lists them")
                 raise click.exceptions.Exit(REFUSED) from None
             if not error.jobs:
                 echo_message(f"job_not_found: {error}")
@@ -90,7 +90,7 @@ class Connection:
             return self.run(find_dataset(reference))
         except SeveralDatasets as error:
             if self.as_json:
-                self._print_json_error(str(error), code="no_such_dataset", hint="`gemtune data list` lists them")
+                self.print_json_error(str(error), code="no_such_dataset", hint="`gemtune data list` lists them")
             else:
                 count = len(error.datasets)
                 echo_message(f"{count} datasets have an id or a name like {reference!r}; say more of the id:")
@@ -98,7 +98,7 @@ class Connection:
                     echo_message(f"  {dataset_id}  {name or ''}".rstrip())
             raise click.exceptions.Exit(REFUSED) from None
 
-    def _print_json_error(self, message: str, *, code: str, hint: str) -> None:
+    def print_json_error(self, message: str, *, code: str, hint: str | None) -> None:
         """Print an error of this program in the form of the API's."""
         click.echo(json.dumps({"error": {"code": code, "message": message, "hint": hint}}), err=True)
 

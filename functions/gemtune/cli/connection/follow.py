@@ -44,9 +44,13 @@ BAR_COLUMNS = 72
 
 @dataclass
 class Poller:
-    """Sends requests to a service that may be unreachable for a while."""
+    """Sends requests to a service that may be unreachable for a while.
+
+    pause_seconds: between two requests.
+    """
 
     connection: Connection
+    pause_seconds: float = POLL_SECONDS
     unreachable_seconds: float = 0.0
 
     def get(self, path: str, **more: Any) -> Any | None:
@@ -57,7 +61,7 @@ class Poller:
         try:
             response = self.connection.ask("GET", path, **more)
         except Unreachable:
-            self.unreachable_seconds += POLL_SECONDS
+            self.unreachable_seconds += self.pause_seconds
             if self.unreachable_seconds > PATIENCE_SECONDS:
                 raise
             return None
