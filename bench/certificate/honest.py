@@ -44,7 +44,7 @@ OTHERS: Mapping[str, tuple[tuple[Format, Quantization], ...]] = {
     "gemma4-dense-text": (("merged", "none"), ("gguf", "q8_0")),
     "gemma4-e": (("merged", "fp16"),),
 }
-# gemma3 is among the methods above, and llama.cpp computes another Gemma 3n than transformers does.
+# gemma3 is among the methods above, and llama.cpp does not compute the shape of this Gemma 3n.
 SHAPES = tuple(shape for shape in (*KINDS.values(), *OTHERS) if shape not in ("gemma3", "gemma3n-text"))
 FAMILIES: Mapping[str, tuple[tuple[Format, Quantization], ...]] = {
     shape: (*(IN_GGUF if shape in KINDS.values() else ()), *OTHERS.get(shape, ())) for shape in SHAPES

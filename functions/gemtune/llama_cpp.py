@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from gemtune.errors import Problem
-    from gemtune.families.generation import Family, LlamaCpp, ModelType
+    from gemtune.families.generation import Family, LlamaCpp, ModelType, Sparsity
 
 # Version of llama-cpp-python, whose source distribution contains all of llama.cpp. The trainer image and `make llama`
 # both build from the archive with this SHA-256.
@@ -47,7 +47,7 @@ def problem_of_config(config: Mapping[str, Any]) -> Problem | None:
     if family_and_type is None:
         return None
     family, model_type = family_and_type
-    problem, reason = _problem(family, (model_type,)), next(_other_shapes(config, family), None)
+    problem, reason = _problem(family, model_type), next(_other_shapes(config, family), None)
     if problem is not None or reason is None:
         return problem
     message = f"this model cannot be exported as gguf: {reason}"
@@ -57,12 +57,13 @@ def problem_of_config(config: Mapping[str, Any]) -> Problem | None:
 def problem_of_repository(repository: str) -> Problem | None:
     """Return why a Hub repository's model cannot be converted, or None.
 
-    The repository's name decides. A name of no known family gives None; the prepare step checks the model itself.
+    The repository's name decides: models on the Hub are of the first type of their family. A name of no known family
+    gives None; the prepare step checks the model itself.
     """
     from gemtune import families
 
     family = families.of_name(repository)
-    return None if family is None else _problem(family, tuple(family.model_types.values()))
+    return None if family is None else _problem(family, next(iter(family.model_types.values())))
 
 
 def tools_missing(*, on_gcp: bool) -> Problem:
@@ -76,23 +77,23 @@ def tools_missing(*, on_gcp: bool) -> Problem:
     return Problem(("export_config", "format"), message, "gguf_tools_missing", hint)
 
 
-def _problem(family: Family, model_types: tuple[ModelType, ...]) -> Problem | None:
-    """Return a problem if llama.cpp can run none of these model types."""
+def _problem(family: Family, model_type: ModelType) -> Problem | None:
+    """Return a problem if llama.cpp cannot run models of this type."""
     from gemtune import families
     from gemtune.errors import Problem
 
     untried = (
         None if family.llama_cpp is not None else f"llama.cpp was not compared with transformers for {family.name}"
     )
-    reasons = {model_type.why_no_gguf or untried for model_type in model_types}
-    if None in reasons:
+    reason = model_type.why_no_gguf or untried
+    if reason is None:
         return None
     convertible = [
         each.name
         for each in families.FAMILIES
-        if each.llama_cpp is not None and any(kind.why_no_gguf is None for kind in each.model_types.values())
+        if each.llama_cpp is not None and next(iter(each.model_types.values())).why_no_gguf is None
     ]
-    message = f"{family.name} cannot be exported as gguf: {'; '.join(sorted(filter(None, reasons)))}"
+    message = f"{family.name} cannot be exported as gguf: {reason}"
     hint = f"gguf is available for {', '.join(convertible)}; use format merged or adapter"
     return Problem(("export_config", "format"), message, "family_without_gguf", hint)
 
@@ -107,6 +108,8 @@ def _other_shapes(config: Mapping[str, Any], family: Family) -> Iterator[str]:
     text: Mapping[str, Any] = inner if isinstance(inner, dict) else config
     if computed is None:
         return
+    if computed.layers_with_keys is not None:
+        text = DEFAULTS_OF_SHARING | text
     if text.get("attention_bias"):
         yield "llama.cpp has no biases in the attention of a Gemma"
     activation = text.get("hidden_activation") or text.get("hidden_act") or "gelu"
@@ -121,16 +124,17 @@ def _other_shapes(config: Mapping[str, Any], family: Family) -> Iterator[str]:
         yield f"llama.cpp caps the logits of {family.name}"
     yield from _other_layers(text, family.name, computed)
     yield from _other_positions(text, family.name, computed)
-    yield from _other_tables(text, family.name)
+    yield from _other_tables(text, family.name, computed)
+    yield from _other_numbers(text, family.name, computed)
 
 
 # Names of the activation that llama.cpp computes: its approximation differs from the exact one by less than it rounds.
 ACTIVATIONS = ("gelu", "gelu_pytorch_tanh", "gelu_new", "gelu_fast", "gelu_python", "gelu_accurate")
 SLIDING, GLOBAL = "sliding_attention", "full_attention"
-# Every so many layers of a Gemma 4 one has no window, unless its config.json says otherwise.
-DEFAULT_PERIOD = 6
 # Base of rotary embeddings that llama.cpp takes if a file states none, and transformers if a config.json does.
 ROPE_BASE = 10_000
+# Fields of a Gemma 3n that say how many layers there are, and how many share keys and values, with their defaults.
+DEFAULTS_OF_SHARING = {"num_hidden_layers": 35, "num_kv_shared_layers": 15}
 
 
 def _other_layers(text: Mapping[str, Any], name: str, computed: LlamaCpp) -> Iterator[str]:
@@ -138,7 +142,7 @@ def _other_layers(text: Mapping[str, Any], name: str, computed: LlamaCpp) -> Ite
 
     text: the configuration of the language model. name: of its family.
     """
-    period, types = computed.window_period, _layer_types(text, computed.window_period or DEFAULT_PERIOD)
+    period, types = computed.window_period, _layer_types(text, computed.window_period or computed.default_period)
     if period is None and GLOBAL in types and SLIDING not in types:
         yield f"llama.cpp needs a sliding layer in {name}"
     if period is not None and types != _by_period(len(types), period):
@@ -220,15 +224,59 @@ def _rope_type(stated: Mapping[str, Any]) -> str:
     return str(stated.get("rope_type", stated.get("type", "default")))[:40]
 
 
-def _other_tables(text: Mapping[str, Any], name: str) -> Iterator[str]:
-    """Yield how the sizes of a Gemma 4 differ from what llama.cpp loads.
+def _other_tables(text: Mapping[str, Any], name: str, computed: LlamaCpp) -> Iterator[str]:
+    """Yield how sizes of embeddings and heads differ from what llama.cpp loads.
 
     text, name: as in `_other_layers`.
     """
     if text.get("hidden_size_per_layer_input"):
-        sizes = [text.get(field) for field in ("vocab_size", "vocab_size_per_layer_input")]
-        if None not in sizes and sizes[0] != sizes[1]:
+        tokens, rows = (text.get(field) for field in ("vocab_size", "vocab_size_per_layer_input"))
+        adds_rows = computed.adds_rows and isinstance(tokens, int) and isinstance(rows, int) and rows < tokens
+        if None not in (tokens, rows) and tokens != rows and not adds_rows:
             yield f"llama.cpp needs as many embeddings per layer of {name} as tokens"
     heads = text.get("head_dim"), text.get("global_head_dim")
     if None not in heads and heads[0] == heads[1]:
         yield f"llama.cpp's converter needs heads of another width in the global layers of {name}"
+
+
+def _other_numbers(text: Mapping[str, Any], name: str, computed: LlamaCpp) -> Iterator[str]:
+    """Yield which numbers differ from those in llama.cpp's code.
+
+    text, name: as in `_other_layers`.
+    """
+    for field, value in computed.fixed.items():
+        if text.get(field, value) != value:
+            yield f"llama.cpp computes {name} with {field} {value}, not {str(text[field])[:40]}"
+    own = computed.layers_with_keys
+    if own is None or not _has_few_layers(text):
+        return
+    layers, shared = text["num_hidden_layers"], text.get("num_kv_shared_layers")
+    if layers - shared != (own if shared else min(layers, own)):
+        yield f"llama.cpp computes {name} with {own} layers that have keys and values of their own"
+    if computed.sparsity is not None:
+        yield from _other_sparsity(text, name, layers, computed.sparsity)
+
+
+def _has_few_layers(text: Mapping[str, Any]) -> bool:
+    """Return whether a configuration has numbers of layers that a model has."""
+    from gemtune.families.configs.fields import LARGEST_VALUES
+
+    return all(
+        isinstance(count := text.get(field), int) and count <= LARGEST_VALUES[field] for field in DEFAULTS_OF_SHARING
+    )
+
+
+def _other_sparsity(text: Mapping[str, Any], name: str, layers: int, computed: Sparsity) -> Iterator[str]:
+    """Yield how MLPs that leave out activations differ from llama.cpp's."""
+    sparse, stated = min(layers, computed.layers), text.get("activation_sparsity_pattern")
+    expected = [computed.share] * sparse + [0.0] * (layers - sparse)
+    # In transformers' default, a model without further layers has no such MLPs.
+    default = expected if layers > sparse else [0.0] * layers
+    if (default if stated is None else stated) != expected:
+        yield f"llama.cpp leaves out {computed.share:.0%} of the activations in the first {sparse} layers of {name}"
+    stated_width = text.get("intermediate_size")
+    widths = [each for each in (stated_width if isinstance(stated_width, list) else [stated_width]) if each is not None]
+    if len(set(map(str, widths))) > 1:
+        yield f"llama.cpp needs MLPs of one width in {name}"
+    if any(isinstance(width, int) and width < computed.least_width for width in widths):
+        yield f"llama.cpp leaves out other activations than transformers in MLPs of {name} below {computed.least_width}"

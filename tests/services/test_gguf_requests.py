@@ -66,7 +66,9 @@ def test_support_for_a_family_is_decided_by_its_name(tmp_path: Path, name: str, 
     assert supported or "Gemma 1, Gemma 2, Gemma 3" in hints["family_without_gguf"]
 
 
-@pytest.mark.parametrize(("kind", "supported"), [("gemma3_text", True), ("gemma2", True), ("gemma3n_text", False)])
+@pytest.mark.parametrize(
+    ("kind", "supported"), [("gemma3_text", True), ("gemma2", True), ("gemma3n_text", True), ("gemma3n", False)]
+)
 def test_support_for_a_family_is_decided_by_its_configuration_if_available(
     tmp_path: Path, kind: str, supported: bool
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,9 @@ log = logging.getLogger(__name__)
 EMBEDDING = "token_embd.weight"
 # llama.cpp's script for copies of a file with other metadata.
 NEW_METADATA = "gguf-py/gguf/scripts/gguf_new_metadata.py"
+# Weights of a layer's keys and values, and the file of those that llama.cpp's converter wants besides.
+KEYS_AND_VALUES = re.compile(r"\.layers\.\d+\.self_attn\.(k_proj|v_proj|k_norm)\.weight$")
+UNUSED = "model-unused.safetensors"
 # Tokens after calls of tools at which llama.cpp stops by itself.
 KNOWN_ENDS = ("<|tool_response>",)
 
@@ -50,6 +54,7 @@ def write(
     _match_tokens_to_rows(model)
     _add_token_list(model)
     _add_expert_width(model)
+    _add_unused_keys(model)
     target = folder / export.file_name
     dithered = 0
     if export.converted:
@@ -171,6 +176,42 @@ def _add_expert_width(model: Path) -> None:
     text = config.get("text_config")
     if config.get("model_type") == "gemma4_unified" and isinstance(text, dict):
         path.write_text(json.dumps(config | {"text_config": {"moe_intermediate_size": None} | text}, indent=2) + "\n")
+
+
+def _add_unused_keys(model: Path) -> None:
+    """Add keys and values of layers that share those of others, as zeros.
+
+    llama.cpp loads no Gemma 3n without these weights, which it does not use. Google's files have them, and those that
+    transformers wrote do not.
+    """
+    llama_cpp = folder_contents.family_of(model).llama_cpp
+    if llama_cpp is None or llama_cpp.layers_with_keys is None:
+        return
+    import numpy as np
+    from safetensors import safe_open
+    from safetensors.numpy import save_file
+
+    shapes: dict[str, list[int]] = {}
+    for path in folder_contents.weight_files(model):
+        with safe_open(path, framework="np") as file:
+            shapes |= {
+                name: file.get_slice(name).get_shape() for name in sorted(file.keys()) if KEYS_AND_VALUES.search(name)
+            }
+    layers = int(folder_contents.text_config(folder_contents.config_of(model))["num_hidden_layers"])
+    of_first = {name: shape for name, shape in shapes.items() if ".layers.0." in name}
+    missing = {
+        name.replace(".layers.0.", f".layers.{layer}."): np.zeros(shape, np.float16)
+        for layer in range(layers)
+        for name, shape in of_first.items()
+        if name.replace(".layers.0.", f".layers.{layer}.") not in shapes
+    }
+    if not missing:
+        return
+    save_file(missing, model / UNUSED)
+    index = model / folder_contents.INDEX
+    if index.is_file():
+        weight_map = folder_contents.weight_map(model) | dict.fromkeys(missing, UNUSED)
+        index.write_text(json.dumps(json_object(index) | {"weight_map": weight_map}))
 
 
 def check_family(config: Mapping[str, Any]) -> None:

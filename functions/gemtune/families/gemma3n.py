@@ -6,10 +6,14 @@ towers.
 
 from __future__ import annotations
 
-from gemtune.families.generation import AudioFormat, Family, ModelType, PictureFormat, TurnFormat
+from gemtune.families.generation import AudioFormat, Family, LlamaCpp, ModelType, PictureFormat, Sparsity, TurnFormat
 from gemtune.families.size import Layers, ModelSize
 
-_NO_GGUF = "llama.cpp and transformers compute different logits for Gemma 3n"
+_FIXED = {
+    "hidden_size_per_layer_input": 256, "laurel_rank": 64, "altup_num_inputs": 4, "altup_active_idx": 0,
+    "altup_correct_scale": True, "final_logit_softcapping": 30.0,
+}  # fmt: skip
+_NO_GGUF = "llama.cpp's vision and audio encoders of Gemma 3n were not compared with transformers"
 _NO_ADAPTER = "vLLM does not support LoRA adapters of Gemma 3n: serve the merged model"
 
 # The first 20 layers have their own keys and values, which the others share. Every fifth layer is global.
@@ -27,11 +31,14 @@ GEMMA_3N = Family(
             why_no_pictures=None, why_no_audio=None, why_no_gguf=_NO_GGUF, why_no_vllm_adapter=_NO_ADAPTER,
             feature_extractor="gemma3n.feature_extraction_gemma3n.Gemma3nAudioFeatureExtractor", needs_timm=True,
         ),
-        "gemma3n_text": ModelType(why_no_gguf=_NO_GGUF, why_no_vllm_adapter=_NO_ADAPTER),
+        "gemma3n_text": ModelType(why_no_vllm_adapter=_NO_ADAPTER),
     },
     names=("gemma-3n",),
     sizes={"gemma-3n-e2b": _E2B, "gemma-3n-e4b": _E4B},
     turns=TurnFormat("<start_of_turn>", "<end_of_turn>", "gemma3n_chat_template.jinja"),
+    llama_cpp=LlamaCpp(
+        default_period=5, adds_rows=True, fixed=_FIXED, layers_with_keys=20, sparsity=Sparsity(10, 0.95, 2048)
+    ),
     licence="gemma", heads_divide_width=True, widths_by_layer=True,
     pictures=PictureFormat(
         "image_token", around="\n\n", by_aspect_ratio=False, type_ids="token_type_ids", trains_tower=False,

@@ -289,7 +289,7 @@ def test_the_vision_tower_is_a_separate_file_compared_with_the_weights(tmp_path:
 
 
 def test_a_family_without_gguf_support_is_refused(tmp_path: Path, tools: Path, tiny: Path) -> None:
-    config = json_object(tiny / "config.json") | {"model_type": "gemma3n_text"}
+    config = json_object(tiny / "config.json") | {"model_type": "gemma3n"}
     other = Path(shutil.copytree(tiny, tmp_path / "other"))
     (other / "config.json").write_text(json.dumps(config))
     with pytest.raises(StepError) as caught:

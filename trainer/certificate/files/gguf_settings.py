@@ -28,6 +28,8 @@ HYPERPARAMETERS: tuple[tuple[str, tuple[str, ...], float | None], ...] = (
     ("attention.sliding_window", ("sliding_window",), None),
     ("attention.shared_kv_layers", ("num_kv_shared_layers",), 0.0),
     ("embedding_length_per_layer_input", ("hidden_size_per_layer_input",), 0.0),
+    ("altup.active_idx", ("altup_active_idx",), None),
+    ("altup.num_inputs", ("altup_num_inputs",), None),
     ("expert_count", ("num_experts",), 0.0),
     ("expert_used_count", ("num_experts_per_tok", "top_k_experts"), None),
     ("expert_feed_forward_length", ("moe_intermediate_size", "expert_intermediate_size"), None),
@@ -151,10 +153,19 @@ def _expected(text: Mapping[str, Any], arch: str, metadata: Mapping[str, Any]) -
     expected["attention.sliding_window_pattern"] = (is_window or None, by_period)
     expected["rope.freq_base"] = (_rope_base(text, "full_attention", "rope_theta"), DEFAULT_ROPE_BASE)
     expected["rope.freq_base_swa"] = (_rope_base(text, "sliding_attention", "rope_local_base_freq"), DEFAULT_ROPE_BASE)
+    sparsity = text.get("activation_sparsity_pattern")
+    expected["activation_sparsity_scale"] = (sparsity and [_deviations(share) for share in sparsity], None)
     kind, factor = _rope_scaling(text)
     expected["rope.scaling.factor"] = (factor, 1.0)
     expected["rope.scaling.type"] = (kind, kind if kind == "none" else "linear")
     return expected
+
+
+def _deviations(share: float) -> float:
+    """Return how many standard deviations a share of normal values is below."""
+    import torch
+
+    return float(torch.distributions.normal.Normal(0, 1).icdf(torch.tensor(share)))
 
 
 def _optional(text: Mapping[str, Any]) -> dict[str, Setting]:

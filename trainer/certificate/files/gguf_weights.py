@@ -6,6 +6,7 @@ Gemma 1 to 3 are stored as 1 + weight, as llama.cpp multiplies by them directly.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -29,6 +30,12 @@ from trainer.gguf.quantizer import quantized_types
 ROPE_FACTORS, STOPPED = "rope_freqs.weight", 1e20
 # Types of the model whose norms multiply by 1 + weight.
 SHIFTED_NORMS = re.compile(r"gemma[23]?(_text)?$")
+# llama.cpp's architectures by the beginnings of model types, longer ones first.
+ARCHITECTURES = {"gemma4": "GEMMA4", "gemma3n": "GEMMA3N", "gemma3": "GEMMA3", "gemma2": "GEMMA2", "gemma": "GEMMA"}
+# Numbered matrices of Gemma 3n that are one tensor of a file.
+STACKED = re.compile(r"(altup_(?:unembed_)?projections)\.(\d+)$")
+# The table that has no rows for tokens of pictures and audio; llama.cpp's converter adds zeros.
+TABLE_PER_LAYER = "embed_tokens_per_layer"
 
 
 def problems(
@@ -52,8 +59,7 @@ def problems(
     tied = [name for name in missing if name.endswith("lm_head.weight") and folder_contents.is_tied(config)]
     if lost := sorted(set(missing) - set(tied)):
         return [f"{path.name} lacks {len(lost)} tensors: {missing[lost[0]]}, …"]
-    added = {ROPE_FACTORS} if str(config.get("model_type")).startswith("gemma4") else set()
-    if extra := sorted(set(entries) - set(names.values()) - added):
+    if extra := sorted(set(entries) - set(names.values()) - _added_names(config)):
         return [f"{path.name} has {len(extra)} tensors that the model does not: {extra[0]}, …"]
     if others := _other_types(file, export, tools):
         return others
@@ -66,11 +72,53 @@ def problems(
         if name in tied:
             continue
         shift = 1.0 if shifted and name.endswith("norm.weight") else 0.0
-        weight = _of_tokens(trained.weight(name), entries[llama_name], tokens)
-        problem = gguf_tensor.problem(tensor_in(path, entries[llama_name]), weight, shift, was_dithered=was_dithered)
+        tensor = _part(tensor_in(path, entries[llama_name]), name)
+        weight = _of_tokens(trained.weight(name), tensor.entry, tokens)
+        if name.removesuffix(".weight").endswith(TABLE_PER_LAYER):
+            tensor = _without_zeros(tensor, len(weight.value))
+        problem = gguf_tensor.problem(tensor, weight, shift, was_dithered=was_dithered)
         if problem is not None:
             wrong.append(f"{llama_name} {problem}")
     return summary(wrong)
+
+
+def _added_names(config: Mapping[str, Any]) -> set[str]:
+    """Return the tensors that a file may have besides those of the model.
+
+    llama.cpp needs the keys and values of all layers of a Gemma 3n, and computes those of the first ones.
+    """
+    kind, text = str(config.get("model_type")), folder_contents.text_config(config)
+    if kind.startswith("gemma4"):
+        return {ROPE_FACTORS}
+    if not kind.startswith("gemma3n"):
+        return set()
+    layers, shared = int(text["num_hidden_layers"]), int(text["num_kv_shared_layers"])
+    parts = ("attn_k", "attn_v", "attn_k_norm")
+    return {f"blk.{layer}.{part}.weight" for layer in range(layers - shared, layers) for part in parts}
+
+
+def _part(tensor: Tensor, name: str) -> Tensor:
+    """Return the part of a tensor that is the named weight of the model."""
+    stacked = STACKED.search(name.removesuffix(".weight"))
+    if stacked is None:
+        return tensor
+    entry, number = tensor.entry, int(stacked[2])
+    if len(entry.shape) != 3 or number >= entry.shape[0]:
+        raise InvalidGguf(f"{entry.name} has the shape {entry.shape}, and no matrix {number}")
+    values, size = tensor.block
+    shape = entry.shape[1:]
+    offset = entry.offset + number * (math.prod(shape) // values * size)
+    return replace(tensor, entry=replace(entry, shape=shape, offset=offset))
+
+
+def _without_zeros(tensor: Tensor, rows: int) -> Tensor:
+    """Return the first rows of a tensor if all others are zeros."""
+    entry = tensor.entry
+    width = math.prod(entry.shape[1:])
+    more = entry.count - rows * width
+    if more <= 0 or tensor.chunk(rows * width, more)[0].any():
+        return tensor
+    return replace(tensor, entry=replace(entry, shape=(rows, *entry.shape[1:])))
 
 
 def _other_types(file: Contents, export: GgufExport, tools: Path) -> list[str]:
@@ -148,7 +196,7 @@ def name_in_gguf(name: str, config: Mapping[str, Any]) -> str | None:
         return f"blk.{path[1]}.ffn_down_exps.scale"
     if plain.endswith("router.scale"):
         return f"blk.{path[1]}.ffn_gate_inp.scale"
-    key = plain.removesuffix(".weight")
+    key = STACKED.sub(r"\1", plain.removesuffix(".weight"))
     layers = int(folder_contents.text_config(config)["num_hidden_layers"])
     table = _name_table(str(config.get("model_type")), layers)
     for prefix in ("model.", "", "model.language_model."):
@@ -162,8 +210,6 @@ def _name_table(model_type: str, layers: int) -> Mapping[str, str]:
     import gguf
 
     arch = next(
-        getattr(gguf.MODEL_ARCH, arch)
-        for prefix, arch in (("gemma4", "GEMMA4"), ("gemma3", "GEMMA3"), ("gemma2", "GEMMA2"), ("gemma", "GEMMA"))
-        if model_type.startswith(prefix)
+        getattr(gguf.MODEL_ARCH, arch) for prefix, arch in ARCHITECTURES.items() if model_type.startswith(prefix)
     )
     return {name: each[1] for name, each in gguf.get_tensor_name_map(arch, layers).mapping.items()}
