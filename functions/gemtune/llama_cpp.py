@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from gemtune.errors import Problem
-    from gemtune.families.generation import Family, LlamaCpp, ModelType, Sparsity
+    from gemtune.families.generation import Family, ModelType
+    from gemtune.families.llama_shapes import LlamaCpp, Sparsity
 
 # Version of llama-cpp-python, whose source distribution contains all of llama.cpp. The trainer image and `make llama`
 # both build from the archive with this SHA-256.
@@ -109,7 +110,7 @@ def _other_shapes(config: Mapping[str, Any], family: Family) -> Iterator[str]:
     if computed is None:
         return
     if computed.layers_with_keys is not None:
-        text = DEFAULTS_OF_SHARING | text
+        text = {**DEFAULTS_OF_SHARING, **text}
     if text.get("attention_bias"):
         yield "llama.cpp has no biases in the attention of a Gemma"
     activation = text.get("hidden_activation") or text.get("hidden_act") or "gelu"
@@ -225,7 +226,7 @@ def _rope_type(stated: Mapping[str, Any]) -> str:
 
 
 def _other_tables(text: Mapping[str, Any], name: str, computed: LlamaCpp) -> Iterator[str]:
-    """Yield how sizes of embeddings and heads differ from what llama.cpp loads.
+    """Yield how sizes of tables and heads differ from what llama.cpp loads.
 
     text, name: as in `_other_layers`.
     """
@@ -267,7 +268,7 @@ def _has_few_layers(text: Mapping[str, Any]) -> bool:
 
 
 def _other_sparsity(text: Mapping[str, Any], name: str, layers: int, computed: Sparsity) -> Iterator[str]:
-    """Yield how MLPs that leave out activations differ from llama.cpp's."""
+    """Yield how MLPs leave out activations otherwise than llama.cpp's."""
     sparse, stated = min(layers, computed.layers), text.get("activation_sparsity_pattern")
     expected = [computed.share] * sparse + [0.0] * (layers - sparse)
     # In transformers' default, a model without further layers has no such MLPs.

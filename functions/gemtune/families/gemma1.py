@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from gemtune.families.generation import Family, FusedLayers, LlamaCpp, ModelType, TurnFormat
+from gemtune.families.generation import Family, FusedLayers, ModelType, TurnFormat
+from gemtune.families.llama_shapes import LlamaCpp
 from gemtune.families.size import uniform_size
 
 _2B = uniform_size(2_506_172_416, 18, 2048, 16384, 2048, 256, 256_000)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from gemtune.families.generation import Family, FusedLayers, LlamaCpp, ModelType, TurnFormat
+from gemtune.families.generation import Family, FusedLayers, ModelType, TurnFormat
+from gemtune.families.llama_shapes import LlamaCpp
 from gemtune.families.size import uniform_size
 
 _2B = uniform_size(2_614_341_888, 26, 2304, 9216, 2048, 1024, 256_000, capped_heads=8)

@@ -8,11 +8,11 @@ from gemtune.families.generation import (
     NO_VISION_TOWER,
     Family,
     FusedLayers,
-    LlamaCpp,
     ModelType,
     PictureFormat,
     TurnFormat,
 )
+from gemtune.families.llama_shapes import LlamaCpp
 from gemtune.families.size import uniform_size
 
 _TURNS = TurnFormat("<start_of_turn>", "<end_of_turn>", "gemma_chat_template.jinja")

@@ -6,13 +6,18 @@ towers.
 
 from __future__ import annotations
 
-from gemtune.families.generation import AudioFormat, Family, LlamaCpp, ModelType, PictureFormat, Sparsity, TurnFormat
+from gemtune.families.generation import AudioFormat, Family, ModelType, PictureFormat, TurnFormat
+from gemtune.families.llama_shapes import LlamaCpp, Sparsity
 from gemtune.families.size import Layers, ModelSize
 
 _FIXED = {
-    "hidden_size_per_layer_input": 256, "laurel_rank": 64, "altup_num_inputs": 4, "altup_active_idx": 0,
-    "altup_correct_scale": True, "final_logit_softcapping": 30.0,
-}  # fmt: skip
+    "hidden_size_per_layer_input": 256,
+    "laurel_rank": 64,
+    "altup_num_inputs": 4,
+    "altup_active_idx": 0,
+    "altup_correct_scale": True,
+    "final_logit_softcapping": 30.0,
+}
 _NO_GGUF = "llama.cpp's vision and audio encoders of Gemma 3n were not compared with transformers"
 _NO_ADAPTER = "vLLM does not support LoRA adapters of Gemma 3n: serve the merged model"
 

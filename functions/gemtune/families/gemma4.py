@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from gemtune.families.generation import NO_AUDIO, Family, LlamaCpp, ModelType, PictureFormat, TurnFormat
+from gemtune.families.generation import NO_AUDIO, Family, ModelType, PictureFormat, TurnFormat
+from gemtune.families.llama_shapes import LlamaCpp
 from gemtune.families.size import NO_TOWER, Experts, Layers, ModelSize, Tower
 
 _VOCABULARY, _SMALL, _LARGE = 262_144, Tower(16, 768, 3072, 2520), Tower(27, 1152, 4304, 2520)
@@ -17,8 +18,7 @@ _E4B = ModelSize(
 )  # fmt: skip
 _12B = ModelSize(
     11_944_951_552, 3840, (Layers(40, 15360, 4096, 2048), Layers(8, 15360, 8192, 512, one_projection=True)),
-    _VOCABULARY, tower=NO_TOWER,
-)  # fmt: skip
+    _VOCABULARY, tower=NO_TOWER)  # fmt: skip
 _26B = ModelSize(
     25_805_933_872, 2816, (Layers(25, 2112, 4096, 2048), Layers(5, 2112, 8192, 1024, one_projection=True)),
     _VOCABULARY, experts=Experts(128, 704, 8), tower=_LARGE,

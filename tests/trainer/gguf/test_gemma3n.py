@@ -42,7 +42,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory, tools: Path) -> dict[str,
 
 
 def test_the_file_of_a_base_model_without_unused_weights_has_what_was_trained(exported: dict[str, Any]) -> None:
-    """Neither transformers' files nor those of a Full job have keys of layers that share them."""
+    """Transformers' files have no keys of layers that share those of others."""
     names = load_file(Path(exported["base"]) / "model.safetensors")
     assert not any(".layers.20.self_attn.k_proj" in name for name in names)
     assert check.problems(Case.read(exported)) == []
