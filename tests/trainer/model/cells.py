@@ -160,9 +160,8 @@ def plain_model(base: Path, method: str, modality: str) -> Any:
     if method == "QLoRA":
         family = folder_contents.family_of(base)
         more["quantization_config"] = four_bits.quantization_config(torch.float32, family)
-    model = AutoModelForCausalLM.from_pretrained(
-        base, dtype=torch.float32, attn_implementation=plain_trl.ATTENTION, **more
-    )
+    attention = plain_trl.ATTENTION[modality]
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, attn_implementation=attention, **more)
     four_bits.keep_unpacked(model, uneven_only=False)
     return model
 

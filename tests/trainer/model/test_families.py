@@ -115,7 +115,7 @@ def test_loss_and_gradients_match_the_libraries(base_of: Callable[[str], Path], 
 
     base = base_of(shape)
     ours = huggingface.load(base, spec_of(base, method)).model.train()
-    plain = cells.plain_model(base, method)
+    plain = cells.plain_model(base, method, "text")
     if method != "Full":
         config = ours.peft_config["default"]
         lora = LoraConfig(

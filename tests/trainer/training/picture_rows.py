@@ -80,7 +80,7 @@ def processor_of(base: Path) -> Any:
 
     config = transformers.AutoConfig.from_pretrained(base)
     tokenizer = transformers.AutoTokenizer.from_pretrained(base, padding_side="left")
-    name, pictures, absent = {
+    parts: dict[str, tuple[str, Any, tuple[str, ...]]] = {
         "gemma3": ("Gemma3Processor", Gemma3ImageProcessorPil, ()),
         "gemma3n": ("Gemma3nProcessor", SiglipImageProcessorPil, ("feature_extractor",)),
         "gemma4": ("Gemma4Processor", Gemma4ImageProcessorPil, ("feature_extractor", "video_processor")),
@@ -89,7 +89,8 @@ def processor_of(base: Path) -> Any:
             unified_processor.ImageProcessor,
             ("feature_extractor", "video_processor"),
         ),
-    }[config.model_type]
+    }
+    name, pictures, absent = parts[config.model_type]
 
     class OfPictures(getattr(transformers, name)):  # type: ignore[misc]
         """The model's processor, without parts for audio and videos.

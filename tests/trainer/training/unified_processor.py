@@ -58,7 +58,7 @@ def processed(pictures: Sequence[Image], patch: int, pooling: int, most_tokens: 
 class ImageProcessor(BaseImageProcessor):
     """Image processor of the tiny unified model, for transformers' processor."""
 
-    def __call__(self, images: Any, **_: Any) -> BatchFeature:
+    def __call__(self, images: Any, *_: Any, **more: Any) -> BatchFeature:
         pictures = images if isinstance(images[0], Image) else [picture for row in images for picture in row]
         outputs = processed(pictures, 4, 3, 70)
         tokens = (outputs["image_position_ids"][..., 0] >= 0).sum(-1).tolist()
