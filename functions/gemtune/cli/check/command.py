@@ -17,7 +17,7 @@ from gemtune.cli.check import request as check_request
 from gemtune.cli.connection import REFUSED, Connection, print_problems
 from gemtune.cli.connection.text import echo_message
 from gemtune.cli.request import options as train_options
-from gemtune.cli.request.paths import FOLDER, STANDARD_INPUT, STANDARD_INPUT_NAME, LocalPath, file_of
+from gemtune.cli.request.paths import FOLDER, STANDARD_INPUT, STANDARD_INPUT_NAME, LocalPath, check_filename, file_of
 from gemtune.datasets.files import hub_dataset
 from gemtune.datasets.files.kinds import kind_of
 from gemtune.jobs.secret_names import REFERENCE
@@ -60,12 +60,9 @@ def check(
     """
     on_service = source != STANDARD_INPUT and _is_dataset_id(source)
     on_hub = hub_dataset.parse(source) is not None
-    if filename is not None and source != STANDARD_INPUT:
-        raise click.UsageError("--filename names rows on standard input: it goes with -")
+    check_filename(source, filename)
     if on_service and output is not None:
-        raise click.UsageError(
-            "--output goes with rows that are checked here: the service keeps the report of its check"
-        )
+        raise click.UsageError("--output goes with rows that are checked here: the service keeps its own report")
     rows = None if on_service or on_hub else check_request.existing_rows(_opened(source, filename))
     if held_out is not None and (rows is None or rows.is_dir()):
         raise click.UsageError("--eval goes with a file of rows: a folder has its own file for evaluation")

@@ -52,15 +52,20 @@ EXISTING_OR_INPUT = LocalPath(exists=True, allow_dash=True)
 FOLDER = LocalPath(file_okay=False)
 
 
+def check_filename(source: str, filename: str | None) -> None:
+    """Raise click.UsageError for a name of a copy where there is none."""
+    if filename is not None and source != STANDARD_INPUT:
+        raise click.UsageError("--filename names rows on standard input: it goes with -")
+
+
 @contextmanager
 def file_of(source: Path, filename: str | None) -> Iterator[Path]:
     """Yield a path of EXISTING_OR_INPUT; for `-` a copy of standard input.
 
     filename: name of the copy; None for STANDARD_INPUT_NAME. Raises click.UsageError for a name without a use.
     """
+    check_filename(str(source), filename)
     if str(source) != STANDARD_INPUT:
-        if filename is not None:
-            raise click.UsageError("--filename names rows on standard input: it goes with -")
         yield source
         return
     name = filename or STANDARD_INPUT_NAME

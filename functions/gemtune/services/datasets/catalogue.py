@@ -138,7 +138,7 @@ class DatasetCatalogue:
 
     def _uploaded_ids(self, after: str) -> Iterator[str]:
         """Yield the ids of uploaded datasets behind an id."""
-        # They are equally long, so that no record is before this beginning of `after` and its id behind `after`.
+        # All ids are equally long, so that each record behind `after` is behind this beginning of it, too.
         beginning = after[: len(dataset_id_of(()))]
         for stat in self.data.list(RECORDS, after=f"{RECORDS}{beginning}" if after else ""):
             dataset_id = stat.name.removeprefix(RECORDS).removesuffix(".json")
