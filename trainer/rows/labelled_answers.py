@@ -9,14 +9,12 @@ from typing import Any
 
 from gemtune.datasets.refusal import BadRow, Refused
 from gemtune.datasets.rl.read import read_labelled
-from gemtune.datasets.row_options import ReadOptions
 from gemtune.errors import StepError
 from gemtune.jobs.parts.results import JobWarning
 from gemtune.request.rl_spec import KtoConfig
-from trainer.media.arrow_file import MediaFile, open_media, store_media
-from trainer.rows.encoder import Encoder
+from trainer.media.arrow_file import store_media
 from trainer.rows.prepared import LABEL, PICTURES
-from trainer.rows.replies import Reply, encode_prompt, encode_reply, reply_pieces
+from trainer.rows.replies import JudgedAnswers, Reply, reply_pieces
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,44 +70,21 @@ class LabelledAnswer:
         return self.completion.trained_tokens
 
 
-class LabelledAnswers:
-    """Rows of KTO, in any of its formats.
+class LabelledAnswers(JudgedAnswers):
+    """Rows of KTO, in any of its formats."""
 
-    media_file: stores the pictures of a vision job, which only prompts may hold. options: how to read rows.
-    max_length: tokens of a prompt and its answer together. cuts: longer answers are cut, and otherwise their rows
-    refused as too long.
-    """
-
-    def __init__(
-        self,
-        encoder: Encoder,
-        media_file: MediaFile | None,
-        options: ReadOptions,
-        *,
-        max_length: int,
-        cuts: bool,
-    ):
-        self._encoder, self._media_file, self._options = encoder, media_file, options
-        self._max_length, self._cuts = max_length, cuts
-        self.with_media = media_file is not None
-        columns = ("prompt_ids", "completion_ids", "completion_gaps", LABEL)
-        self.columns: Sequence[str] = (*columns, PICTURES) if self.with_media else columns
+    token_columns = ("prompt_ids", "completion_ids", "completion_gaps", LABEL)
 
     def encode(self, row: dict[str, Any]) -> LabelledAnswer | Refused:
         """Return the tokenized row, or why it is refused."""
         read = read_labelled(row, self._options)
         if isinstance(read, Refused):
             return read
-        try:
-            asking = self._encoder.asked_to_think(read.content.prompt, read.content.completion)
-            prompt = open_media(self._media_file, asking)
-        except BadRow as bad:
-            return Refused(str(bad))
-        prompt_ids = encode_prompt(self._encoder, prompt)
-        if isinstance(prompt_ids, Refused):
-            return prompt_ids
-        answer, length = read.content.completion, self._max_length
-        reply = encode_reply(self._encoder, prompt, prompt_ids, answer, max_length=length, cuts=self._cuts)
+        encoded_prompt = self._encode_prompt(read.content.prompt, read.content.completion)
+        if isinstance(encoded_prompt, Refused):
+            return encoded_prompt
+        prompt, prompt_ids = encoded_prompt
+        reply = self._encode_reply(prompt, prompt_ids, read.content.completion)
         if isinstance(reply, Refused):
             return reply
         try:

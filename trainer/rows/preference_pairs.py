@@ -8,11 +8,9 @@ from typing import Any
 
 from gemtune.datasets.refusal import BadRow, Refused, TooLong
 from gemtune.datasets.rl.read import read_pair
-from gemtune.datasets.row_options import ReadOptions
-from trainer.media.arrow_file import MediaFile, open_media, store_media
-from trainer.rows.encoder import Encoder
+from trainer.media.arrow_file import store_media
 from trainer.rows.prepared import PICTURES
-from trainer.rows.replies import Reply, encode_prompt, encode_reply, reply_pieces
+from trainer.rows.replies import JudgedAnswers, Reply, reply_pieces
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,28 +69,10 @@ class Preference:
         return self.chosen.trained_tokens + self.rejected.trained_tokens
 
 
-class Preferences:
-    """Rows of DPO, in any of its formats.
+class Preferences(JudgedAnswers):
+    """Rows of DPO, in any of its formats."""
 
-    media_file: stores the pictures of a vision job, which only prompts may hold. options: how to read rows.
-    max_length: tokens of a prompt and one answer together. cuts: longer answers are cut, and otherwise their rows
-    refused as too long.
-    """
-
-    def __init__(
-        self,
-        encoder: Encoder,
-        media_file: MediaFile | None,
-        options: ReadOptions,
-        *,
-        max_length: int,
-        cuts: bool,
-    ):
-        self._encoder, self._media_file, self._options = encoder, media_file, options
-        self._max_length, self._cuts = max_length, cuts
-        self.with_media = media_file is not None
-        columns = ("prompt_ids", "chosen_ids", "chosen_gaps", "rejected_ids", "rejected_gaps")
-        self.columns: Sequence[str] = (*columns, PICTURES) if self.with_media else columns
+    token_columns = ("prompt_ids", "chosen_ids", "chosen_gaps", "rejected_ids", "rejected_gaps")
 
     def encode(self, row: dict[str, Any]) -> Preference | Refused:
         """Return the tokenized row, or why it is refused."""
@@ -100,18 +80,11 @@ class Preferences:
         if isinstance(read, Refused):
             return read
         pair = read.content
-        try:
-            asking = self._encoder.asked_to_think(pair.prompt, pair.chosen, pair.rejected)
-            prompt = open_media(self._media_file, asking)
-        except BadRow as bad:
-            return Refused(str(bad))
-        prompt_ids = encode_prompt(self._encoder, prompt)
-        if isinstance(prompt_ids, Refused):
-            return prompt_ids
-        replies = [
-            encode_reply(self._encoder, prompt, prompt_ids, answer, max_length=self._max_length, cuts=self._cuts)
-            for answer in (pair.chosen, pair.rejected)
-        ]
+        encoded_prompt = self._encode_prompt(pair.prompt, pair.chosen, pair.rejected)
+        if isinstance(encoded_prompt, Refused):
+            return encoded_prompt
+        prompt, prompt_ids = encoded_prompt
+        replies = [self._encode_reply(prompt, prompt_ids, answer) for answer in (pair.chosen, pair.rejected)]
         too_long = [reply for reply in replies if isinstance(reply, TooLong)]
         if too_long:
             return max(too_long, key=lambda reply: reply.tokens)

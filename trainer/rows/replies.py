@@ -8,9 +8,12 @@ from itertools import groupby
 from typing import Any
 
 from gemtune.datasets.conversation import Conversation, Turn
-from gemtune.datasets.refusal import Refused, TooLong
+from gemtune.datasets.refusal import BadRow, Refused, TooLong
+from gemtune.datasets.row_options import ReadOptions
+from trainer.media.arrow_file import MediaFile, open_media
 from trainer.rows.encoded import UNTRAINED
 from trainer.rows.encoder import Encoder
+from trainer.rows.prepared import PICTURES
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,3 +92,45 @@ def reply_pieces(encoder: Encoder, reply: Reply) -> list[dict[str, Any]]:
     gaps = set(reply.gaps)
     runs = groupby(range(len(reply.ids)), key=lambda index: index not in gaps)
     return [{"trained": trained, "text": encoder.text([reply.ids[index] for index in run])} for trained, run in runs]
+
+
+class JudgedAnswers:
+    """Rows of a prompt and of answers that are judged.
+
+    media_file: stores the pictures of a vision job, which only prompts may hold. options: how to read rows.
+    max_length: tokens of a prompt and one answer together. cuts: longer answers are cut, and otherwise their rows
+    refused as too long.
+    """
+
+    token_columns: Sequence[str]
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        media_file: MediaFile | None,
+        options: ReadOptions,
+        *,
+        max_length: int,
+        cuts: bool,
+    ):
+        self._encoder, self._media_file, self._options = encoder, media_file, options
+        self._max_length, self._cuts = max_length, cuts
+        self.with_media = media_file is not None
+        self.columns: Sequence[str] = (*self.token_columns, PICTURES) if self.with_media else self.token_columns
+
+    def _encode_prompt(
+        self, prompt: Conversation, *answers: Sequence[Turn]
+    ) -> tuple[Conversation, list[int]] | Refused:
+        """Return a prompt with open media and its tokens, or why it is bad.
+
+        answers: those that follow it.
+        """
+        try:
+            prompt = open_media(self._media_file, self._encoder.asked_to_think(prompt, *answers))
+        except BadRow as bad:
+            return Refused(str(bad))
+        ids = encode_prompt(self._encoder, prompt)
+        return ids if isinstance(ids, Refused) else (prompt, ids)
+
+    def _encode_reply(self, prompt: Conversation, prompt_ids: list[int], answer: Sequence[Turn]) -> Reply | Refused:
+        return encode_reply(self._encoder, prompt, prompt_ids, answer, max_length=self._max_length, cuts=self._cuts)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow.parquet as pq
 import torch
@@ -20,58 +20,24 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 from gemtune.jobs.parts.metrics import EvaluationMetrics
 from gemtune.request import rl_spec
 from trainer.rows.prepared import PICTURES
-from trainer.training.interface import Hooks, Setup
+from trainer.training.interface import Setup
 from trainer.training.job_trainer import attach_hooks
 from trainer.training.picture_batches import PictureCollator
 from trainer.training.preference.scores import Scores
-from trainer.training.preference.scoring import NOT_COMPUTED, score_with_loss_head
+from trainer.training.preference.scoring import score_with_loss_head
+from trainer.training.preference.trainer import JudgedAnswersTrainer
 from trainer.training.reinforcement import (
     choose_reference,
-    log_evaluation,
     tokenizer_of,
     trl_arguments,
 )
 
-if TYPE_CHECKING:
-    from trainer.base_model.language_model import LanguageModel
 
-
-class DpoTrainer(DPOTrainer):
+class DpoTrainer(JudgedAnswersTrainer, DPOTrainer):
     """TRL's DPOTrainer with our loss head and exact evaluation.
 
     Evaluation computes the loss over all held-out pairs together: some losses depend on which pairs are in a batch.
-    tokens_seen: see JobTrainer.
     """
-
-    model: LanguageModel
-    hooks: Hooks
-    compute_dtype: torch.dtype
-    tokens_seen = 0
-    scores: Scores | None = None
-
-    def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
-        """Return the dataset as it is: rows are tokenized already."""
-        return dataset
-
-    def create_model_card(self, *_: Any, **__: Any) -> None:
-        """Write no model card for checkpoints; export writes one."""
-
-    def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Count the tokens of a batch, then train on it."""
-        self.tokens_seen += int(inputs["attention_mask"].sum())
-        loss: torch.Tensor = super().training_step(model, inputs, *args, **kwargs)  # type: ignore[no-untyped-call]
-        return loss
-
-    def _compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any], return_outputs: bool) -> Any:
-        """Return TRL's loss, without the metrics that need logits."""
-        loss = super()._compute_loss(model, inputs, return_outputs)  # type: ignore[no-untyped-call]
-        for name in NOT_COMPUTED:
-            self._metrics["train" if self.model.training else "eval"].pop(name, None)
-        return loss
-
-    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Evaluate, log the metrics and call the evaluation hooks."""
-        return log_evaluation(self, self.evaluation_metrics())
 
     def evaluation_metrics(self) -> EvaluationMetrics:
         """Return the metrics of the current weights on all held-out pairs.
@@ -107,10 +73,6 @@ class DpoTrainer(DPOTrainer):
         scores.replay(self.accelerator.device)
         loss, _, _ = self.prediction_step(self.model, batch, prediction_loss_only=True)
         return float(loss)
-
-    def unlogged_metrics(self) -> dict[str, list[float]]:
-        """Return TRL's metrics since the last log entry."""
-        return self._metrics["train"]
 
 
 def make(setup: Setup) -> DpoTrainer:
