@@ -33,6 +33,7 @@ def model_card(
     parity: Parity | None = None,
     *,
     at: datetime,
+    licence: str,
     trained_with: Mapping[str, str],
     base: str | None = None,
     template: ChatTemplate | None = None,
@@ -40,12 +41,12 @@ def model_card(
     """Return the Markdown of a model card, with front matter for the Hub.
 
     Its format: https://huggingface.co/docs/hub/model-cards. artifacts: the other files of the export. at: time of the
-    export. trained_with: versions of libraries at training, by package name. base: where the adapter's base model is,
-    if another job trained it. template: the chat template of training.
+    export. licence: of the base model's family. trained_with: versions of libraries at training, by package name. base:
+    where the adapter's base model is, if another job trained it. template: the chat template of training.
     """
     shown = public_fields(spec)
     sections = [
-        _front_matter(spec),
+        _front_matter(spec, licence),
         f"# {_plain(shown['job_name'])}\n\n{_what_it_is(spec, job)}, trained by gemtune "
         f"as job `{job.trained_by}` and exported {_by_another(job)}on {at:%Y-%m-%d}.\nIt was trained on the dataset "
         f"`{spec.processed_dataset_id}`{_revision(job)}{_lineage(job)}. "
@@ -81,12 +82,12 @@ def _settings(shown: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def _front_matter(spec: Spec) -> str:
+def _front_matter(spec: Spec, licence: str) -> str:
     base = json.dumps(spec.training_config.base_model_id)  # a JSON string is a YAML string too
     form = EXPORTS[_form(spec)]
     tags = ["gemma", *(["lora"] if _form(spec) == "adapter" else [])]
     lines = [f"base_model: {base}", f"base_model_relation: {form.relation}", f"library_name: {form.library}"]
-    lines += [f"pipeline_tag: {TASKS[spec.modality]}", "tags:", *(f"- {tag}" for tag in tags)]
+    lines += [f"license: {licence}", f"pipeline_tag: {TASKS[spec.modality]}", "tags:", *(f"- {tag}" for tag in tags)]
     return "\n".join(["---", *lines, "---"])
 
 

@@ -7,7 +7,6 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gemtune import families
 from gemtune.request import base_model
 from trainer.hub.refusals import is_transient
 from trainer.hub.session import TIMEOUT
@@ -50,24 +49,22 @@ def card(folder: Path, base_model_id: str, api: HfApi) -> CommitOperationAdd:
 def licence(base_model_id: str, api: HfApi) -> dict[str, str]:
     """Return the licence fields of the base model's card on the Hub.
 
-    If there is no card, or it has no licence, it is the licence of the model's family.
+    Without any, the export's own card has that of the model's family.
     """
     from huggingface_hub.errors import HfHubHTTPError
 
-    family = families.of_name(base_model_id)
-    of_family = {"license": "gemma" if family is None else family.licence}
     reference = base_model.parse(base_model_id)
     if reference is None or reference.kind != "hub":
-        return of_family
+        return {}
     try:
         card_data: Any = api.model_info(reference.place, timeout=TIMEOUT).card_data
     except HfHubHTTPError as error:
         if is_transient(error.response.status_code):
             raise
         log.info("cannot read the model card of %s; using the licence of its family", reference.place)
-        return of_family
+        return {}
     fields = {name: str(card_data[name]) for name in LICENCE_FIELDS if card_data is not None and card_data.get(name)}
-    return fields if "license" in fields else of_family
+    return fields if "license" in fields else {}
 
 
 def _yaml(fields: dict[str, Any]) -> str:

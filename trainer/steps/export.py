@@ -16,6 +16,7 @@ from gemtune.errors import StepError
 from gemtune.jobs.parts.results import Artifact, Parity, StepResult
 from gemtune.ports import Objects
 from gemtune.request.exports import larger_exports
+from trainer.base_model import folder_contents
 from trainer.certificate import held_out_rows, parity_check
 from trainer.context import Context
 from trainer.conversation.chat_template import ChatTemplate, json_object
@@ -138,6 +139,7 @@ def _export_to(context: Context, trained: TrainedWeights, uploads: UploadedFiles
         files,
         parity,
         at=context.clock.now(),
+        licence=folder_contents.family_of(trained.base).licence,
         trained_with=versions.read(trained.folder),
         base=None if base is None else export.uri(base),
         template=ChatTemplate(trained.folder, json_object(trained.folder / "tokenizer_config.json")),

@@ -21,7 +21,8 @@ from trainer.hub.refusals import TransientError
 from trainer.hub.upload import Upload
 
 REPOSITORY, BASE = "me/captain", "google/gemma-3-270m-it"
-CARD = f"---\nbase_model: {BASE}\nlibrary_name: peft\ntags:\n- lora\n---\n\n# Mine\n\nTrained on `chats`.\n"
+FIELDS = f"base_model: {BASE}\nlibrary_name: peft\nlicense: gemma\ntags:\n- lora\n"
+CARD = f"---\n{FIELDS}---\n\n# Mine\n\nTrained on `chats`.\n"
 KINDS = tuple(hub_server.KINDS)
 
 
@@ -114,10 +115,13 @@ def test_the_licence_is_that_of_the_base_models_card(hub: HubServer, folder: Pat
 
 
 @pytest.mark.parametrize("base", ["/home/me/gemma", "gs://bucket/gemma", "google/gone"])
-def test_a_base_model_that_is_not_on_the_hub_has_gemmas_licence(hub: HubServer, folder: Path, base: str) -> None:
-    (folder / "README.md").write_text(CARD.replace(BASE, base) + f"Made from {base}.\n")
+def test_a_base_model_without_a_card_on_the_hub_has_the_licence_of_its_family(
+    hub: HubServer, folder: Path, base: str
+) -> None:
+    card = CARD.replace(BASE, base).replace("license: gemma", "license: apache-2.0")
+    (folder / "README.md").write_text(card + f"Made from {base}.\n")
     upload(folder, base_model_id=base)()
-    assert fields(hub)["license"] == "gemma"
+    assert fields(hub)["license"] == "apache-2.0"
     assert fields(hub).get("base_model") == (base if base == "google/gone" else None)
     card = hub.repositories[REPOSITORY].files["README.md"].decode()
     assert (f"Made from {base}." in card, "Made from gemma." in card) == (base == "google/gone", base != "google/gone")

@@ -198,6 +198,9 @@ def test_a_job_learns_and_its_result_loads_in_the_libraries(
         certificate = bench.job.certificate
         assert certificate is not None
         assert certificate.mean_kl < 1e-4
+        assert bench.job.adapter_path is not None
+        card = (Path(bench.job.adapter_path) / "README.md").read_text()
+        assert f"\nlicense: {'gemma' if shape.startswith('gemma3n') else 'apache-2.0'}\n" in card
 
 
 @pytest.mark.parametrize("quantization", ["none", "q4"])
