@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from gemtune.errors import CannotStore
 
@@ -44,16 +45,15 @@ def make_folder(path: Path) -> None:
         raise CannotStore(str(path), error.strerror or str(error)) from error
 
 
-def write_through(path: Path, content: bytes) -> None:
-    """Write a file and flush it to disk.
+def write_through(file: BinaryIO, content: bytes) -> None:
+    """Write to a new file and flush it to disk.
 
     An empty file has nothing to flush. The flush is for the content: names are given to complete files afterwards.
     """
-    with path.open("wb") as file:
-        if content:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+    if content:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def flush(path: Path) -> None:

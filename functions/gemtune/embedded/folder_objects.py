@@ -84,8 +84,7 @@ class FolderObjects:
 
     def create(self, name: str, content: bytes) -> None:
         """Write a complete file, then link it to its name."""
-        with self._unfinished(name) as (unfinished, path):
-            write_through(unfinished, content)
+        with self._unfinished(name, content) as (unfinished, path):
             try:
                 os.link(unfinished, path)  # atomic: fails if the name exists
             except FileExistsError:
@@ -93,8 +92,7 @@ class FolderObjects:
 
     def write(self, name: str, content: bytes) -> None:
         """Write a temporary file, and rename it to the object's path."""
-        with self._unfinished(name) as (unfinished, path):
-            write_through(unfinished, content)
+        with self._unfinished(name, content) as (unfinished, path):
             unfinished.replace(path)
 
     def stat(self, name: str) -> ObjectStat | None:
@@ -236,8 +234,8 @@ class FolderObjects:
             raise ObjectNotFound(f"there is no {name!r} in {self.bucket}") from None
 
     @contextmanager
-    def _unfinished(self, name: str) -> Iterator[tuple[Path, Path]]:
-        """Yield a new temporary file and the object's final path.
+    def _unfinished(self, name: str, content: bytes = b"") -> Iterator[tuple[Path, Path]]:
+        """Yield a new temporary file with a content, and the object's final path.
 
         The folders of both exist. At the end, the temporary file is deleted if it was not moved.
         """
@@ -245,17 +243,21 @@ class FolderObjects:
         with writing(self.root):
             self._make_folder(path.parent)
             folder = self.root / UNFINISHED
-            folder.mkdir(exist_ok=True)
+            if not folder.is_dir():
+                folder.mkdir(exist_ok=True)
             handle, unfinished = tempfile.mkstemp(dir=folder)
-            os.fchmod(handle, self._modes.file)
-            os.close(handle)
             try:
+                with os.fdopen(handle, "wb") as file:
+                    os.fchmod(handle, self._modes.file)
+                    write_through(file, content)
                 yield Path(unfinished), path
             finally:
                 Path(unfinished).unlink(missing_ok=True)
 
     def _make_folder(self, folder: Path) -> None:
         """Create a folder and its parents with the bucket's permissions."""
+        if folder.is_dir():
+            return
         missing = [folder, *folder.parents]
         missing = missing[: next(index for index, path in enumerate(missing) if path.is_dir())]
         folder.mkdir(parents=True, exist_ok=True)

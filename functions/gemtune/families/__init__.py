@@ -23,6 +23,7 @@ FAMILIES: tuple[Family, ...] = (GEMMA_1, GEMMA_2, GEMMA_3, GEMMA_3N, GEMMA_4)
 LOC = ("training_config", "base_model_id")
 _GENERATION = re.compile(r"(?<![a-z0-9])gemma-(\d+(?:\.\d+)?n?)(?![a-z0-9.])")
 _BY_MODEL_TYPE: Mapping[str, Family] = {kind: family for family in FAMILIES for kind in family.model_types}
+_SIZES: Mapping[str, ModelSize] = {part: size for family in FAMILIES for part, size in family.sizes.items()}
 
 
 def of_model_type(model_type: object) -> Family | None:
@@ -96,9 +97,8 @@ def size_by_name(repository: str) -> ModelSize | None:
 
     None if its name does not identify one.
     """
-    sizes = {part: size for family in FAMILIES for part, size in family.sizes.items()}
-    part = longest_part_in(tuple(sizes), repository)
-    return None if part is None else sizes[part]
+    part = longest_part_in(tuple(_SIZES), repository)
+    return None if part is None else _SIZES[part]
 
 
 def problem_of_config(config: Mapping[str, Any]) -> Problem | None:

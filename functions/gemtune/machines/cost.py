@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
+from typing import Any
 
 from gemtune.errors import Problem
 from gemtune.jobs.record import Job, StepRecord
@@ -30,7 +31,7 @@ def list_prices(region: str) -> Mapping[str, float]:
     The parts are a vCPU, a GiB of memory, and each accelerator. CPUs and memory have the price of the region's tier;
     accelerators are listed by region.
     """
-    prices_file = json.loads(PRICES.read_text())
+    prices_file = _prices_file()
     prices: Mapping[str, Mapping[str, float]] = prices_file["usd_per_second"]
     tiers = [tier for tier, regions in prices_file["regions"].items() if region in regions.split()]
     return {part: price for name in (*tiers, region) for part, price in prices.get(name, {}).items()}
@@ -38,7 +39,14 @@ def list_prices(region: str) -> Mapping[str, float]:
 
 def price_list(region: str = DEFAULT_REGION) -> str:
     """Return the date of the price list and the region of its prices."""
-    return f"{json.loads(PRICES.read_text())['date']}, {region}"
+    return f"{_prices_file()['date']}, {region}"
+
+
+@cache
+def _prices_file() -> Mapping[str, Any]:
+    """Return the content of prices.json."""
+    content: Mapping[str, Any] = json.loads(PRICES.read_text())
+    return content
 
 
 def usd_per_second(machine: Machine, region: str = DEFAULT_REGION) -> float | None:

@@ -104,14 +104,15 @@ class Submit:
         self.check_budget(owner)
         return request.spec(), self._with_size(request, facts)
 
-    def _warnings(self, request: TrainRequest, facts: Facts) -> Sequence[JobWarning]:
+    def _warnings(self, request: TrainRequest, spec: Spec, facts: Facts) -> Sequence[JobWarning]:
         """Return warnings about a valid request's memory and caps.
 
         On Google Cloud a machine with enough memory is chosen, so nothing is read for them without caps.
+        spec: of the request.
         """
         has_caps = any(cap is not None for cap in facts.deployment.caps.caps_of(request).values())
         may_warn = has_caps or LOCAL in facts.deployment.machines
-        return self.find_warnings(request.spec(), self._with_size(request, facts)) if may_warn else ()
+        return self.find_warnings(spec, self._with_size(request, facts)) if may_warn else ()
 
     def _with_size(self, request: TrainRequest, facts: Facts) -> Facts:
         """Return the facts with the size of the model, if it can be known."""
@@ -145,10 +146,10 @@ class Submit:
                 spec,
                 request.secrets(),
                 submission,
-                request_hash=request_hash(sent.spec()),
+                request_hash=request_hash(spec if request is sent else sent.spec()),
                 priority=spec.priority,
                 pause_after=spec.pause_after,
-                warnings=self._warnings(request, facts),
+                warnings=self._warnings(request, spec, facts),
                 **facts.deployment.caps.caps_of(spec),
                 machine=placement.machine(spec, facts),
                 export_machine=placement.export_machine(spec, facts),
