@@ -10,10 +10,9 @@ from pathlib import Path
 
 import click
 
-from gemtune.cli.connection import REFUSED, Connection
+from gemtune.cli.connection import Connection
 from gemtune.cli.connection.downloading import download_all
 from gemtune.cli.connection.interrupts import DOWNLOAD_IS_KEPT, explaining_interrupt
-from gemtune.cli.connection.text import echo_message
 from gemtune.client import operations
 from gemtune.client.downloads import LinkedFile, is_there, path_in
 from gemtune.datasets.files.kinds import kind_of
@@ -35,7 +34,7 @@ def download(connection: Connection, dataset_id: str, output: str | None, *, for
     name = _own_name(connection.call("GET", f"/datasets/{dataset_id}")["name"])
     paths = _paths(files, output, name or dataset_id)
     missing = [(file, path) for file, path in paths if not is_there(file, path)]
-    _check_replaced([path for _, path in missing], force=force)
+    _check_replaced(connection, [path for _, path in missing], force=force)
     with explaining_interrupt(DOWNLOAD_IS_KEPT):
         download_all(connection, missing)
     written = [{"name": file.name, "bytes": file.bytes, "path": str(path)} for file, path in paths]
@@ -69,15 +68,14 @@ def _own_name(name: str | None) -> str | None:
     return name if name is not None and "/" not in name and is_safe(name) else None
 
 
-def _check_replaced(paths: Sequence[Path], *, force: bool) -> None:
+def _check_replaced(connection: Connection, paths: Sequence[Path], *, force: bool) -> None:
     """Exit with REFUSED if files are there that may not be replaced."""
     existing = [path for path in paths if path.exists()]
     if not existing or force:
         return
-    for path in existing[:10]:
-        echo_message(f"file_exists: {path} has another content")
-    echo_message("  --force replaces it; --output writes somewhere else")
-    raise click.exceptions.Exit(REFUSED)
+    names = ", ".join(map(str, existing[:10])) + (f" and {len(existing) - 10} more" if len(existing) > 10 else "")
+    message = f"{names} {'has' if len(existing) == 1 else 'have'} another content"
+    raise connection.refuse(message, code="file_exists", hint="--force replaces it; --output writes somewhere else")
 
 
 def _write_out(connection: Connection, files: Sequence[LinkedFile]) -> None:

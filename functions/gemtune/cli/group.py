@@ -12,7 +12,7 @@ from click.shell_completion import CompletionItem
 from gemtune.cli.connection import INTERRUPTED, REFUSED, Connection
 from gemtune.cli.connection.completing import PROFILE_MEANT, URL_MEANT, complete_profiles
 from gemtune.cli.connection.debug import log_calls
-from gemtune.cli.connection.groups import CommandGroup, suggest, suggest_verb
+from gemtune.cli.connection.groups import CommandGroup, own_option, suggest, suggest_verb
 from gemtune.client.errors import BadUse
 from gemtune.errors import CannotStore, GemtuneError
 
@@ -25,10 +25,8 @@ JOB is a job's id, the beginning or the last part of one, or the name of a job.
 Exit codes: 0 success (with --follow: the job completed); 1 the request was rejected or an error occurred; 2 wrong
 usage; 3 the job failed; 4 the job was cancelled; 5 the service cannot be reached; 130 interrupted by Ctrl-C.
 """
-
-
-# Name by which contexts keep that of the command, which errors about its use begin with.
-COMMAND = "gemtune command"
+# Names by which contexts keep that of the command, which errors about its use begin with, and whether to write JSON.
+COMMAND, AS_JSON = "gemtune command", "gemtune json"
 # Commands by the names that they have elsewhere.
 OTHER_NAMES = {
     "up": "start serve server run",
@@ -54,28 +52,6 @@ OTHER_NAMES = {
 }
 # Commands that list things, so that `gemtune jobs list` means them, too.
 LISTS = ("jobs", "models")
-# Options by the names that they have elsewhere.
-OTHER_OPTIONS: Mapping[str, str] = {
-    "--data": "--training-file --train-file --file --dataset-file --rows",
-    "--eval": "--validation-file --eval-file --validation --val --test",
-    "--model": "--base-model --base",
-    "--name": "--suffix --job-name --run-name --title",
-    "--epochs": "--n-epochs --num-epochs --num-train-epochs --epoch",
-    "--learning-rate": "--lr",
-    "--batch-size": "--bs --batch --per-device-train-batch-size",
-    "--max-seq-length": "--max-length --seq-length --context-length --max-len",
-    "--lora-rank": "--rank --lora-r --lora",
-    "--column": "--columns --map --dataset-columns",
-    "--ignore": "--drop --exclude",
-    "--follow": "--watch --wait --stream",
-    "--limit": "--max --count",
-    "--output": "--out --output-file --output-dir --download-dir --local-dir",
-    "--force": "--overwrite --clobber --replace",
-    "--json": "--format --output-format --jq --template --query",
-    "--yes": "--confirm --no-confirm --assume-yes --force",
-    "--debug": "--verbose --trace --log-level",
-    "--download": "--output --out --output-dir --download-dir --local-dir --dir --folder",
-}
 
 
 class _LazyGroup(CommandGroup):
@@ -125,11 +101,31 @@ class _LazyGroup(CommandGroup):
         for heading, modules in self.sections.items():
             self.write_section(heading, modules, ctx, formatter)
 
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """Return the context of a command line; print errors as JSON if asked."""
+        # An error may come before all options are read, so the arguments tell.
+        as_json = "--json" in (args[: args.index("--")] if "--" in args else args)
+        try:
+            ctx = super().make_context(info_name, args, parent, **extra)
+        except click.UsageError as error:
+            raise _documented(error) if as_json else error from None
+        ctx.meta[AS_JSON] = as_json
+        return ctx
+
     def invoke(self, ctx: click.Context) -> object:
         """Run a command; print its errors with a hint instead of a traceback.
 
         That applies to errors of gemtune and of files. Other exceptions are bugs and pass through.
         """
+        try:
+            return self._invoke(ctx)
+        except click.ClickException as error:
+            raise _documented(error) if ctx.meta[AS_JSON] else error from None
+
+    def _invoke(self, ctx: click.Context) -> object:
+        """Run a command as `invoke` does, with the text of wrong use."""
         try:
             return super().invoke(ctx)
         except (OSError, CannotStore) as error:
@@ -147,7 +143,7 @@ class _LazyGroup(CommandGroup):
             if type(error).show is not click.UsageError.show:  # it prints the help text
                 raise
             message = error.format_message()
-            if isinstance(error, click.NoSuchOption) and (meant := _own_option(error)) is not None:
+            if isinstance(error, click.NoSuchOption) and (meant := own_option(error)) is not None:
                 message = f"No such option '{error.option_name}'. Did you mean '{meant}'?"
             raise _usage_error(message, error.ctx or ctx.meta.get(COMMAND, ctx)) from None
         except (KeyboardInterrupt, click.Abort) as error:
@@ -155,11 +151,9 @@ class _LazyGroup(CommandGroup):
                 raise  # a question that was answered with no, or not at all
             click.echo("\nInterrupted", err=True)
             raise click.exceptions.Exit(INTERRUPTED) from None
-        from gemtune.cli.connection import hints, text
+        from gemtune.cli.connection.refusals import refusal_of
 
-        text.echo_message(f"{gemtune_error.code}: {gemtune_error}")
-        if gemtune_error.hint:
-            text.echo_message(f"  {hints.as_commands(gemtune_error.hint)}")
+        refusal_of(gemtune_error).print(as_json=ctx.meta[AS_JSON])
         raise click.exceptions.Exit(REFUSED)
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
@@ -223,18 +217,23 @@ def _colours(environment: Mapping[str, str]) -> bool | None:
     return False if environment.get("TERM") == "dumb" else None
 
 
+def _documented(error: click.ClickException) -> click.ClickException:
+    """Return an error that click prints as JSON."""
+    from gemtune.cli.connection.refusals import DocumentedError, Refusal
+
+    if not isinstance(error, click.UsageError):
+        return DocumentedError(Refusal("command_failed", error.message), error.exit_code)
+    prints_help = type(error).show is not click.UsageError.show
+    message = "say which command" if prints_help else " ".join(error.format_message().split())
+    hint = None if error.ctx is None else f"`{error.ctx.command_path} --help` says how to use it"
+    return DocumentedError(Refusal("bad_use", message, hint), error.exit_code)
+
+
 def _usage_error(message: str, ctx: click.Context) -> click.UsageError:
     """Return the error of a wrong use, whose message fits the terminal."""
     from gemtune.cli.connection.text import fit_message
 
     return click.UsageError(fit_message(message, "Error: "), ctx)
-
-
-def _own_option(error: click.NoSuchOption) -> str | None:
-    """Return the option of the command that has this name elsewhere, or None."""
-    parameters = () if error.ctx is None else error.ctx.command.params
-    meant = {own for own, others in OTHER_OPTIONS.items() if error.option_name in others.split()}
-    return next((option for parameter in parameters for option in parameter.opts if option in meant), None)
 
 
 def _common_options() -> list[click.Option]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from gemtune.cli.connection import UNREACHABLE, Connection, follow, interrupts
+from gemtune.cli.connection import Connection, follow, interrupts
 from gemtune.cli.connection.completing import job_argument
 from gemtune.cli.connection.text import echo_message, local_time
 from gemtune.client.errors import Unreachable
@@ -85,8 +85,7 @@ class LogReader:
                     return
                 sleep(pause)
         except Unreachable as error:
-            echo_message(str(error))
-            raise click.exceptions.Exit(UNREACHABLE) from None
+            raise click.exceptions.Exit(self._connection.report_outage(error)) from None
 
     def _print_new(self) -> bool:
         """Print new lines; return whether the service answered."""

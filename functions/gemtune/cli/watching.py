@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from gemtune import VERSION
-from gemtune.cli.connection import INTERRUPTED, UNREACHABLE, Connection, job_lines
+from gemtune.cli.connection import INTERRUPTED, Connection, job_lines
 from gemtune.cli.connection import follow as following
 from gemtune.cli.connection.completing import complete_jobs, job_argument
 from gemtune.cli.connection.text import echo_columns, echo_message, is_redrawn, local_time
@@ -118,8 +118,7 @@ def _watch_list(connection: Connection) -> None:
     except KeyboardInterrupt:
         raise click.exceptions.Exit(INTERRUPTED) from None
     except Unreachable as error:
-        echo_message(str(error))
-        raise click.exceptions.Exit(UNREACHABLE) from None
+        raise click.exceptions.Exit(connection.report_outage(error)) from None
 
 
 def _table(jobs: list[dict[str, Any]], width: int) -> Any:

@@ -235,7 +235,7 @@ class FolderObjects:
 
     @contextmanager
     def _unfinished(self, name: str, content: bytes = b"") -> Iterator[tuple[Path, Path]]:
-        """Yield a new temporary file with a content, and the object's final path.
+        """Yield a new temporary file of a content, and the final path.
 
         The folders of both exist. At the end, the temporary file is deleted if it was not moved.
         """

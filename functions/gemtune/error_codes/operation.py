@@ -7,6 +7,28 @@ from collections.abc import Mapping
 from gemtune.error_codes.entry import ErrorCode
 
 COMMAND_LINE: Mapping[str, ErrorCode] = {
+    "bad_use": ErrorCode(
+        "A command, an argument or an option is not used as it can be. Without `--json` only the message is printed; "
+        "the exit code is 2.",
+        "Correct what the message names; `--help` behind the command describes it.",
+    ),
+    "command_failed": ErrorCode(
+        "A command could not do its work, for a reason without a code of its own. Without `--json` only the message is "
+        "printed.",
+        "Do what the message says.",
+    ),
+    "unreachable": ErrorCode(
+        "The service does not answer. Without `--json` only the message is printed; the exit code is 5.",
+        "Start one with `gemtune up`, or name another one with `--url`.",
+    ),
+    "not_an_answer": ErrorCode(
+        "Something else than a gemtune service of this version answers at the address.",
+        "Correct the address, or start or deploy the service again if it is older.",
+    ),
+    "file_exists": ErrorCode(
+        "A download would replace a file that has another content.",
+        "Use `--force` to replace it, or `--output` to write somewhere else.",
+    ),
     "bad_setting": ErrorCode(
         "An environment variable is missing or has a value that it cannot have.",
         "Set what the message names; see [settings](settings.md).",

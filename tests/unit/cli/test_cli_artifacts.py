@@ -70,7 +70,7 @@ def test_a_broken_download_is_retried_and_a_refused_link_is_not_printed(service:
     result = run("artifacts", JOB, "--download", str(tmp_path), url=service.url)
     assert (result.exit_code, result.stderr) == (
         1,
-        "c: the link answered with HTTP 403; links expire after an hour: try again\n",
+        "download_failed: c: the link answered with HTTP 403; links expire after an hour: try again\n",
     )
 
 

@@ -9,7 +9,8 @@ import click
 import pytest
 
 from gemtune.cli.connection import groups as command_groups
-from gemtune.cli.group import OTHER_NAMES, OTHER_OPTIONS, main
+from gemtune.cli.connection.groups import OTHER_OPTIONS
+from gemtune.cli.group import OTHER_NAMES, main
 from gemtune.client.errors import NotAnAnswer
 from gemtune.client.sync import Client
 from tests.unit.cli.test_cli import run

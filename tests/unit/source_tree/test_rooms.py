@@ -85,7 +85,7 @@ SERVICE: Mapping[str, str] = {
     # Contract and answers of the API, but nothing of the service itself.
     "client": "checks datasets.files datasets.uploads errors handlers.answers jobs jobs.parts object_name "
     "redaction request untrusted",
-    "cli.connection": "client jobs jobs.parts settings",
+    "cli.connection": "client errors jobs jobs.parts settings",
     "cli.setup": "cli.connection client",
     "cli.workstation": "bootstrap cli.connection cli.request client errors jobs local_server log_lines ports process "
     "request settings webhooks",

@@ -14,7 +14,7 @@ from gemtune.checks.report import CheckReport
 from gemtune.checks.task import CheckTask, LocalSource
 from gemtune.cli.check import child, page, service
 from gemtune.cli.check import request as check_request
-from gemtune.cli.connection import REFUSED, Connection, print_problems
+from gemtune.cli.connection import REFUSED, Connection
 from gemtune.cli.connection.text import echo_message
 from gemtune.cli.request import options as train_options
 from gemtune.cli.request.paths import FOLDER, STANDARD_INPUT, STANDARD_INPUT_NAME, LocalPath, check_filename, file_of
@@ -82,11 +82,7 @@ def check(
             hint = f"`gemtune data rows {source} --check {check_id}` shows every token of the first rows"
             echo_message(f"check {check_id}: {hint}")
         _show(connection, report, check_id=check_id)
-    reading = check_request.read(content, rows)
-    if reading.problems:
-        print_problems([problem.to_json() for problem in reading.problems])
-        raise click.exceptions.Exit(REFUSED)
-    request = reading.require_valid()
+    request = check_request.read(content, rows).require_valid()
     task = CheckTask(
         spec=request.spec(),
         source=None if rows is None else _local_source(rows, held_out, is_input=source == STANDARD_INPUT),

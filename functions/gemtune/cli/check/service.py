@@ -11,7 +11,7 @@ import click
 from gemtune.checks.report import CheckReport
 from gemtune.cli.connection import REFUSED, Connection, interrupts
 from gemtune.cli.connection.hints import as_commands
-from gemtune.cli.connection.text import echo_message, is_redrawn
+from gemtune.cli.connection.text import is_redrawn
 from gemtune.client import operations
 
 
@@ -27,11 +27,7 @@ def check(connection: Connection, dataset_id: str, request: dict[str, Any], *, s
     with interrupts.explaining_interrupt(goes_on), _status(connection):
         state = connection.run(operations.check_dataset(dataset_id, body))
     if (error := state.error) is not None:
-        hint = None if error.hint is None else as_commands(error.hint)
-        if connection.as_json:
-            connection.print_json_error(error.message, code=error.code, hint=hint)
-        else:
-            echo_message(f"{error.code}: {error.message}" + ("" if hint is None else f"\n  {hint}"))
+        connection.refuse(error.message, code=error.code, hint=None if error.hint is None else as_commands(error.hint))
     if state.report is None:
         raise click.exceptions.Exit(REFUSED)
     link = state.rows_left_out

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,17 +12,17 @@ from urllib.parse import urlsplit
 
 import click
 
-from gemtune.cli.connection.hints import as_commands
+from gemtune.cli.connection.refusals import NO_SERVICE, Refusal
 from gemtune.cli.connection.text import echo_message
 from gemtune.client.calls import Answer, Call, Operation
 from gemtune.client.errors import (
+    ClientError,
     NoSingleJob,
     NotAnAnswer,
     Refused,
     SeveralDatasets,
     Unreachable,
     UploadInterrupted,
-    field_of,
 )
 from gemtune.client.profiles import find_address
 from gemtune.client.references import find_dataset, find_job
@@ -68,13 +68,8 @@ class Connection:
         try:
             return self.run(find_job(reference))
         except NoSingleJob as error:
-            if self.as_json:
-                self.print_json_error(str(error), code="job_not_found", hint="`gemtune jobs` lists them")
-                raise click.exceptions.Exit(REFUSED) from None
-            if not error.jobs:
-                echo_message(f"job_not_found: {error}")
-                echo_message("  `gemtune jobs` lists them")
-                raise click.exceptions.Exit(REFUSED) from None
+            if self.as_json or not error.jobs:
+                raise self.refuse(str(error), code="job_not_found", hint="`gemtune jobs` lists them") from None
             echo_message(f"{len(error.jobs)} jobs have an id or a name like {reference!r}; say more of the id:")
             for job in error.jobs[:10]:
                 echo_message(f"  {job['job_id']}  {job['status']}  {job['job_name']}")
@@ -90,17 +85,25 @@ class Connection:
             return self.run(find_dataset(reference))
         except SeveralDatasets as error:
             if self.as_json:
-                self.print_json_error(str(error), code="no_such_dataset", hint="`gemtune data list` lists them")
-            else:
-                count = len(error.datasets)
-                echo_message(f"{count} datasets have an id or a name like {reference!r}; say more of the id:")
-                for dataset_id, name in error.datasets[:10]:
-                    echo_message(f"  {dataset_id}  {name or ''}".rstrip())
+                raise self.refuse(str(error), code="no_such_dataset", hint="`gemtune data list` lists them") from None
+            count = len(error.datasets)
+            echo_message(f"{count} datasets have an id or a name like {reference!r}; say more of the id:")
+            for dataset_id, name in error.datasets[:10]:
+                echo_message(f"  {dataset_id}  {name or ''}".rstrip())
             raise click.exceptions.Exit(REFUSED) from None
 
-    def print_json_error(self, message: str, *, code: str, hint: str | None) -> None:
-        """Print an error of this program in the form of the API's."""
-        click.echo(json.dumps({"error": {"code": code, "message": message, "hint": hint}}), err=True)
+    def refuse(self, message: str, *, code: str, hint: str | None) -> click.exceptions.Exit:
+        """Print an error of this program; return what ends the command."""
+        Refusal(code, message, hint).print(as_json=self.as_json)
+        return click.exceptions.Exit(REFUSED)
+
+    def report_outage(self, error: ClientError, advice: str | None = None) -> int:
+        """Print that a service does not respond; return the exit code."""
+        if self.as_json:
+            Refusal("unreachable", str(error), advice).print(as_json=True)
+        else:
+            echo_message("\n".join(filter(None, (str(error), advice))))
+        return UNREACHABLE
 
     def call(self, method: str, path: str, **more: Any) -> Any:
         """Send a request and return the decoded response.
@@ -145,11 +148,10 @@ class Connection:
         try:
             yield
         except UploadInterrupted as error:
-            echo_message(f"{error}\nrepeat the command to go on: the parts so far are kept")
-            raise click.exceptions.Exit(UNREACHABLE) from None
+            advice = "repeat the command to go on: the parts so far are kept"
+            raise click.exceptions.Exit(self.report_outage(error, advice)) from None
         except Unreachable as error:
-            echo_message(f"{error}\nstart a service with `gemtune up`, or specify another one with --url")
-            raise click.exceptions.Exit(UNREACHABLE) from None
+            raise click.exceptions.Exit(self.report_outage(error, NO_SERVICE)) from None
 
     @contextmanager
     def reporting_refusals(self) -> Iterator[None]:
@@ -159,17 +161,11 @@ class Connection:
         except Refused as error:
             if self.as_json:
                 click.echo(error.body, err=True)
-            elif error.problems:
-                print_problems(error.problems)
             else:
-                echo_message(f"{error.code}: {error.message}")
-                if error.hint:
-                    echo_message(f"  {as_commands(error.hint)}")
+                Refusal(error.code, error.message, error.hint, error.problems).print(as_json=False)
             raise click.exceptions.Exit(REFUSED) from None
         except NotAnAnswer as error:
-            echo_message(str(error))
-            echo_message(f"  {_advice(error)}")
-            raise click.exceptions.Exit(REFUSED) from None
+            raise self.refuse(str(error), code="not_an_answer", hint=_advice(error)) from None
 
     def print_if_json(self, response: Any) -> bool:
         """Print a response if the user asked for JSON.
@@ -189,11 +185,3 @@ def _advice(error: NotAnAnswer) -> str:
         "specify the address of a gemtune service with --url, or with `gemtune config`; a service of an older gemtune "
         "must be started again, or deployed again"
     )
-
-
-def print_problems(problems: Sequence[dict[str, Any]]) -> None:
-    """Print each problem of a request: its field, message, code and hint."""
-    for problem in problems:
-        echo_message(f"{field_of(problem)}: {problem['msg']} ({problem['code']})")
-        if problem.get("hint"):
-            echo_message(f"  {as_commands(problem['hint'])}")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from gemtune.cli.connection import REFUSED, UNREACHABLE, Connection
-from gemtune.cli.connection.text import echo_message, is_redrawn
+from gemtune.cli.connection import Connection
+from gemtune.cli.connection.text import is_redrawn
 from gemtune.client.downloads import LinkedFile, download_to
 from gemtune.client.errors import BadDownload, Unreachable
 
@@ -21,11 +21,10 @@ def download_all(connection: Connection, paths: Sequence[tuple[LinkedFile, Path]
     try:
         download_with_progress(connection, paths)
     except Unreachable as error:
-        echo_message(f"{error}\nrepeat the command to go on: what was downloaded is kept")
-        raise click.exceptions.Exit(UNREACHABLE) from None
+        advice = "repeat the command to go on: what was downloaded is kept"
+        raise click.exceptions.Exit(connection.report_outage(error, advice)) from None
     except BadDownload as error:
-        echo_message(str(error))
-        raise click.exceptions.Exit(REFUSED) from None
+        raise connection.refuse(str(error), code="download_failed", hint=None) from None
 
 
 def download_with_progress(connection: Connection, paths: Sequence[tuple[LinkedFile, Path]]) -> None:

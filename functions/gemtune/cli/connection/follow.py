@@ -93,8 +93,7 @@ def follow(
     except KeyboardInterrupt:
         return (interrupt or _explain_interrupt)(job_id)
     except Unreachable as error:
-        echo_message(str(error))
-        return UNREACHABLE
+        return connection.report_outage(error)
     return print_result(connection, job)
 
 
@@ -272,5 +271,4 @@ def follow_events(connection: Connection, job_id: str, *, sleep: Callable[[float
     except KeyboardInterrupt:
         return _explain_interrupt(job_id)
     except Unreachable as error:
-        echo_message(str(error))
-        return UNREACHABLE
+        return connection.report_outage(error)

@@ -29,6 +29,28 @@ OTHER_NOUNS = {
     "data": "files file dataset datasets",
     "models": "models model",
 }
+# Options by the names that they have elsewhere.
+OTHER_OPTIONS: Mapping[str, str] = {
+    "--data": "--training-file --train-file --file --dataset-file --rows",
+    "--eval": "--validation-file --eval-file --validation --val --test",
+    "--model": "--base-model --base",
+    "--name": "--suffix --job-name --run-name --title",
+    "--epochs": "--n-epochs --num-epochs --num-train-epochs --epoch",
+    "--learning-rate": "--lr",
+    "--batch-size": "--bs --batch --per-device-train-batch-size",
+    "--max-seq-length": "--max-length --seq-length --context-length --max-len",
+    "--lora-rank": "--rank --lora-r --lora",
+    "--column": "--columns --map --dataset-columns",
+    "--ignore": "--drop --exclude",
+    "--follow": "--watch --wait --stream",
+    "--limit": "--max --count",
+    "--output": "--out --output-file --output-dir --download-dir --local-dir",
+    "--force": "--overwrite --clobber --replace",
+    "--json": "--format --output-format --jq --template --query",
+    "--yes": "--confirm --no-confirm --assume-yes --force",
+    "--debug": "--verbose --trace --log-level",
+    "--download": "--output --out --output-dir --download-dir --local-dir --dir --folder",
+}
 
 
 class CommandGroup(click.Group):
@@ -101,3 +123,10 @@ def suggest(name: str, own_names: Iterable[str], other_names: Mapping[str, str])
     meant = [own for own, others in other_names.items() if name in others.split()]
     meant = meant or difflib.get_close_matches(name, [*own_names], n=3)
     return f" Did you mean {' or '.join(meant)}?" if meant else ""
+
+
+def own_option(error: click.NoSuchOption) -> str | None:
+    """Return the option of the command that has this name elsewhere, or None."""
+    parameters = () if error.ctx is None else error.ctx.command.params
+    meant = {own for own, others in OTHER_OPTIONS.items() if error.option_name in others.split()}
+    return next((option for parameter in parameters for option in parameter.opts if option in meant), None)

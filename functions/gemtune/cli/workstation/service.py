@@ -11,7 +11,7 @@ import time
 import click
 
 from gemtune.bootstrap import services
-from gemtune.cli.connection import INTERRUPTED, REFUSED, Connection, print_problems
+from gemtune.cli.connection import INTERRUPTED, Connection
 from gemtune.cli.connection.text import echo_message
 from gemtune.errors import BadSetting
 from gemtune.log_lines import log_to_stderr
@@ -81,9 +81,7 @@ def publish(connection: Connection, file: str, idempotency_key: str | None) -> N
     reading = parsing.read(document, Source.PUBSUB)
     if reading.request is not None and not services().settings.on_gcp:  # a deployed service has facts of its own
         reading = services().submit.check(reading)
-    if reading.problems:
-        print_problems([problem.to_json() for problem in reading.problems])
-        raise click.exceptions.Exit(REFUSED)
+    reading.require_valid()
     attributes = {} if idempotency_key is None else {"Idempotency-Key": idempotency_key}
     message_id = services().bus.publish(Topic.JOB_REQUESTS, document, attributes=attributes)
     if not connection.print_if_json({"message_id": message_id}):
