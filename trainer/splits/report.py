@@ -150,3 +150,4 @@ class Report:
         if self.held_out is not None:
             yield from warnings.held_out_and_trained(self.held_out, self._trained_too)
         yield from warnings.files_not_read(self.unexpected_files)
+        yield from self.columns.warnings()

@@ -219,14 +219,14 @@ def _colours(environment: Mapping[str, str]) -> bool | None:
 
 def _documented(error: click.ClickException) -> click.ClickException:
     """Return an error that click prints as JSON."""
-    from gemtune.cli.connection.refusals import DocumentedError, Refusal
+    from gemtune.cli.connection.refusals import DocumentedError, DocumentedUse, Refusal
 
     if not isinstance(error, click.UsageError):
-        return DocumentedError(Refusal("command_failed", error.message), error.exit_code)
+        return DocumentedError(Refusal("command_failed", error.message))
     prints_help = type(error).show is not click.UsageError.show
     message = "say which command" if prints_help else " ".join(error.format_message().split())
     hint = None if error.ctx is None else f"`{error.ctx.command_path} --help` says how to use it"
-    return DocumentedError(Refusal("bad_use", message, hint), error.exit_code)
+    return DocumentedUse(Refusal("bad_use", message, hint))
 
 
 def _usage_error(message: str, ctx: click.Context) -> click.UsageError:

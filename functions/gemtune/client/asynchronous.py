@@ -19,6 +19,7 @@ from gemtune.client.request import TrainOptions
 from gemtune.client.transport import AsyncTransport, typed
 from gemtune.handlers import answers
 from gemtune.jobs.events import Event
+from gemtune.jobs.parts.results import JobWarning
 from gemtune.jobs.record import JobSummary
 
 Answer = TypeVar("Answer")
@@ -61,7 +62,7 @@ class AsyncClient:
         """
         body, files, name = operations.read_options(request, options)
         accepted = await self._transport.run(operations.train(body, files, name, key=idempotency_key))
-        return AsyncJob(self._transport, accepted.job_id)
+        return AsyncJob(self._transport, accepted.job_id, tuple(accepted.warnings))
 
     async def plan(self, request: Mapping[str, Any] | None = None, **options: Unpack[TrainOptions]) -> WarnedPlan:
         """Return what a training would take, with warnings; create nothing."""
@@ -92,10 +93,11 @@ class AsyncClient:
 
 @dataclass(frozen=True, slots=True)
 class AsyncJob:
-    """A job of a service."""
+    """A job of a service; `warnings` as of `sync.Job`."""
 
     _transport: AsyncTransport = field(repr=False)
     job_id: str
+    warnings: tuple[JobWarning, ...] = field(default=(), compare=False, repr=False)
 
     async def status(self) -> answers.JobStatus:
         """Return everything about the job."""
@@ -178,7 +180,8 @@ class AsyncJob:
         fields: of `export_config`, such as `quantization`.
         """
         request = {"export_config": {"format": format, **fields}}
-        return AsyncJob(self._transport, (await self._post("exports", answers.Accepted, request)).job_id)
+        accepted = await self._post("exports", answers.Accepted, request)
+        return AsyncJob(self._transport, accepted.job_id, tuple(accepted.warnings))
 
     async def delete(self) -> None:
         """Delete the job with all of its files."""

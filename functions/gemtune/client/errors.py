@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from gemtune.errors import GemtuneError
+
 
 class ClientError(Exception):
     """Base of all errors of a client."""
@@ -112,6 +114,18 @@ class JobFailed(ClientError):
         cause = "" if code is None else f": {message} ({code})"
         super().__init__(f"job {job_id} is {status}{cause}" + (f"\n{hint}" if hint else ""))
         self.job_id, self.status, self.code, self.hint = job_id, status, code, hint
+
+
+class NoSuchColumn(ClientError, GemtuneError):
+    """Raised if no row of a file has the column of a field, before it is sent.
+
+    hint: what to do about it.
+    """
+
+    code = "no_such_column"
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.message}" + (f"\n{self.hint}" if self.hint else "")
 
 
 class BadDownload(ClientError):

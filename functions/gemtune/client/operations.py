@@ -57,7 +57,7 @@ def read_options(
 ) -> tuple[dict[str, Any], LocalDataset | None, str]:
     """Return a request, the files to upload for it, and their name.
 
-    Raises BadUse.
+    Raises BadUse, NoSuchColumn.
     """
     for name in options.keys() - TrainOptions.__annotations__.keys():
         near = difflib.get_close_matches(name, TrainOptions.__annotations__, n=1)
@@ -75,6 +75,7 @@ def read_options(
     if not path.exists():
         raise BadUse(f"there is no file {path}")
     files = uploads.files_of(path, None if held_out is None else Path(held_out).expanduser())
+    uploads.check_columns(files, body.get("dataset_columns"))
     return body, files, path.resolve().name
 
 

@@ -18,6 +18,7 @@ from gemtune.client.request import TrainOptions
 from gemtune.client.transport import Transport, typed
 from gemtune.handlers import answers
 from gemtune.jobs.events import Event
+from gemtune.jobs.parts.results import JobWarning
 from gemtune.jobs.record import JobSummary
 
 Answer = TypeVar("Answer")
@@ -60,7 +61,7 @@ class Client:
         """
         body, files, name = operations.read_options(request, options)
         accepted = self._transport.run(operations.train(body, files, name, key=idempotency_key))
-        return Job(self._transport, accepted.job_id)
+        return Job(self._transport, accepted.job_id, tuple(accepted.warnings))
 
     def plan(self, request: Mapping[str, Any] | None = None, **options: Unpack[TrainOptions]) -> WarnedPlan:
         """Return what a training would take, with warnings; create nothing."""
@@ -91,10 +92,14 @@ class Client:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A job of a service."""
+    """A job of a service.
+
+    warnings: about its request, of a job that was just submitted; `status` has those of its steps as well.
+    """
 
     _transport: Transport = field(repr=False)
     job_id: str
+    warnings: tuple[JobWarning, ...] = field(default=(), compare=False, repr=False)
 
     def status(self) -> answers.JobStatus:
         """Return everything about the job."""
@@ -172,7 +177,8 @@ class Job:
         fields: of `export_config`, such as `quantization`.
         """
         request = {"export_config": {"format": format, **fields}}
-        return Job(self._transport, self._post("exports", answers.Accepted, request).job_id)
+        accepted = self._post("exports", answers.Accepted, request)
+        return Job(self._transport, accepted.job_id, tuple(accepted.warnings))
 
     def delete(self) -> None:
         """Delete the job with all of its files."""

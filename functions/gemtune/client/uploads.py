@@ -17,7 +17,15 @@ from pathlib import Path
 from typing import Any
 
 from gemtune.client.calls import Call, LinkedPut, Operation, Pause
-from gemtune.client.errors import BadUse, LinkRefused, Refused, StorageUnreachable, Unreachable, UploadInterrupted
+from gemtune.client.errors import (
+    BadUse,
+    LinkRefused,
+    NoSuchColumn,
+    Refused,
+    StorageUnreachable,
+    Unreachable,
+    UploadInterrupted,
+)
 from gemtune.datasets.files.kinds import KINDS, kind_of
 from gemtune.datasets.uploads.record import DatasetFile, dataset_id_of
 from gemtune.handlers.answers import Dataset, PartLink, PartLinks, PartStored
@@ -70,6 +78,30 @@ def files_of(data: Path, held_out: Path | None) -> LocalDataset:
         return LocalDataset({path.relative_to(data).as_posix(): path for path in paths})
     splits = {"train": data} | ({} if held_out is None else {"eval": held_out})
     return LocalDataset({f"{split}{suffix_of(path)}": path for split, path in splits.items()})
+
+
+def check_columns(files: LocalDataset, columns: object) -> None:
+    """Raise NoSuchColumn if no row can have the column of a field.
+
+    Files whose columns only their rows tell are left to the service. columns: names of columns by field, as a request
+    has them; what is wrong with them otherwise, the service says.
+    """
+    paths = [path for name, path in files.files.items() if kind_of(name) is not None]
+    if not columns or not isinstance(columns, Mapping) or not paths:
+        return
+    from gemtune.datasets.files import absent_columns
+    from gemtune.datasets.formats import table
+    from gemtune.datasets.reading import advice
+    from gemtune.datasets.rl import formats as rl_formats
+
+    for field, column in columns.items():
+        first = absent_columns.first_columns(paths[0])
+        if not isinstance(column, str) or first is None or column in first:
+            continue
+        if all(absent_columns.lacks(path, column) for path in paths):
+            row = dict.fromkeys(first, "")
+            message, hint = advice.about_absent_column(column, field, row, table.FIELDS | rl_formats.FIELDS)
+            raise NoSuchColumn(message, hint=hint)
 
 
 def find(files: LocalDataset) -> Operation[Dataset | None]:

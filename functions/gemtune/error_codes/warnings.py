@@ -42,6 +42,10 @@ WARNINGS: Mapping[str, ErrorCode] = {
         "of the GPU decides, which the service does not know.",
         "Train less at a time, or a smaller base model; the hint names changes that would fit.",
     ),
+    "nothing_to_ignore": ErrorCode(
+        "No row has a column that `dataset_columns` says to ignore; the message names the columns.",
+        "Name it as the rows do, or leave it out.",
+    ),
     "files_not_read": ErrorCode(
         "The dataset has files that belong to no split and are not read; a test split is never read.",
         "Rename them, name them in `metadata.json`, or remove them.",

@@ -110,6 +110,29 @@ def test_a_column_that_no_row_has_is_refused(
     assert hint in (report.error.hint or "")
 
 
+@pytest.mark.parametrize(
+    ("columns", "unseen"),
+    [
+        ({"Preis": None, "nr": None}, ["Preis", "nr"]),
+        ({"Topic": None, "source": None}, []),
+        ({"prompt.name": None, "messages.name": None}, ["messages.name"]),
+    ],
+)
+def test_a_column_to_ignore_that_no_row_has_is_warned_of(
+    tmp_path: Path, tiny: Path, columns: dict[str, str | None], unseen: list[str]
+) -> None:
+    row = {"Frage": "a", "completion": "b", "Nr": 1, "Topic": "c", "SOURCE": "d"}
+    content = [{"Frage": "a", "completion": "b"}, *([row] * 40)]
+    source = LocalSource(train=written(tmp_path / "mine.jsonl", content))
+    report = checked(tmp_path, tiny, source, columns={"prompt": "Frage", "Nr": None, **columns})
+    assert report.trains
+    warnings = [warning for warning in report.warnings if warning.code == "nothing_to_ignore"]
+    first = "the first row has Frage, completion"
+    assert [warning.message for warning in warnings] == [
+        f"no row has the column {name} to ignore; {first}" for name in unseen
+    ]
+
+
 def test_a_column_that_few_rows_have_is_read(tmp_path: Path, tiny: Path) -> None:
     content = [{"prompt": "a", "completion": "b"}] * 40 + [{"Frage": "a", "completion": "b"}]
     source = LocalSource(train=written(tmp_path / "mine.jsonl", content))

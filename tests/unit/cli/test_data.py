@@ -346,3 +346,17 @@ def test_a_split_without_rows_is_said(service: FakeService) -> None:
     service.answers["GET", f"/datasets/{ID}/rows"] = (200, {"rows": [], "next_after": None})
     result = run("data", "rows", ID, "--split", "held_out", url=service.url)
     assert result.stderr == f"Dataset {ID} has no rows in the split held_out\n"
+
+
+@pytest.mark.parametrize("command", [["train"], ["plan"], ["train", "--dry-run"], ["train", "--print"]])
+def test_a_reversed_column_is_refused_before_an_upload(
+    command: list[str], service: FakeService, tmp_path: Path
+) -> None:
+    rows = tmp_path / "rows.csv"
+    rows.write_text("question,answer\na,b\n")
+    options = ["--data", str(rows), "--model", "a/b", "--column", "question=prompt"]
+    result = run(*command, *options, "--url", service.url)
+    assert (result.exit_code, service.requests) == (1, [])
+    assert result.stderr.startswith("no_such_column: no row has the column prompt for the field question")
+    assert "use --column prompt=question" in result.stderr
+    assert json.loads(run(*command, *options, "--json").stderr)["error"]["code"] == "no_such_column"

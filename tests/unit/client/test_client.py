@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from gemtune.client.calls import Call
 from gemtune.client.errors import BadUse, JobFailed, NotAnAnswer, Refused, Unreachable
 from gemtune.handlers import answers
 from gemtune.handlers.endpoints import ENDPOINTS, Document
-from gemtune.jobs.parts.results import Artifact
+from gemtune.jobs.parts.results import Artifact, JobWarning
 from gemtune.jobs.record import Claim
 from gemtune.jobs.status import Step
 from tests.fakes import World, request
@@ -184,6 +184,19 @@ def test_a_plan_has_its_warnings(url: str, world: World, rows: Path) -> None:
     assert [warning.code for warning in planned.warnings] == ["cap_below_plan"]
     assert asyncio.run(plan()) == planned
     assert client.plan(data=rows, model=MODEL).warnings == ()
+
+
+def test_a_submitted_job_has_the_warnings_about_its_request(url: str, world: World, rows: Path) -> None:
+    async def train() -> Sequence[JobWarning]:
+        async with AsyncClient(url) as other:
+            return (await other.train(data=rows, model=MODEL, max_hours=0.001)).warnings
+
+    client = Client(url)
+    job = client.train(data=rows, model=MODEL, max_hours=0.001)
+    assert [warning.code for warning in job.warnings] == ["cap_below_plan"]
+    assert asyncio.run(train()) == job.warnings
+    assert client.train(data=rows, model=MODEL).warnings == ()
+    assert client.job(job.job_id).job_id == job.job_id
 
 
 def test_the_plan_of_a_job_has_its_warnings(service: FakeService, url: str, rows: Path) -> None:

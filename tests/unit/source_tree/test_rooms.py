@@ -83,8 +83,8 @@ SERVICE: Mapping[str, str] = {
     "redaction services settings",
     "cli.request": "cli.connection client datasets.files errors methods request request.uploads untrusted",
     # Contract and answers of the API, but nothing of the service itself.
-    "client": "checks datasets.files datasets.uploads errors handlers.answers jobs jobs.parts object_name "
-    "redaction request untrusted",
+    "client": "checks datasets.files datasets.formats datasets.reading datasets.rl datasets.uploads errors "
+    "handlers.answers jobs jobs.parts object_name redaction request untrusted",
     "cli.connection": "client errors jobs jobs.parts settings",
     "cli.setup": "cli.connection client",
     "cli.workstation": "bootstrap cli.connection cli.request client errors jobs local_server log_lines ports process "

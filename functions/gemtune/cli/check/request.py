@@ -11,15 +11,15 @@ import click
 
 from gemtune.bootstrap import services
 from gemtune.client import uploads
-from gemtune.datasets.files import columns, splits, text_columns
-from gemtune.datasets.files.kinds import kind_of
+from gemtune.datasets.files import splits
+from gemtune.datasets.files.absent_columns import first_columns
 from gemtune.datasets.files.splits import BadSplits
 from gemtune.jobs.sources import Source
 from gemtune.request import parsing, rules
 from gemtune.request.facts import DatasetFiles
 from gemtune.request.parsing import Reading
 from gemtune.request.spec import TrainRequest
-from gemtune.untrusted import MAX_BYTES, Unreadable, read_file, read_json
+from gemtune.untrusted import Unreadable, read_file, read_json
 
 # Stands for rows that were not uploaded, where a request names a dataset.
 LOCAL_ROWS = "local-rows"
@@ -60,18 +60,7 @@ def _columns(rows: Path) -> frozenset[str] | None:
     None if its first bytes do not tell them; the check then says why.
     """
     file = _first_file(rows) if rows.is_dir() else rows
-    kind = None if file is None else kind_of(file.name)
-    if file is None or kind is None:
-        return None
-    with file.open("rb") as opened:
-
-        def read_range(start: int, length: int) -> bytes:
-            opened.seek(start)
-            return opened.read(length)
-
-        if kind.layout == "parquet":
-            return columns.of_parquet(file.stat().st_size, read_range)
-        return text_columns.of_text(kind, read_range(0, MAX_BYTES))
+    return None if file is None else first_columns(file)
 
 
 def _first_file(folder: Path) -> Path | None:

@@ -53,15 +53,21 @@ def refusal_of(error: GemtuneError) -> Refusal:
 
 
 class DocumentedError(click.ClickException):
-    """Error of a command's use that click prints as JSON."""
+    """Error that click prints as JSON."""
 
-    def __init__(self, refusal: Refusal, exit_code: int):
+    def __init__(self, refusal: Refusal):
         super().__init__(refusal.message)
-        self.refusal, self.exit_code = refusal, exit_code
+        self.refusal = refusal
 
     def show(self, file: IO[Any] | None = None) -> None:
         """Print the error. file: not used; it goes to standard error."""
         self.refusal.print(as_json=True)
+
+
+class DocumentedUse(DocumentedError):
+    """Error of the use of a command that click prints as JSON."""
+
+    exit_code = click.UsageError.exit_code
 
 
 def _print_lines(line: str, hint: str | None) -> None:

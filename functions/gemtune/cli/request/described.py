@@ -37,7 +37,7 @@ def training_of(
 ) -> DescribedTraining:
     """Return the training that a file and options describe.
 
-    Raises click.UsageError and BadUse.
+    Raises click.UsageError, BadUse and NoSuchColumn.
     """
     request = options_of_train.request_of(options, {} if file is None else request_file.read(file))
     if data is None and file is None and "processed_dataset_id" not in request:
@@ -50,6 +50,8 @@ def training_of(
     config = request.get("training_config") or {}
     if file is None and isinstance(config, dict) and not config.get("base_model_id"):  # the service refuses others
         raise click.UsageError("say which base model to train: --model MODEL (`gemtune models` lists some)")
+    if files is not None:
+        uploads.check_columns(files, request.get("dataset_columns"))
     return DescribedTraining(request, files, "" if data is None else data.resolve().name, options["dataset"])
 
 

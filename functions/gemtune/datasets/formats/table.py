@@ -133,10 +133,15 @@ def _in_usual_case(row: Row, options: ReadOptions, keep: Collection[str]) -> dic
     """
     named: dict[str, Any] = {}
     for name, value in row.items():
-        usual = _USUAL_CASE.get(name.strip().casefold(), name)
+        usual = usual_name(name)
         collides = usual in row or usual in named or options.columns.get(usual) is not None
         named[name if collides or name in keep or name in options.columns else usual] = value
     return named
+
+
+def usual_name(name: str) -> str:
+    """Return the name of a field in the case that formats have it in."""
+    return _USUAL_CASE.get(name.strip().casefold(), name)
 
 
 def format_of(row: Row, options: ReadOptions) -> Format:

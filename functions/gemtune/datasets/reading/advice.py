@@ -132,3 +132,14 @@ def why_no_format(row: Row, needs: str, columns: Mapping[str, str], example: str
         f"{needs}; the row has {names_in(row)}: if these are other names of a format's fields, set dataset_columns, "
         f"such as {{{pairs or example}}}, with null for each field to ignore"
     )
+
+
+def about_absent_column(column: str, field: str, row: Row, fields: Collection[str]) -> tuple[str, str]:
+    """Return that no row has the column of a field, and what to do about it.
+
+    row: the first one. fields: those that formats have.
+    """
+    message = f"no row has the column {shown(column)} for the field {field}; the first row has {names_in(row)}"
+    if field in row and column in fields:  # the pair is reversed
+        return message, f"if {shown(field)} is the {column}, set dataset_columns to {{{column}: {shown(field)}}}"
+    return message, "name a column that the rows have, or leave the field out"
