@@ -189,7 +189,7 @@ def pause(connection: Connection, job: str) -> None:
     response = connection.call("POST", f"/jobs/{job_id}/pause")
     if not connection.print_if_json(response):
         when = "" if response["status"] == "paused" else "; it pauses at its next checkpoint"
-        click.echo(f"Job {job_id} is {response['status']}{when}")
+        echo_line(f"Job {job_id} is {response['status']}{when}")
 
 
 @click.command()
@@ -209,7 +209,7 @@ def resume(connection: Connection, job: str, max_cost_usd: float | None, max_hou
     about_caps = [warning for warning in response.get("warnings", ()) if warning["code"] == CAP_BELOW_PLAN]
     _print_warnings(connection, {"warnings": about_caps})
     if not connection.print_if_json(response):
-        click.echo(f"Job {job_id} is {response['status']}")
+        echo_line(f"Job {job_id} is {response['status']}")
 
 
 @click.command()
@@ -230,7 +230,7 @@ def cancel(connection: Connection, job: str) -> None:
     job_id = connection.find_job(job)
     response = connection.call("POST", f"/jobs/{job_id}/cancel")
     if not connection.print_if_json(response):
-        click.echo(f"Job {job_id} is {response['status']}")
+        echo_line(f"Job {job_id} is {response['status']}")
 
 
 @click.command()
@@ -243,7 +243,7 @@ def delete(connection: Connection, job: str, yes: bool) -> None:
     confirm(f"Delete job {job_id} with all of its files?", yes=yes)
     response = connection.call("DELETE", f"/jobs/{job_id}")
     if not connection.print_if_json(response):
-        click.echo(f"Deleted job {job_id}")
+        echo_line(f"Deleted job {job_id}")
 
 
 def _print_warnings(connection: Connection, answer: dict[str, Any]) -> None:

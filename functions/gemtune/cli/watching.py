@@ -57,7 +57,7 @@ def metrics(connection: Connection, job: str, after: int | None) -> None:
     if connection.print_if_json(response):
         return
     for entry in response["metrics"]:
-        echo_columns([f"{name} {_value(value)}" for name, value in entry.items() if value is not None])
+        echo_columns([f"{name} {_value(name, value)}" for name, value in entry.items() if value is not None])
     if not response["metrics"] and not connection.quiet:
         echo_message(f"Job {job_id} has no metrics" + ("" if after is None else f" after train_step {after}"))
 
@@ -139,7 +139,9 @@ def _table(jobs: list[dict[str, Any]], width: int) -> Any:
     return table
 
 
-def _value(value: Any) -> str:
+def _value(name: str, value: Any) -> str:
+    if name == "at":
+        return local_time(value)
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

@@ -12,12 +12,16 @@ from gemtune.cli.connection import groups as command_groups
 from gemtune.cli.connection.groups import OTHER_OPTIONS
 from gemtune.cli.group import OTHER_NAMES, main
 from gemtune.client.errors import NotAnAnswer
+from gemtune.client.request import FIELDS
 from gemtune.client.sync import Client
+from gemtune.request.training_config import TrainingConfig
 from tests.unit.cli.test_cli import run
 from tests.unit.conftest import FakeService
 
 JOB = "training_d_m_0123456789ab"
 MODEL = ("--model", "google/gemma-3-1b-it")
+# Fields without an option of their own, as far as no option is another's name for them.
+WITHOUT_OPTION = sorted(TrainingConfig.model_fields.keys() - {place[-1] for place in FIELDS.values()})
 # Commands that send no request.
 WITHOUT_SERVICE = {"up", "down", "demo", "completion", "config", "secret", "publish", "listen", "webhook-key"}
 ARGUMENTS: dict[str, tuple[str, ...]] = {
@@ -98,6 +102,36 @@ def test_options_by_their_names_elsewhere_lead_to_ours() -> None:
         assert other not in train
         command = ("train",) if own in train else elsewhere.get(own, ("data", "download", "x"))
         assert f"Did you mean '{own}'" in run(*command, other, "1").stderr, other
+
+
+@pytest.mark.parametrize(
+    ("option", "meant"),
+    [
+        *((f"--{name.replace('_', '-')}", f"training_config.{name}=VALUE") for name in WITHOUT_OPTION),
+        ("--lora_alpha", "training_config.lora_alpha=VALUE"),
+        ("--priority", "priority=VALUE"),
+        ("--accept-loss", "export_config.accept_loss=VALUE"),
+        ("--val-split", "training_config.eval_strategy=epoch"),
+        ("--hf-token", "hf_token=secret:gemtune-user-NAME"),
+        ("--wandb", "wandb_config.project=NAME"),
+    ],
+)
+def test_an_option_that_is_a_field_elsewhere_leads_to_the_field(option: str, meant: str) -> None:
+    for command in (("train",), ("plan",), ("data", "check", "x")):
+        assert f"Did you mean '--set {meant}'" in run(*command, option, "1").stderr
+    assert "--set" not in run("jobs", option, "1").stderr
+
+
+@pytest.mark.parametrize("share", ["0.1", "30", "10%"])
+def test_a_share_of_rows_to_evaluate_on_leads_to_what_holds_rows_out(share: str) -> None:
+    error = run("train", "--data", __file__, *MODEL, "--eval", share)
+    assert (error.exit_code, "training_config.eval_strategy=epoch" in error.stderr) == (2, True)
+    assert "eval_strategy" not in run("train", "--data", __file__, *MODEL, "--eval", "held.csv").stderr
+
+
+def test_to_view_means_one_job_if_it_is_named() -> None:
+    assert run("run", "view", "x").stderr.endswith("Did you mean gemtune status?\n")
+    assert run("run", "view").stderr.endswith("Did you mean gemtune jobs?\n")
 
 
 def test_only_options_that_a_command_has_are_suggested() -> None:

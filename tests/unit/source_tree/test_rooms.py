@@ -81,7 +81,7 @@ SERVICE: Mapping[str, str] = {
     "local_server.workflow_engine": "",
     "local_server": "bootstrap embedded errors handlers jobs local_server.workflow_engine machines ports process "
     "redaction services settings",
-    "cli.request": "cli.connection client datasets.files errors methods request request.uploads untrusted",
+    "cli.request": "cli.connection client datasets.files errors jobs methods request request.uploads untrusted",
     # Contract and answers of the API, but nothing of the service itself.
     "client": "checks datasets.files datasets.formats datasets.reading datasets.rl datasets.uploads errors "
     "handlers.answers jobs jobs.parts object_name redaction request untrusted",

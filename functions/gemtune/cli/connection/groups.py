@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import click
 
@@ -42,6 +43,8 @@ OTHER_OPTIONS: Mapping[str, str] = {
     "--lora-rank": "--rank --lora-r --lora",
     "--column": "--columns --map --dataset-columns",
     "--ignore": "--drop --exclude",
+    "--export": "--export-format --quantization --quantize --gguf",
+    "--repo": "--hub-model-id --hub-repo --hf-repo --hf-repo-id --push-to-hub",
     "--follow": "--watch --wait --stream",
     "--limit": "--max --count",
     "--output": "--out --output-file --output-dir --download-dir --local-dir",
@@ -51,6 +54,23 @@ OTHER_OPTIONS: Mapping[str, str] = {
     "--debug": "--verbose --trace --log-level",
     "--download": "--output --out --output-dir --download-dir --local-dir --dir --folder",
 }
+
+
+class FieldOption(click.Option):
+    """Option that sets any field of a request, as FIELD=VALUE.
+
+    fields: what it is given by the names that options of elsewhere have, without the dashes in front and with
+    underscores.
+    """
+
+    def __init__(self, *arguments: Any, fields: Mapping[str, str], **more: Any):
+        super().__init__(*arguments, **more)
+        self.fields = fields
+
+    def instead_of(self, option: str) -> str | None:
+        """Return what says the same as an option of elsewhere, or None."""
+        field = self.fields.get(option.lstrip("-").replace("-", "_"))
+        return None if field is None else f"{self.opts[0]} {field}"
 
 
 class CommandGroup(click.Group):
@@ -110,8 +130,8 @@ def suggest_verb(args: Sequence[str], commands: Mapping[str, str]) -> str | None
         return "models" if meant else None
     if nouns == ["data"]:
         meant = [f"data {name}" for name in meant]
-    elif verb in OTHER_NAMES["list"].split() or verb == "list":
-        meant = ["jobs"]
+    elif (verb in OTHER_NAMES["list"].split() or verb == "list") and (not meant or len(args) < 3):
+        meant = ["jobs"]  # `run view` alone lists, and `run view JOB` shows one
     return " or ".join(f"gemtune {name}" for name in meant) or None
 
 
@@ -129,4 +149,6 @@ def own_option(error: click.NoSuchOption) -> str | None:
     """Return the option of the command that has this name elsewhere, or None."""
     parameters = () if error.ctx is None else error.ctx.command.params
     meant = {own for own, others in OTHER_OPTIONS.items() if error.option_name in others.split()}
-    return next((option for parameter in parameters for option in parameter.opts if option in meant), None)
+    own = (option for parameter in parameters for option in parameter.opts if option in meant)
+    fields = (each.instead_of(error.option_name) for each in parameters if isinstance(each, FieldOption))
+    return next(own, None) or next(fields, None)

@@ -8,9 +8,11 @@ from typing import Any, TypeVar, get_args
 import click
 
 from gemtune.cli.connection.completing import AnyCase, complete_datasets, complete_models
-from gemtune.cli.request.paths import EXISTING, ROWS
+from gemtune.cli.connection.groups import FieldOption
+from gemtune.cli.request.paths import HELD_OUT, ROWS
 from gemtune.client.request import FIELDS
 from gemtune.client.request import request_of as request_with
+from gemtune.jobs.secret_names import REFERENCE, USER_PREFIX
 from gemtune.methods import Method, Modality
 from gemtune.request.exports import EXPORTS, Quantization, quantizations
 from gemtune.request.spec import ExportConfig, TrainRequest
@@ -30,6 +32,18 @@ def _default(option: str) -> str:
     return f"(default: {model.model_fields[name].get_default()})"
 
 
+# Values of --set by the names of options elsewhere: fields of requests by their own names, and what holds rows out.
+_SETTINGS: Mapping[str, str] = {
+    **{name: f"{name}=VALUE" for name in TrainRequest.model_fields},
+    **{name: f"export_config.{name}=VALUE" for name in ExportConfig.model_fields},
+    **{name: f"training_config.{name}=VALUE" for name in TrainingConfig.model_fields},
+    **dict.fromkeys(
+        ("validation_split", "val_split", "eval_split", "test_split", "validation_size", "val_size", "test_size"),
+        "training_config.eval_strategy=epoch",
+    ),
+    **dict.fromkeys(("hf_token", "token"), f"hf_token={REFERENCE}{USER_PREFIX}NAME"),
+    **dict.fromkeys(("wandb", "wandb_project"), "wandb_config.project=NAME"),
+}
 # Options about the rows and the training.
 TRAINING_OPTIONS = (
     click.option(
@@ -65,11 +79,19 @@ TRAINING_OPTIONS = (
     click.option(
         "--modality", type=AnyCase(*get_args(Modality)), help=f"Rows: {{text|vision|audio}} {_default('modality')}."
     ),
-    click.option("--set", "assignments", metavar="FIELD=VALUE", multiple=True, help="Any field; may be repeated."),
+    click.option(
+        "--set",
+        "assignments",
+        cls=FieldOption,
+        fields=_SETTINGS,
+        metavar="FIELD=VALUE",
+        multiple=True,
+        help="Any field; may be repeated.",
+    ),
 )
 OPTIONS = (
     click.option("--data", type=ROWS, help="File of rows to upload and train on, or a folder."),
-    click.option("--eval", "held_out", type=EXISTING, help="File of rows to upload and evaluate on."),
+    click.option("--eval", "held_out", type=HELD_OUT, help="File of rows to upload and evaluate on."),
     click.option(
         "--dataset",
         metavar="DATASET",

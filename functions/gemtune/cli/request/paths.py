@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -46,7 +47,25 @@ class RowsPath(LocalPath):
             raise click.BadParameter(f"{error.message} {advice}", ctx, param) from None
 
 
+class HeldOutPath(LocalPath):
+    """Path of rows to evaluate on.
+
+    A share or a number of rows is meant elsewhere, so the error leads to what holds rows out.
+    """
+
+    def convert(self, value: str | os.PathLike[str], param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path. Raises BadParameter."""
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter as error:
+            if re.fullmatch(r"[0-9.]+%?", str(value)) is None:
+                raise
+            advice = "To hold out a tenth of the rows, use --set training_config.eval_strategy=epoch."
+            raise click.BadParameter(f"{error.message} {advice}", ctx, param) from None
+
+
 EXISTING = LocalPath(exists=True)
+HELD_OUT = HeldOutPath(exists=True)
 ROWS = RowsPath(exists=True)
 EXISTING_OR_INPUT = LocalPath(exists=True, allow_dash=True)
 FOLDER = LocalPath(file_okay=False)
