@@ -105,12 +105,11 @@ def _other_shapes(config: Mapping[str, Any], family: Family) -> Iterator[str]:
     Its converter ignores most of these fields, and writes a file of another model. All were tried with tiny models, and
     tests/trainer/gguf/test_shapes.py repeats that. Fields that config.json omits have transformers' defaults.
     """
-    inner, computed = config.get("text_config"), family.llama_cpp
-    text: Mapping[str, Any] = inner if isinstance(inner, dict) else config
+    from gemtune.families.configs.sections import language_model
+
+    text, computed = family.defaults.completed(language_model(config)), family.llama_cpp
     if computed is None:
         return
-    if computed.layers_with_keys is not None:
-        text = {**DEFAULTS_OF_SHARING, **text}
     if text.get("attention_bias"):
         yield "llama.cpp has no biases in the attention of a Gemma"
     activation = text.get("hidden_activation") or text.get("hidden_act") or "gelu"
@@ -134,16 +133,15 @@ ACTIVATIONS = ("gelu", "gelu_pytorch_tanh", "gelu_new", "gelu_fast", "gelu_pytho
 SLIDING, GLOBAL = "sliding_attention", "full_attention"
 # Base of rotary embeddings that llama.cpp takes if a file states none, and transformers if a config.json does.
 ROPE_BASE = 10_000
-# Fields of a Gemma 3n that say how many layers there are, and how many share keys and values, with their defaults.
-DEFAULTS_OF_SHARING = {"num_hidden_layers": 35, "num_kv_shared_layers": 15}
 
 
 def _other_layers(text: Mapping[str, Any], name: str, computed: LlamaCpp) -> Iterator[str]:
     """Yield how the attention of layers differs from what llama.cpp computes.
 
-    text: the configuration of the language model. name: of its family.
+    text: the configuration of the language model, with its defaults. name: of its family.
     """
-    period, types = computed.window_period, _layer_types(text, computed.window_period or computed.default_period)
+    period, stated = computed.window_period, text.get("layer_types")
+    types = stated if isinstance(stated, list) else []
     if period is None and GLOBAL in types and SLIDING not in types:
         yield f"llama.cpp needs a sliding layer in {name}"
     if period is not None and types != _by_period(len(types), period):
@@ -161,21 +159,6 @@ def _other_layers(text: Mapping[str, Any], name: str, computed: LlamaCpp) -> Ite
             f"llama.cpp divides the scores of {name} by the root of a head's width, or of hidden size / heads with "
             f"{computed.layers_scaled_by_share} layers, not by that of {str(text.get('query_pre_attn_scalar'))[:40]}"
         )
-
-
-def _layer_types(text: Mapping[str, Any], period: int) -> list[str]:
-    """Return which layers have a window; [] if a configuration does not say.
-
-    period: every so many layers one has none in transformers' default.
-    """
-    from gemtune.families.configs.fields import LARGEST_VALUES
-
-    stated, layers = text.get("layer_types"), text.get("num_hidden_layers")
-    if isinstance(stated, list):
-        return stated
-    if not isinstance(layers, int) or layers > LARGEST_VALUES["num_hidden_layers"]:  # another rule refuses so many
-        return []
-    return _by_period(layers, period)
 
 
 def _by_period(layers: int, period: int) -> list[str]:
@@ -263,7 +246,8 @@ def _has_few_layers(text: Mapping[str, Any]) -> bool:
     from gemtune.families.configs.fields import LARGEST_VALUES
 
     return all(
-        isinstance(count := text.get(field), int) and count <= LARGEST_VALUES[field] for field in DEFAULTS_OF_SHARING
+        isinstance(count := text.get(field), int) and count <= LARGEST_VALUES[field]
+        for field in ("num_hidden_layers", "num_kv_shared_layers")
     )
 
 

@@ -19,7 +19,7 @@ from trainer.media.token_text import MOST_IDS, MediaTokens, checked_number, name
 
 # Defaults of Gemma4Processor, Gemma4AudioFeatureExtractor, and the unified models' extractor.
 DEFAULT_MOST_TOKENS = 750
-DEFAULT_FRAME_MS, DEFAULT_HOP_MS, DEFAULT_SAMPLES = 20.0, 10.0, 640
+DEFAULT_FRAME_MS, DEFAULT_HOP_MS, DEFAULT_SAMPLES, DEFAULT_BINS = 20.0, 10.0, 640, 128
 # Two convolutions of the audio tower with a stride of 2.
 FRAMES_PER_TOKEN = 4
 # Gemma3nAudioFeatureExtractor: the default length of a frame, and the samples to whose multiple a clip is filled up.
@@ -128,7 +128,7 @@ def audio_tokens(folder: Path, config: Mapping[str, Any]) -> AudioTokens:
     if family.audio.fixed_tokens is not None:
         rate = _fixed_tokens(extractor, config, most_tokens, family.audio.fixed_tokens)
     else:
-        rate = _raw_samples(extractor, config) if kind.encoder_free else MelFrames(*_frame_and_hop(extractor))
+        rate = _raw_samples(extractor, config) if kind.encoder_free else _mel_frames(extractor, config)
     return AudioTokens(
         noun=CLIP,
         written=soft,
@@ -190,6 +190,20 @@ def _frame_and_hop(extractor: Mapping[str, Any], frame_ms: float = DEFAULT_FRAME
         lengths.append(round(RATE * value / 1000))
     frame, hop = lengths
     return frame, hop
+
+
+def _mel_frames(extractor: Mapping[str, Any], config: Mapping[str, Any]) -> MelFrames:
+    """Return the rate of a processor that writes mel spectrograms.
+
+    Raises StepError `bad_base_model` if its model reads others. transformers divides the channels of the first
+    convolution where the bins are meant.
+    """
+    bins = checked_number("feature_size", extractor.get("feature_size", DEFAULT_BINS), MOST_SAMPLES)
+    channels = config["audio_config"].get("subsampling_conv_channels", [DEFAULT_BINS])[0]
+    if channels // FRAMES_PER_TOKEN != -(-bins // FRAMES_PER_TOKEN):
+        message = f"config.json has subsampling_conv_channels for {channels} mel bins, the processor has {bins}"
+        raise StepError("bad_base_model", message, hint=HINT)
+    return MelFrames(*_frame_and_hop(extractor))
 
 
 def _raw_samples(extractor: Mapping[str, Any], config: Mapping[str, Any]) -> RawSamples:

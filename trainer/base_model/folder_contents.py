@@ -9,6 +9,7 @@ from typing import Any
 
 from gemtune import families
 from gemtune.errors import StepError
+from gemtune.families.configs.sections import language_model
 from gemtune.families.generation import Family
 from gemtune.untrusted import MAX_MODEL_FILE_BYTES, Unreadable, read_file, read_json, read_json_object
 
@@ -51,18 +52,9 @@ def check_config(config: Mapping[str, Any]) -> None:
         raise StepError(problem.code, problem.msg, hint=problem.hint)
 
 
-def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the part of a config.json that describes the language model.
-
-    It is a section in multimodal models, and all of it in others.
-    """
-    section = config.get("text_config")
-    return section if isinstance(section, dict) else config
-
-
 def is_tied(config: Mapping[str, Any]) -> bool:
     """Return whether the output head is the embedding."""
-    return bool(config.get("tie_word_embeddings", text_config(config).get("tie_word_embeddings", True)))
+    return bool(config.get("tie_word_embeddings", language_model(config).get("tie_word_embeddings", True)))
 
 
 def max_positions(config: Mapping[str, Any]) -> int | None:
@@ -165,7 +157,7 @@ def _int_in(config: Mapping[str, Any], name: str) -> int | None:
 
     Multimodal models have it in the section for text.
     """
-    for section in (config, text_config(config)):
+    for section in (config, language_model(config)):
         if isinstance(section.get(name), int):
             return int(section[name])
     return None
@@ -191,7 +183,7 @@ def dtype_of_config(config: Mapping[str, Any]) -> str:
 
     config: content of config.json, where the field has been called `torch_dtype` and `dtype`. float32 if it is missing.
     """
-    names = (part.get(field) for part in (config, text_config(config)) for field in ("dtype", "torch_dtype"))
+    names = (part.get(field) for part in (config, language_model(config)) for field in ("dtype", "torch_dtype"))
     return str(next((name for name in names if name), "float32"))
 
 

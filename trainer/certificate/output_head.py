@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from gemtune.families.configs.sections import language_model
 from trainer.base_model import folder_contents
 from trainer.certificate.files.weights import TrainedModel
 from trainer.export.lora_weights import canonical_name
@@ -67,7 +68,7 @@ def heads_of(base: Path, adapter: Path | None) -> tuple[OutputHead, OutputHead |
     by_name = {canonical_name(name): name for name in trained.names}
     is_tied = folder_contents.is_tied(config) or "lm_head" not in by_name
     name = by_name["embed_tokens"] if is_tied else by_name["lm_head"]
-    cap = folder_contents.text_config(config).get("final_logit_softcapping")
+    cap = language_model(config).get("final_logit_softcapping")
     weight = trained.weight(name)
     head = OutputHead(weight.value, cap)
     if adapter is None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gemtune.errors import StepError
+from gemtune.families.configs.sections import language_model
 from gemtune.llama_cpp import is_built, problem_of_config
 from gemtune.request.exports import GgufExport
 from trainer.base_model import folder_contents
@@ -197,7 +198,7 @@ def _add_unused_keys(model: Path) -> None:
             shapes |= {
                 name: file.get_slice(name).get_shape() for name in sorted(file.keys()) if KEYS_AND_VALUES.search(name)
             }
-    layers = int(folder_contents.text_config(folder_contents.config_of(model))["num_hidden_layers"])
+    layers = int(language_model(folder_contents.config_of(model))["num_hidden_layers"])
     of_first = {name: shape for name, shape in shapes.items() if ".layers.0." in name}
     missing = {
         name.replace(".layers.0.", f".layers.{layer}."): np.zeros(shape, np.float16)

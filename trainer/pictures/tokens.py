@@ -10,6 +10,7 @@ from typing import Any
 from gemtune import families
 from gemtune.datasets.conversation import Conversation
 from gemtune.errors import StepError
+from gemtune.families.configs.fields import shown
 from gemtune.families.generation import ModelType, PictureFormat
 from gemtune.request import base_model
 from trainer.conversation.chat_template import json_object
@@ -99,6 +100,10 @@ def _fixed_grid(config: Mapping[str, Any], processor: Mapping[str, Any], picture
     count_of_model = config.get("mm_tokens_per_image", of_gemma_3n)
     if count != count_of_model:
         message = f"config.json has {count_of_model} tokens per picture, processor_config.json has {count}"
+        raise StepError("bad_base_model", message, hint="use the processor that came with the model")
+    size, of_model = pictures.get("size"), config["vision_config"].get("image_size")
+    if of_model is not None and isinstance(size, dict) and {size.get("width"), size.get("height")} != {of_model}:
+        message = f"config.json has pictures of {of_model} pixels per side, the image processor makes {shown(size)}"
         raise StepError("bad_base_model", message, hint="use the processor that came with the model")
     return FixedGrid(checked_number("tokens per picture", count, MOST_TOKENS), _size(pictures), BILINEAR)
 

@@ -7,7 +7,8 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from gemtune.errors import Problem
-from gemtune.families.configs import fields, shapes
+from gemtune.families.configs import fields, shapes, vision_and_audio
+from gemtune.families.configs.sections import language_model
 from gemtune.families.gemma1 import GEMMA_1
 from gemtune.families.gemma2 import GEMMA_2
 from gemtune.families.gemma3 import GEMMA_3
@@ -58,7 +59,7 @@ def experts_limit(config: Mapping[str, Any], targets: Collection[str] | None = N
 def has_experts(config: Mapping[str, Any]) -> bool:
     """Return whether a config.json describes a mixture of experts."""
     family = of_model_type(config.get("model_type"))
-    return family is not None and bool(family.experts) and _says_of_text(config, "enable_moe_block")
+    return family is not None and bool(family.experts) and bool(language_model(config).get("enable_moe_block"))
 
 
 def has_values_of_keys(config: Mapping[str, Any]) -> bool:
@@ -66,13 +67,7 @@ def has_values_of_keys(config: Mapping[str, Any]) -> bool:
 
     It is k_proj. config: content of the model's config.json.
     """
-    return _says_of_text(config, "attention_k_eq_v")
-
-
-def _says_of_text(config: Mapping[str, Any], field: str) -> bool:
-    """Return whether a field is set in a config.json or its text_config."""
-    text = config.get("text_config")
-    return any(part.get(field) for part in (config, text if isinstance(text, Mapping) else {}))
+    return bool(language_model(config).get("attention_k_eq_v"))
 
 
 def of_name(repository: str) -> Family | None:
@@ -143,13 +138,15 @@ def _damage(config: Mapping[str, Any], text: object, family: Family, model_type:
         yield f"text_config is {fields.shown(text)} in its config.json, and describes no language model"
         return
     yield from fields.wrong_parts(config)
+    yield from vision_and_audio.wrong_towers(config, None if family.pictures is None else family.pictures.tower_type)
     yield from fields.wrong_values(text, model_type)
     if isinstance(text.get("intermediate_size"), list) and not family.widths_by_layer:
         yield "its config.json has a list of intermediate_size, and models of its generation have one number"
     yield from shapes.overrides(text)
     if family.rotations_by_layer:
         yield from shapes.missing_rotations(text)
-    yield from shapes.contradictions(text, heads_divide_width=family.heads_divide_width)
+    yield from family.defaults.damage(text)
+    yield from shapes.contradictions(family.defaults.completed(text), heads_divide_width=family.heads_divide_width)
 
 
 def problem_of_name(repository: str) -> Problem | None:

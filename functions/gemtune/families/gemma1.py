@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gemtune.families.configs.defaults import Defaults
 from gemtune.families.generation import Family, FusedLayers, ModelType, TurnFormat
 from gemtune.families.llama_shapes import LlamaCpp
 from gemtune.families.size import uniform_size
@@ -19,6 +20,7 @@ GEMMA_1 = Family(
     },
     turns=TurnFormat("<start_of_turn>", "<end_of_turn>", "gemma_chat_template.jinja"),
     licence="gemma",
+    defaults=Defaults(256_000, 3072, 28, 16, 16),
     llama_cpp=LlamaCpp(fixed_rope_base=True),
     fused=FusedLayers("GemmaRMSNorm", "GemmaMLP", "GemmaAttention", "GemmaDecoderLayer"),
 )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gemtune.families.configs.defaults import Defaults
 from gemtune.families.generation import Family, FusedLayers, ModelType, TurnFormat
 from gemtune.families.llama_shapes import LlamaCpp
 from gemtune.families.size import uniform_size
@@ -22,6 +23,7 @@ GEMMA_2 = Family(
     },
     turns=TurnFormat("<start_of_turn>", "<end_of_turn>", "gemma_chat_template.jinja"),
     licence="gemma", heads_divide_width=True,
+    defaults=Defaults(256_000, 2304, 26, 8, 4, global_every=2),
     llama_cpp=LlamaCpp(window_period=2, capped_scores=True, fixed_rope_base=True, layers_scaled_by_share=46),
     fused=FusedLayers("Gemma2RMSNorm", "Gemma2MLP", "Gemma2Attention", "Gemma2DecoderLayer"),
 )  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from gemtune.families.configs.defaults import Defaults
 from gemtune.families.generation import (
     NO_VISION_TOWER,
     Family,
@@ -45,12 +46,13 @@ GEMMA_3 = Family(
         ),
     ),
     licence="gemma", heads_divide_width=True,
+    defaults=Defaults(262_208, 2304, 26, 8, 4, global_every=6, global_every_field="sliding_window_pattern"),
     llama_cpp=LlamaCpp(
         untied_head=True, window_period=6, rope_types=("default", "linear", "yarn"), layers_scaled_by_share=62
     ),
     pictures=PictureFormat(
         written="boi_token", around="\n\n", by_aspect_ratio=False, type_ids="token_type_ids", trains_tower=True,
-        processor="gemma3.image_processing_pil_gemma3.Gemma3ImageProcessorPil",
+        processor="gemma3.image_processing_pil_gemma3.Gemma3ImageProcessorPil", tower_type="siglip_vision_model",
     ),
     multimodal_modules=("vision_tower", "multi_modal_projector"),
     fused=FusedLayers("Gemma3RMSNorm", "Gemma3MLP", "Gemma3Attention", "Gemma3DecoderLayer"),

@@ -1,11 +1,8 @@
-"""Gemma 3n.
-
-It has per-layer inputs, alternating updates (AltUp), layers that share keys and values, and MobileNet vision and audio
-towers.
-"""
+"""Gemma 3n: per-layer inputs, alternating updates (AltUp), and shared keys."""
 
 from __future__ import annotations
 
+from gemtune.families.configs.defaults import Defaults
 from gemtune.families.generation import AudioFormat, Family, ModelType, PictureFormat, TurnFormat
 from gemtune.families.llama_shapes import LlamaCpp, Sparsity
 from gemtune.families.size import Layers, ModelSize
@@ -42,9 +39,10 @@ GEMMA_3N = Family(
     sizes={"gemma-3n-e2b": _E2B, "gemma-3n-e4b": _E4B},
     turns=TurnFormat("<start_of_turn>", "<end_of_turn>", "gemma3n_chat_template.jinja"),
     llama_cpp=LlamaCpp(
-        default_period=5, adds_rows=True, fixed=_FIXED, layers_with_keys=20, sparsity=Sparsity(10, 0.95, 2048)
+        adds_rows=True, fixed=_FIXED, layers_with_keys=20, sparsity=Sparsity(10, 0.95, 2048)
     ),
     licence="gemma", heads_divide_width=True, widths_by_layer=True,
+    defaults=Defaults(262_400, 2048, 35, 8, 2, num_kv_shared_layers=15, global_every=5),
     pictures=PictureFormat(
         "image_token", around="\n\n", by_aspect_ratio=False, type_ids="token_type_ids", trains_tower=False,
         processor="siglip.image_processing_pil_siglip.SiglipImageProcessorPil",

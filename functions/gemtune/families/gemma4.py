@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gemtune.families.configs.defaults import Defaults
 from gemtune.families.generation import NO_AUDIO, Family, ModelType, PictureFormat, TurnFormat
 from gemtune.families.llama_shapes import LlamaCpp
 from gemtune.families.size import NO_TOWER, Experts, Layers, ModelSize, Tower
@@ -21,12 +22,10 @@ _12B = ModelSize(
     _VOCABULARY, tower=NO_TOWER)  # fmt: skip
 _26B = ModelSize(
     25_805_933_872, 2816, (Layers(25, 2112, 4096, 2048), Layers(5, 2112, 8192, 1024, one_projection=True)),
-    _VOCABULARY, experts=Experts(128, 704, 8), tower=_LARGE,
-)  # fmt: skip
+    _VOCABULARY, experts=Experts(128, 704, 8), tower=_LARGE)  # fmt: skip
 _31B = ModelSize(
     31_273_086_512, 5376, (Layers(50, 21504, 8192, 4096), Layers(10, 21504, 16384, 2048, one_projection=True)),
-    _VOCABULARY, tower=_LARGE,
-)  # fmt: skip
+    _VOCABULARY, tower=_LARGE)  # fmt: skip
 _EAR = "{0}.feature_extraction_{0}.{1}AudioFeatureExtractor"
 
 GEMMA_4 = Family(
@@ -54,6 +53,7 @@ GEMMA_4 = Family(
     ),
     multimodal_modules=("vision_tower", "audio_tower", "embed_vision", "embed_audio", "vision_embedder"),
     audio_modules=("audio_tower", "embed_audio"), rotations_by_layer=True, global_head=512,
+    defaults=Defaults(262_144, 2304, 30, 8, 4, global_every=6, last_is_global=True),
     experts=("experts.gate_up_proj", "experts.down_proj"),
     experts_limit="vLLM 0.33 needs --enable-mixed-moe-lora-format and is_3d_lora_weight, llama.cpp converts no experts",
     unquantized=("router.proj", "per_layer_input_gate", "per_layer_projection", "per_layer_model_projection"),

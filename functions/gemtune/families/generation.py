@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 
+from gemtune.families.configs.defaults import Defaults
 from gemtune.families.llama_shapes import LlamaCpp
 from gemtune.families.size import ModelSize
 from gemtune.methods import MediaModality
@@ -109,6 +110,7 @@ class PictureFormat:
     trains_tower: whether the vision tower can be trained.
     processor: path of transformers' class that reads pictures with Pillow, below `transformers.models`. Encoder-free
     models are read without it.
+    tower_type: the `model_type` of `vision_config`, where transformers chooses the tower's class by that.
     """
 
     written: str
@@ -117,6 +119,7 @@ class PictureFormat:
     type_ids: str
     trains_tower: bool
     processor: str
+    tower_type: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +165,7 @@ class Family:
     sizes: model sizes by part of the repository's name; the longest matching part counts.
     turns: turn format of its chat templates. tool_turns: those of variants whose templates have calls of tools besides.
     licence: the Hub's name of the licence.
+    defaults: what transformers takes for fields that a config.json omits.
     pictures: how its models read pictures; None where none of them sees.
     audio: how its models read audio, if they hear.
     multimodal_modules: child modules of the model that are not its language model (vision, audio, projectors).
@@ -183,6 +187,7 @@ class Family:
     sizes: Mapping[str, ModelSize]
     turns: TurnFormat
     licence: str
+    defaults: Defaults
     tool_turns: tuple[TurnFormat, ...] = ()
     pictures: PictureFormat | None = None
     audio: AudioFormat = AudioFormat()

@@ -27,7 +27,6 @@ class LlamaCpp:
     all.
     untied_head: whether the output head may be another matrix than the embedding.
     window_period: every so many layers one is global; None if a file says which are.
-    default_period: the same of layers that config.json does not describe.
     capped_scores: whether the scores of attention are capped.
     rope_types: how layers without a window may rotate positions; those with one are always "default".
     fixed_rope_base: whether a file does not state the base of rotary embeddings, so that llama.cpp takes 10,000.
@@ -42,7 +41,6 @@ class LlamaCpp:
 
     untied_head: bool = False
     window_period: int | None = None
-    default_period: int = 6
     capped_scores: bool = False
     rope_types: tuple[str, ...] = ("default",)
     fixed_rope_base: bool = False

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from gemtune.families.configs.sections import language_model
+
 # Reasons by model_type of config.json.
 BY_MODEL_TYPE: Mapping[str, str] = {
     "paligemma": "PaliGemma needs a different image processor and a prefix mask",
@@ -74,12 +76,11 @@ def reason_of_fields(config: Mapping[str, Any]) -> str | None:
     None if nothing in it speaks against that. EmbeddingGemma and classifiers have the type of the model they were made
     from, and so have quantized weights.
     """
-    text = config.get("text_config")
-    return next(_reasons([config, text] if isinstance(text, Mapping) else [config]), None)
+    return next(_reasons([config, language_model(config)]), None)
 
 
 def _reasons(parts: list[Mapping[str, Any]]) -> Iterator[str]:
-    """Yield the reasons in a config.json and its `text_config`."""
+    """Yield the reasons in a config.json and its language model."""
     for part in parts:
         # Gemma 4 has "vision" there, which is about pictures only.
         if part.get("use_bidirectional_attention") in (True, "all"):

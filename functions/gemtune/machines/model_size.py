@@ -12,6 +12,7 @@ from typing import Any
 
 from gemtune import families
 from gemtune.families.configs.fields import LARGEST_VALUES
+from gemtune.families.configs.sections import language_model
 from gemtune.families.size import NO_TOWER, SIGLIP, Experts, Layers, ModelSize, Tower
 
 # Bytes per parameter by `dtype`, as config.json names it.
@@ -41,8 +42,8 @@ def of_folder(config: Mapping[str, Any], weights_bytes: int) -> ModelSize:
 
     Dimensions that the config.json leaves out are estimated. weights_bytes: total size of its weights files.
     """
-    inner = config.get("text_config")
-    text: Mapping[str, Any] = inner if isinstance(inner, Mapping) else config
+    text, family = language_model(config), families.of_model_type(config.get("model_type"))
+    text = text if family is None else family.defaults.completed(text)
     # transformers 5 writes `dtype`, earlier versions wrote `torch_dtype`. Without either it is float32.
     dtype = config.get("dtype") or config.get("torch_dtype") or text.get("dtype") or text.get("torch_dtype")
     bytes_per_parameter = _BYTES.get(str(dtype), 4)

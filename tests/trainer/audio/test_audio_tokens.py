@@ -103,6 +103,7 @@ def test_a_clip_that_the_model_cannot_hear_is_refused(folders: Callable[[str], P
         ("gemma4-e", {"dither": 1e-4}, "processor_not_supported"),
         ("gemma4-e", {"hop_length_ms": 0}, "bad_base_model"),
         ("gemma4-e", {"frame_length_ms": "20"}, "bad_base_model"),
+        ("gemma4-e", {"feature_size": 80}, "bad_base_model"),
         ("gemma4-unified", {"audio_samples_per_token": 320}, "bad_base_model"),
         ("gemma4-unified", {"audio_samples_per_token": True}, "bad_base_model"),
         ("gemma4-e", None, "bad_base_model"),

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
+from gemtune.families.configs.sections import language_model
 from gemtune.request.spec import Spec
 from tests import tiny_gemma
 from tests.trainer import untrained_results
@@ -76,7 +77,7 @@ def test_the_base_model_is_written_as_the_converter_and_quantizer_do(
     assert actual.keys == expected.keys
     assert tensors_of(actual) == tensors_of(expected)
     model = LlamaModel(tools, written)
-    assert model.vocab_size >= folder_contents.text_config(folder_contents.config_of(base))["vocab_size"] > 0
+    assert model.vocab_size >= language_model(folder_contents.config_of(base))["vocab_size"] > 0
     for text in new_tokens:
         assert added is not None
         assert model.tokens(text) == [added.ids[text]]

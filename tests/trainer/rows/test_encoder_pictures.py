@@ -239,8 +239,9 @@ def test_the_preprocessor_config_of_older_models_is_read(tiny_vision: Path, tmp_
         *[({"config": set_to(image_token_index=n)}, "bad_base_model") for n in (-1, "5", 10**40)],
         *[
             ({"processor_config": lambda it, n=n: it["image_processor"]["size"].update(width=n)}, "bad_base_model")
-            for n in (0, -896, True, "896", 10**9)
+            for n in (0, -896, True, "896", 10**9, 112)
         ],
+        ({"config": lambda it: it["vision_config"].update(image_size=600)}, "bad_base_model"),
     ],
 )
 def test_a_model_without_a_usable_picture_configuration_fails(

@@ -121,6 +121,14 @@ _MIXTURE = {"enable_moe_block": True, "num_experts": 4, "top_k_experts": 2, "moe
         ("gemma4_text", {"rope_scaling": {"rope_type": "linear", "factor": 8.0}}, "do not have"),
         ("gemma4_text", {"num_kv_shared_layers": 4}, "none of each type"),
         ("gemma4_text", {"num_kv_shared_layers": 6}, "none of each type"),
+        ("gemma4_text", {"num_kv_shared_layers": 1, "layer_types": None}, "none of each type"),
+        ("gemma3_text", {"layer_types": None, "sliding_window": None}, "without a sliding_window"),
+        ("gemma3_text", {"layer_types": None, "sliding_window_pattern": 0}, "sliding_window_pattern is 0"),
+        ("gemma3_text", {"layer_types": None, "sliding_window_pattern": None}, "sliding_window_pattern is null"),
+        ("gemma3_text", {"vocab_size": 2}, "its vocab_size is 2, and its bos_token_id 2"),
+        ("gemma3_text", {"pad_token_id": 540}, "its vocab_size is 540, and its pad_token_id 540"),
+        ("gemma3_text", {"eos_token_id": [1, 106, 540]}, "its vocab_size is 540, and its eos_token_id [1, 106, 540]"),
+        ("gemma3_text", {"initializer_range": -0.02}, "initializer_range is -0.02"),
         ("gemma4_text", {"per_layer_config": {"2": {"head_dim": 64}}}, "differ from each other"),
         ("gemma4_text", {"per_layer_config": {"2": 7}}, "not an object of objects"),
         ("gemma4_text", _MIXTURE | {"num_experts": 0}, "num_experts is 0"),
@@ -139,6 +147,44 @@ def test_a_config_that_contradicts_itself_is_refused_with_the_reason(
     problem = families.problem_of_config({"model_type": model_type} | TEXTS.get(model_type, {}) | odd)
     assert problem is not None
     assert reason in problem.msg
+
+
+@pytest.mark.parametrize(
+    ("model_type", "fields", "reason"),
+    [
+        ("gemma", {"num_key_value_heads": 3}, "its 16 attention heads cannot share 3 heads"),
+        ("gemma2", {"num_attention_heads": 7}, "its 7 attention heads cannot share 4 heads"),
+        ("gemma3_text", {"hidden_size": 2300}, "not a multiple of its 8 attention heads"),
+        ("gemma3n_text", {"num_hidden_layers": 12}, "its last 15 layers use keys and values"),
+        ("gemma4_text", {"layer_types": ["full_attention"] * 6}, "has 6 layer_types for 30 layers"),
+    ],
+)
+def test_a_config_that_contradicts_what_it_omits_is_refused(
+    model_type: str, fields: dict[str, Any], reason: str
+) -> None:
+    problem = families.problem_of_config({"model_type": model_type} | fields)
+    assert problem is not None
+    assert reason in problem.msg
+
+
+@pytest.mark.parametrize("model_type", TEXTS)
+@pytest.mark.parametrize("layers", [6, 7, 15])
+def test_what_a_config_omits_is_what_transformers_takes(model_type: str, layers: int) -> None:
+    family = families.of_model_type(model_type)
+    assert family is not None
+    plain = type(AutoConfig.for_model(model_type))
+    ours = family.defaults.completed({})
+    assert {name: getattr(plain, name, 0) for name in ours if name != "layer_types"} == {
+        name: value for name, value in ours.items() if name != "layer_types"
+    }
+    stated = {"num_hidden_layers": layers, "num_kv_shared_layers": 0}
+    for text in ({}, stated, stated | {"sliding_window_pattern": 4}):
+        types = getattr(AutoConfig.for_model(model_type, **text), "layer_types", None)
+        assert family.defaults.completed(text).get("layer_types") == types
+    last_sliding = ["full_attention", "sliding_attention"] * layers
+    if model_type != "gemma":
+        config: Any = AutoConfig.for_model(model_type, layer_types=list(last_sliding), num_hidden_layers=2 * layers)
+        assert family.defaults.completed({"layer_types": last_sliding})["layer_types"] == config.layer_types
 
 
 def test_a_field_that_published_models_of_gemma_1_have_is_not_refused() -> None:

@@ -187,6 +187,15 @@ def test_the_size_of_a_model_is_read_from_its_config() -> None:
     assert (nested.parameters, nested.intermediate) == (200_000, 256)
 
 
+def test_a_size_has_transformers_defaults_where_a_published_config_omits_fields() -> None:
+    """Google's config.json of Gemma 3 4B has no heads and no vocabulary."""
+    text = {"model_type": "gemma3_text", "hidden_size": 2560, "intermediate_size": 10_240, "num_hidden_layers": 34}
+    published = size("gemma-3-4b")
+    config = {"model_type": "gemma3", "dtype": "bfloat16", "text_config": text}
+    model = model_size.of_folder(config, published.file_bytes)
+    assert (model.shapes, model.vocabulary) == (published.shapes, published.vocabulary)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_size_of_a_parameter_is_that_of_every_type_of_weights(dtype: str) -> None:
     assert model_size.of_folder({"dtype": dtype}, 800).bytes_per_parameter * 8 == int(dtype.lstrip("bfloat"))

@@ -98,8 +98,8 @@ SERVICE: Mapping[str, str] = {
 # Parts of the service that the trainer may import: the domain, ports, and modules without a room.
 SERVICE_FOR_TRAINER = (
     "checks datasets datasets.files datasets.formats datasets.reading datasets.rl datasets.uploads errors families "
-    "jobs jobs.parts llama_cpp machines methods object_name ports process redaction request request.matching settings "
-    "training_files untrusted"
+    "families.configs jobs jobs.parts llama_cpp machines methods object_name ports process redaction request "
+    "request.matching settings training_files untrusted"
 )
 # The trainer's rooms from the ground up: each may import those on lower floors.
 FLOORS = (

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from trainer.base_model import folder_contents
+from gemtune.families.configs.sections import language_model
 from trainer.conversation.chat_template import json_object
 from trainer.gguf.file_layout import contents
 
@@ -113,7 +113,7 @@ def problems(metadata: Mapping[str, Any], config: Mapping[str, Any]) -> list[str
 
     metadata: of a GGUF file. config: config.json of the model, with defaults.
     """
-    text = folder_contents.text_config(config)
+    text = language_model(config)
     arch = str(metadata.get("general.architecture"))
     wrong = []
     for key, (expected, default) in _expected(text, arch, metadata).items():
@@ -266,7 +266,7 @@ def _of_projector(config: Mapping[str, Any], base: Path) -> dict[str, Setting]:
     None stands for any value.
     """
     kind, vision, audio = str(config.get("model_type")), config.get("vision_config") or {}, config.get("audio_config")
-    width = folder_contents.text_config(config).get("hidden_size")
+    width = language_model(config).get("hidden_size")
     processor: dict[str, Any] = {}
     for name in PROCESSORS:
         stated = json_object(base / name)

@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from gemtune.families.configs.sections import language_model
 from gemtune.request.exports import GgufExport
 from trainer.base_model import folder_contents, vision_parts
 from trainer.certificate.files import gguf_tensor
@@ -87,7 +88,7 @@ def _added_names(config: Mapping[str, Any]) -> set[str]:
 
     llama.cpp needs the keys and values of all layers of a Gemma 3n, and computes those of the first ones.
     """
-    kind, text = str(config.get("model_type")), folder_contents.text_config(config)
+    kind, text = str(config.get("model_type")), language_model(config)
     if kind.startswith("gemma4"):
         return {ROPE_FACTORS}
     if not kind.startswith("gemma3n"):
@@ -172,7 +173,7 @@ def _has_rope_factors(tensor: Tensor | None, config: Mapping[str, Any]) -> bool:
 
     The frequencies of rotated dimensions are kept. All others are divided by a number that makes them 0.
     """
-    stated = folder_contents.text_config(config).get("rope_parameters") or {}
+    stated = language_model(config).get("rope_parameters") or {}
     share = (stated.get("full_attention") or stated).get("partial_rotary_factor")
     if share is None:
         return True
@@ -197,7 +198,7 @@ def name_in_gguf(name: str, config: Mapping[str, Any]) -> str | None:
     if plain.endswith("router.scale"):
         return f"blk.{path[1]}.ffn_gate_inp.scale"
     key = STACKED.sub(r"\1", plain.removesuffix(".weight"))
-    layers = int(folder_contents.text_config(config)["num_hidden_layers"])
+    layers = int(language_model(config)["num_hidden_layers"])
     table = _name_table(str(config.get("model_type")), layers)
     for prefix in ("model.", "", "model.language_model."):
         if f"{prefix}{key}" in table:

@@ -9,6 +9,8 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from gemtune.families.configs.sections import TOWERS, language_model, towers
+
 # Larger than in any model. A config.json with a larger value is damaged, or meant to keep its readers busy.
 LARGEST_VALUES: Mapping[str, int] = {
     "num_hidden_layers": 1024,
@@ -25,9 +27,18 @@ LARGEST_VALUES: Mapping[str, int] = {
     "global_head_dim": 2**16,
     "num_global_key_value_heads": 4096,
     "num_kv_shared_layers": 1024,
-    "mm_tokens_per_image": 2**16,
-    "image_size": 2**16,
-    "patch_size": 2**16,
+    **dict.fromkeys(("mm_tokens_per_image", "image_size", "patch_size", "num_channels", "input_feat_size"), 2**16),
+    **dict.fromkeys(("vision_soft_tokens_per_image", "audio_soft_tokens_per_image"), 2**16),
+    **dict.fromkeys(("position_embedding_size", "mm_posemb_size", "mm_embed_dim", "output_proj_dims"), 2**20),
+    **dict.fromkeys(("audio_embed_dim", "pooling_kernel_size"), 2**16),
+    **dict.fromkeys(("attention_chunk_size", "attention_context_left", "attention_context_right"), 2**16),
+    **dict.fromkeys(("conf_attention_chunk_size", "conf_attention_context_left"), 2**16),
+    **dict.fromkeys(("conf_attention_context_right", "conf_conv_kernel_size", "conv_kernel_size"), 2**16),
+    **dict.fromkeys(("conf_reduction_factor", "subsampling_conv_channels", "sscp_conv_channel_size"), 2**16),
+    "conf_num_attention_heads": 4096,
+    "conf_num_hidden_layers": 1024,
+    "vocab_offset": 2**24,
+    "initializer_range": 1,
 }
 _SMALLEST: Mapping[str, int] = dict.fromkeys(
     ("hidden_size_per_layer_input", "num_kv_shared_layers", "rms_norm_eps", "initializer_range"), 0
@@ -80,6 +91,19 @@ TYPES: Mapping[str, tuple[type, ...]] = {
     "rope_parameters": (dict, _NULL),
     "activation_sparsity_pattern": (list, _NULL),  # transformers has float too, and cannot read it
 }
+# The same of fields beside the language model, and of those that every section may have.
+TYPES_OF_WHOLE: Mapping[str, tuple[type, ...]] = {
+    **dict.fromkeys(("mm_tokens_per_image", "vision_soft_tokens_per_image", "audio_soft_tokens_per_image"), (int,)),
+    "initializer_range": (float, _NULL),
+    **dict.fromkeys(("tie_word_embeddings", "use_cache"), (bool,)),
+}
+SMALLEST_OF_WHOLE: Mapping[str, int] = {
+    "mm_tokens_per_image": 1,
+    "vision_soft_tokens_per_image": 1,
+    "audio_soft_tokens_per_image": 1,
+    "initializer_range": 0,
+}
+TYPES_OF_ANY: Mapping[str, tuple[type, ...]] = {"id2label": (dict, _NULL), "attribute_map": (dict,)}
 _ITEMS: Mapping[str, type] = {"intermediate_size": int, "eos_token_id": int, "activation_sparsity_pattern": float}
 # Fields that are null in models of other generations only, by the beginning of these models' types.
 _NEVER_NULL: Mapping[str, tuple[str, ...]] = {
@@ -97,10 +121,9 @@ _IN_WORDS = {int: "a whole number", float: "a number with a point", bool: "true 
 def field_over_limit(config: Mapping[str, Any]) -> str | None:
     """Return the first field of a config.json that is too large, or None.
 
-    The fields of its `text_config` are checked too.
+    The fields of its sections are checked too.
     """
-    text = config.get("text_config")
-    for part in (config, text if isinstance(text, Mapping) else {}):
+    for part in (config, language_model(config), *(tower for _, tower in towers(config))):
         for name, most in LARGEST_VALUES.items():
             values = part[name] if isinstance(part.get(name), list) else [part.get(name)]
             if any(isinstance(value, int | float) and value > most for value in values):
@@ -113,10 +136,7 @@ def wrong_values(text: Mapping[str, Any], model_type: str = "") -> Iterator[str]
 
     text: the fields of a language model. model_type: of the whole model; "" for fields of a single layer.
     """
-    for name, types in TYPES.items():
-        if name in text and type(text[name]) not in types:
-            expected = " or ".join(_IN_WORDS[kind] for kind in types)
-            yield f"{name} is {shown(text[name])} in its config.json, and not {expected}"
+    yield from wrong_types(text, TYPES)
     if "hidden_activation" in text and text["hidden_activation"] is None and "hidden_act" not in text:
         yield "hidden_activation is null in its config.json, and not a text"
     for name, generations in _NEVER_NULL.items():
@@ -125,16 +145,35 @@ def wrong_values(text: Mapping[str, Any], model_type: str = "") -> Iterator[str]
     for name, kind in _ITEMS.items():
         if isinstance(items := text.get(name), list) and any(type(item) is not kind for item in items):
             yield f"an entry of {name} in its config.json is not {_IN_WORDS[kind]}: {shown(items)}"
-    for name, smallest in _SMALLEST.items():
-        values = text[name] if isinstance(text.get(name), list) else [text.get(name)]
-        wrong = [each for each in values if isinstance(each, int | float) and each < smallest]
-        if wrong:
-            yield f"{name} is {shown(wrong[0])} in its config.json, and at least {smallest} in any model"
+    yield from too_small(text, _SMALLEST)
     dropout = text.get("attention_dropout")
     if isinstance(dropout, int | float) and not 0 <= dropout < 1:
         yield f"attention_dropout is {shown(dropout)} in its config.json, and not from 0 to 1"
     if isinstance(both_ways := text.get("use_bidirectional_attention"), str) and both_ways not in ("all", "vision"):
         yield f"use_bidirectional_attention is {shown(both_ways)} in its config.json, and no Gemma has that"
+
+
+def wrong_types(fields: Mapping[str, Any], types: Mapping[str, tuple[type, ...]], of: str = "") -> Iterator[str]:
+    """Yield which fields have values of other types.
+
+    of: the section that has them, as part of a sentence.
+    """
+    for name, expected in types.items():
+        if name in fields and type(fields[name]) not in expected:
+            words = " or ".join(_IN_WORDS[kind] for kind in expected)
+            yield f"{name}{of} is {shown(fields[name])} in its config.json, and not {words}"
+
+
+def too_small(fields: Mapping[str, Any], smallest: Mapping[str, int], of: str = "") -> Iterator[str]:
+    """Yield which numbers are smaller than in any model.
+
+    of: as in `wrong_types`.
+    """
+    for name, least in smallest.items():
+        values = fields[name] if isinstance(fields.get(name), list) else [fields.get(name)]
+        wrong = [each for each in values if isinstance(each, int | float) and each < least]
+        if wrong:
+            yield f"{name}{of} is {shown(wrong[0])} in its config.json, and at least {least} in any model"
 
 
 def wrong_parts(config: Mapping[str, Any]) -> Iterator[str]:
@@ -143,18 +182,24 @@ def wrong_parts(config: Mapping[str, Any]) -> Iterator[str]:
     config: of a model with several parts.
     """
     for name, value in config.items():
-        is_part, is_token = name in ("vision_config", "audio_config"), name.endswith(("_token_id", "_token_index"))
+        is_part, is_token = name in TOWERS, name.endswith(("_token_id", "_token_index"))
         if is_part and value is not None and not isinstance(value, Mapping):
             yield f"{name} is {shown(value)} in its config.json, and not an object"
         if is_token and type(value) not in TYPES.get(name, (int, _NULL)):
             yield f"{name} is {shown(value)} in its config.json, and not a whole number"
-    if type(tied := config.get("tie_word_embeddings")) not in (bool, _NULL):
-        yield f"tie_word_embeddings is {shown(tied)} in its config.json, and not true or false"
-    for part in (config, config.get("text_config")):
+    yield from wrong_types(config, TYPES_OF_WHOLE)
+    yield from too_small(config, SMALLEST_OF_WHOLE)
+    for part in (config, language_model(config), *(tower for _, tower in towers(config))):
+        yield from wrong_types(part, TYPES_OF_ANY)
         for name in ("dtype", "torch_dtype"):
-            value = part.get(name) if isinstance(part, Mapping) else None
+            value = part.get(name)
             if value is not None and (not isinstance(value, str) or value not in DTYPES):
                 yield f"{name} is {shown(value)} in its config.json, and not one of {', '.join(DTYPES)}"
+
+
+def is_count(value: object) -> bool:
+    """Return whether a value is a whole number above 0."""
+    return type(value) is int and value > 0
 
 
 def shown(value: object) -> str:

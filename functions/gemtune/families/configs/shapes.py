@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from gemtune.families.configs.defaults import GLOBAL, SLIDING
 from gemtune.families.configs.fields import shown, wrong_values
 
 # torch multiplies the weights of experts in rows of whole 16 bytes, which are 8 numbers of bf16.
 EXPERTS_IN_STEPS_OF = 8
-LAYER_TYPES = ("sliding_attention", "full_attention")
+LAYER_TYPES = (SLIDING, GLOBAL)
 # Names of transformers' functions of activation.
 ACTIVATIONS = frozenset(
     (
@@ -58,12 +59,17 @@ def contradictions(text: Mapping[str, Any], *, heads_divide_width: bool) -> Iter
     """
     heads, hidden = text.get("num_attention_heads"), text.get("hidden_size")
     for name in ("num_key_value_heads", "num_global_key_value_heads"):
-        yield from _unshared_heads(heads, text.get(name))
+        yield from unshared_heads(heads, text.get(name))
     if heads_divide_width and heads is not None and hidden is not None and hidden % heads:
         yield f"its hidden_size {hidden} is not a multiple of its {heads} attention heads"
     for name in ("head_dim", "global_head_dim"):
         if (text.get(name) or 0) % 2:
             yield f"its {name} is {text[name]}, and positions rotate pairs of numbers"
+    rows = text.get("vocab_size")
+    for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
+        ids = text[name] if isinstance(text.get(name), list) else [text.get(name)]
+        if rows is not None and any(token is not None and token >= rows for token in ids):
+            yield f"its vocab_size is {rows}, and its {name} {shown(text[name])}"
     layers, shared = text.get("num_hidden_layers"), text.get("num_kv_shared_layers") or 0
     for name in ("layer_types", "intermediate_size", "activation_sparsity_pattern"):
         listed = text.get(name)
@@ -90,7 +96,7 @@ def overrides(text: Mapping[str, Any]) -> Iterator[str]:
         yield from wrong_values(layer)
         if (layer.get("head_dim") or 0) % 2:
             yield f"the head_dim of a layer is {layer['head_dim']}, and positions rotate pairs of numbers"
-        yield from _unshared_heads(text.get("num_attention_heads"), layer.get("num_key_value_heads"))
+        yield from unshared_heads(text.get("num_attention_heads"), layer.get("num_key_value_heads"))
     # transformers pads the numbers of layers with zeros.
     by_number = {key.lstrip("0") or "0": layer for key, layer in per_layer.items()}
     for kind in LAYER_TYPES:
@@ -119,7 +125,8 @@ def missing_rotations(text: Mapping[str, Any]) -> Iterator[str]:
             yield f"partial_rotary_factor is {shown(share)} in its config.json, and not from 0 to 1"
 
 
-def _unshared_heads(heads: int | None, key_heads: int | None) -> Iterator[str]:
+def unshared_heads(heads: int | None, key_heads: int | None) -> Iterator[str]:
+    """Yield that heads cannot share those of keys and values, if so."""
     if heads is not None and key_heads is not None and heads % key_heads:
         yield f"its {heads} attention heads cannot share {key_heads} heads of keys and values"
 

@@ -1,0 +1,135 @@
+"""Fields of the parts of a config.json that see or hear.
+
+The types are those of transformers' classes for the towers of all generations: it reads no other ones. The rules were
+tried with tiny models, which transformers did not build, or which failed with a picture or a clip.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from math import isqrt
+from typing import Any
+
+from gemtune.families.configs.fields import is_count, shown, too_small, wrong_types
+from gemtune.families.configs.sections import towers
+from gemtune.families.configs.shapes import ACTIVATIONS, unshared_heads
+
+_SIZES = (
+    *(
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "head_dim",
+    ),
+    *("max_position_embeddings", "num_channels", "image_size", "patch_size", "pooling_kernel_size"),
+    *("position_embedding_size", "mm_embed_dim", "mm_posemb_size", "output_proj_dims", "audio_embed_dim"),
+    *("vocab_size", "input_feat_size", "attention_chunk_size", "conv_kernel_size", "conf_attention_chunk_size"),
+    *("conf_num_attention_heads", "conf_num_hidden_layers", "conf_conv_kernel_size", "conf_reduction_factor"),
+)
+_COUNTS_FROM_ZERO = (
+    *("vocab_offset", "attention_context_left", "attention_context_right"),
+    *("conf_attention_context_left", "conf_attention_context_right"),
+)
+_NUMBERS = (
+    *("layer_norm_eps", "rms_norm_eps", "initializer_range", "attention_dropout", "gradient_clipping"),
+    *("residual_weight", "attention_logit_cap", "attention_invalid_logits_value", "conf_attention_logit_cap"),
+    *("conf_residual_weight", "sscp_conv_group_norm_eps"),
+)
+_PAIRS = ("subsampling_conv_channels", "sscp_conv_channel_size")
+_PAIRS_OF_PAIRS = ("sscp_conv_kernel_size", "sscp_conv_stride_size")
+TYPES: Mapping[str, tuple[type, ...]] = {
+    **dict.fromkeys((*_SIZES, *_COUNTS_FROM_ZERO), (int,)),
+    **dict.fromkeys(_NUMBERS, (float,)),
+    **dict.fromkeys(("vision_use_head", "standardize", "use_clipped_linears", "do_pooling"), (bool,)),
+    **dict.fromkeys(("hidden_act", "hidden_activation", "architecture"), (str,)),
+    **dict.fromkeys(("rope_parameters", "model_args"), (dict, type(None))),
+    **dict.fromkeys((*_PAIRS, *_PAIRS_OF_PAIRS), (list,)),
+    "attention_bias": (bool, type(None)),
+}
+# The same where a class of towers takes others.
+TYPES_BY_CLASS: Mapping[str, Mapping[str, tuple[type, ...]]] = {
+    "siglip_vision_model": {"attention_dropout": (int, float)}
+}
+_SMALLEST: Mapping[str, int] = {
+    **dict.fromkeys(_SIZES, 1),
+    **dict.fromkeys((*_COUNTS_FROM_ZERO, "layer_norm_eps", "rms_norm_eps", "initializer_range"), 0),
+}
+# Of a picture, as all processors of Gemma read it.
+CHANNELS = 3
+# Towers rotate by two coordinates, each of which needs a pair of numbers.
+SMALLEST_HEAD = 4
+# The second one is what transformers made of the first in earlier versions.
+ROPE_TYPES = ("axial", "default")
+
+
+def wrong_towers(config: Mapping[str, Any], tower_type: str | None) -> Iterator[str]:
+    """Yield why transformers does not build or compute a tower.
+
+    tower_type: the `model_type` of the vision tower, where transformers chooses its class by that.
+    """
+    for name, tower in towers(config):
+        of = f" of {name}"
+        kind = tower.get("model_type", tower_type)
+        if name == "vision_config" and tower_type is not None and kind != tower_type:
+            yield f"model_type{of} is {shown(kind)} in its config.json, and {tower_type} in any model"
+        yield from wrong_types(tower, {**TYPES, **TYPES_BY_CLASS.get(str(kind), {})}, of)
+        yield from too_small(tower, _SMALLEST, of)
+        yield from (f"{reason} in {name} of its config.json" for reason in _contradictions(tower))
+    yield from _other_pictures(config)
+
+
+def _contradictions(tower: Mapping[str, Any]) -> Iterator[str]:
+    """Yield which values of a tower contradict each other or its task."""
+    for name in ("hidden_act", "hidden_activation"):
+        if name in tower and tower[name] not in ACTIVATIONS:
+            yield f"transformers has no activation {shown(tower[name])}, which is"
+    if not 0 <= tower.get("attention_dropout", 0) < 1:
+        yield f"attention_dropout is {shown(tower['attention_dropout'])}, and not from 0 to 1,"
+    heads = tower.get("num_attention_heads", tower.get("conf_num_attention_heads"))
+    hidden, head = tower.get("hidden_size"), tower.get("head_dim")
+    if heads is not None and hidden is not None and head is None and hidden % heads:
+        yield f"hidden_size is {hidden}, not a multiple of {heads} attention heads,"
+    if head is not None and (head < SMALLEST_HEAD or head % 2):
+        yield f"head_dim is {head}, and not an even number from {SMALLEST_HEAD} on,"
+    yield from unshared_heads(heads, tower.get("num_key_value_heads"))
+    if tower.get("num_channels", CHANNELS) != CHANNELS:
+        yield f"num_channels is {tower['num_channels']}, and pictures have {CHANNELS},"
+    if {"image_size", "patch_size"} <= set(tower) and tower["patch_size"] > tower["image_size"]:
+        yield f"patch_size is {tower['patch_size']}, more than image_size {tower['image_size']},"
+    widths = [tower[name] for name in ("mm_embed_dim", "output_proj_dims") if name in tower]
+    if "mm_embed_dim" in tower and len(set(widths)) > 1:
+        yield f"mm_embed_dim is {widths[0]}, and output_proj_dims {widths[1]},"
+    yield from _odd_lists(tower)
+    rotation = tower.get("rope_parameters") or {}
+    if (kind := rotation.get("rope_type", ROPE_TYPES[0])) not in ROPE_TYPES:
+        yield f"rope_type is {shown(kind)}, not one of {', '.join(ROPE_TYPES)},"
+    if type(base := rotation.get("rope_theta", 1.0)) not in (int, float) or not base > 0:
+        yield f"rope_theta is {shown(base)}, and not a number above 0,"
+
+
+def _odd_lists(tower: Mapping[str, Any]) -> Iterator[str]:
+    for name in _PAIRS:
+        if name in tower and not _is_pair(tower[name]):
+            yield f"{name} is {shown(tower[name])}, and not two whole numbers above 0,"
+    for name in _PAIRS_OF_PAIRS:
+        if name in tower and not (len(tower[name]) == 2 and all(_is_pair(each) for each in tower[name])):
+            yield f"{name} is {shown(tower[name])}, and not two pairs of whole numbers above 0,"
+
+
+def _is_pair(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(is_count(each) for each in value)
+
+
+def _other_pictures(config: Mapping[str, Any]) -> Iterator[str]:
+    """Yield that patches of a picture cannot become so many soft tokens.
+
+    Gemma 3 takes the mean of squares of patches.
+    """
+    tokens, vision = config.get("mm_tokens_per_image"), dict(towers(config)).get("vision_config", {})
+    if tokens is None or not {"image_size", "patch_size"} <= set(vision):
+        return
+    patches, side = vision["image_size"] // vision["patch_size"], isqrt(tokens)
+    if side**2 != tokens or side > patches or patches // (patches // side) != side:
+        yield f"its mm_tokens_per_image is {tokens}, which {patches} x {patches} patches of a picture do not make"
