@@ -81,6 +81,13 @@ def test_fish_needs_no_line(home: Path) -> None:
     assert "gemtune" in (home / ".config" / "fish" / "completions" / f"{'gemtune'}.fish").read_text()
 
 
+def test_a_script_can_be_a_file_of_the_function_path_of_zsh(home: Path) -> None:
+    script = run("completion", "zsh").stdout
+    assert script.startswith("#compdef gemtune\n")  # compinit looks at the first line only
+    assert script.count("#compdef") == 1
+    assert run("completion", "show", "zsh").stdout == script
+
+
 def test_a_shell_that_is_not_known_is_asked_for(home: Path) -> None:
     result = run("completion", "install", SHELL="/bin/ksh")
     assert (result.exit_code, "bash, zsh, fish" in result.stderr) == (2, True)

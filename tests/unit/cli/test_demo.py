@@ -141,6 +141,21 @@ def test_ctrl_c_cancels_the_job_of_the_demo(service: FakeService, capsys: pytest
     assert "goes on" not in capsys.readouterr().err
 
 
+def test_ctrl_c_among_the_sample_answers_says_that_the_adapter_is_complete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*arguments: object) -> tuple[int, str]:
+        raise KeyboardInterrupt
+
+    (tmp_path / demo.DATASET).mkdir()
+    (tmp_path / demo.DATASET / "eval.jsonl").write_text('{"messages": [{"role": "user", "content": "Hi"}]}\n')
+    monkeypatch.setattr(demo, "_run_example", interrupt)
+    with pytest.raises(click.exceptions.Exit) as ended:
+        demo._print_samples(tmp_path, "/the/model", "/the/adapter")
+    assert ended.value.exit_code == 130
+    assert "The adapter: /the/adapter" in capsys.readouterr().err
+
+
 def test_a_base_model_that_cannot_be_written_is_reported_in_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     built = subprocess.run(

@@ -14,13 +14,28 @@ from gemtune.client.profiles import file_path
 
 SHELLS = ("bash", "zsh", "fish")
 PROGRAM, VARIABLE = "gemtune", "_GEMTUNE_COMPLETE"
-# zsh has the completion system only where its own set-up, or this, has loaded it.
+# zsh has the completion system only where its own set-up, or this, has loaded it. A file of $fpath has to begin with
+# the line of `#compdef`.
+ZSH_BEGIN = f"#compdef {PROGRAM}\n"
 ZSH_SYSTEM = "(( $+functions[compdef] )) || { autoload -Uz compinit && compinit; }\n"
 # Files in which the shells read their set-up, below the home folder.
 START_FILES = {"bash": ".bashrc", "zsh": ".zshrc"}
 
 
-@click.group(cls=CommandGroup)
+class _CompletionGroup(CommandGroup):
+    """Group of commands that takes `completion zsh` for `completion show zsh`.
+
+    That is how other programs print the script.
+    """
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command of an argument list."""
+        return super().resolve_command(ctx, ["show", *args] if args[0] in SHELLS else args)
+
+
+@click.group(cls=_CompletionGroup)
 def completion() -> None:
     """Complete commands, ids and values with the tab key."""
 
@@ -61,7 +76,7 @@ def script(shell: str) -> str:
     kind = get_completion_class(shell)
     assert kind is not None
     source = kind(click.get_current_context().find_root().command, {}, PROGRAM, VARIABLE).source()
-    return ZSH_SYSTEM + source if shell == "zsh" else source
+    return ZSH_BEGIN + ZSH_SYSTEM + source.removeprefix(ZSH_BEGIN) if shell == "zsh" else source
 
 
 def _shell_in_use() -> str:

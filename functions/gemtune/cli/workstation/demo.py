@@ -19,6 +19,7 @@ import click
 
 from gemtune.cli.connection import ENDED, INTERRUPTED, Connection, starting
 from gemtune.cli.connection.follow import follow
+from gemtune.cli.connection.interrupts import explaining_interrupt
 from gemtune.cli.connection.text import echo_message
 from gemtune.process import parent_death
 from gemtune.settings import Settings
@@ -212,7 +213,9 @@ def _print_samples(examples: Path, base: str, adapter: str) -> None:
     held_out = (examples / DATASET / "eval.jsonl").read_text().splitlines()
     questions = [json.loads(line)["messages"][0]["content"] for line in held_out[:SAMPLES]]
     click.echo(f"Answering {SAMPLES} held-out questions before and after (less than a minute on 2 cores)")
-    code, printed = _run_example(examples, ["examples.sample_answers", base, adapter, *questions], signal.SIGKILL)
+    arguments = ["examples.sample_answers", base, adapter, *questions]
+    with explaining_interrupt(f"The training is done, only the sample answers are not. The adapter: {adapter}"):
+        code, printed = _run_example(examples, arguments, signal.SIGKILL)
     if code != 0:
         reason = _exit_reason(code)
         message = f"could not generate sample answers ({reason}); the adapter itself is complete: {adapter}"
