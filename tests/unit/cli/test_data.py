@@ -10,8 +10,10 @@ from unittest.mock import Mock
 
 import click
 import pytest
+from click.testing import CliRunner
 
 from gemtune.cli.connection import Connection, follow
+from gemtune.cli.group import main
 from gemtune.client import uploads
 from gemtune.client.calls import Call
 from gemtune.client.errors import BadUse
@@ -360,3 +362,18 @@ def test_a_reversed_column_is_refused_before_an_upload(
     assert result.stderr.startswith("no_such_column: no row has the column prompt for the field question")
     assert "use --column prompt=question" in result.stderr
     assert json.loads(run(*command, *options, "--json").stderr)["error"]["code"] == "no_such_column"
+
+
+@pytest.mark.parametrize("content", [b"question,answer\na,b\n", b"PAR1", b"\x1f\x8b\x08", '"a";b\n'.encode("utf-16")])
+@pytest.mark.parametrize("command", [["upload", "-"], ["check", "-", "--model", "a/b"]])
+def test_rows_on_standard_input_that_are_no_json_need_the_name_of_a_file(command: list[str], content: bytes) -> None:
+    result = CliRunner().invoke(main, ["data", *command, "--url", "http://127.0.0.1:9"], input=content)
+    assert (result.exit_code, "--filename rows.csv" in result.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b" \n", b'\n {"a": 1}', b"[{}]", '{"a": 1}'.encode("utf-16"), b"\xef\xbb\xbf{}"]
+)
+def test_rows_on_standard_input_are_json_without_a_name(content: bytes) -> None:
+    result = CliRunner().invoke(main, ["data", "upload", "-", "--url", "http://127.0.0.1:9"], input=content)
+    assert (result.exit_code, "--filename" in result.stderr) == (5, False)

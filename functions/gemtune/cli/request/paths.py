@@ -14,8 +14,12 @@ from typing import Any
 
 import click
 
+from gemtune.datasets.files.text_encoding import mark_of
+
 STANDARD_INPUT = "-"
 STANDARD_INPUT_NAME = "rows.jsonl"
+# Bytes of standard input that tell whether it is JSON.
+BEGIN_BYTES = 1024
 
 
 class LocalPath(click.Path):
@@ -81,7 +85,8 @@ def check_filename(source: str, filename: str | None) -> None:
 def file_of(source: Path, filename: str | None) -> Iterator[Path]:
     """Yield a path of EXISTING_OR_INPUT; for `-` a copy of standard input.
 
-    filename: name of the copy; None for STANDARD_INPUT_NAME. Raises click.UsageError for a name without a use.
+    filename: name of the copy; None for STANDARD_INPUT_NAME. Raises click.UsageError for a name without a use, and for
+    anything but JSON without a name.
     """
     check_filename(str(source), filename)
     if str(source) != STANDARD_INPUT:
@@ -94,4 +99,16 @@ def file_of(source: Path, filename: str | None) -> Iterator[Path]:
         path = Path(folder) / name
         with path.open("wb") as copy:
             shutil.copyfileobj(sys.stdin.buffer, copy)
+        if filename is None and not _may_be_json(path):
+            message = "the rows on standard input are no JSON: say what kind of file they are with --filename"
+            raise click.UsageError(f"{message}, as in --filename rows.csv")
         yield path
+
+
+def _may_be_json(path: Path) -> bool:
+    """Return whether a file begins as JSON does, or with blanks only."""
+    with path.open("rb") as file:
+        start = file.read(BEGIN_BYTES)
+    mark = mark_of(start)
+    text = start[len(mark.content) :].decode(mark.encoding, errors="replace").lstrip()
+    return not text or text[0] in "{["
