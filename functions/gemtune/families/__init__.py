@@ -139,7 +139,7 @@ def _damage(config: Mapping[str, Any], text: object, family: Family, model_type:
         return
     yield from fields.wrong_parts(config)
     yield from vision_and_audio.wrong_towers(config, None if family.pictures is None else family.pictures.tower_type)
-    yield from fields.wrong_values(text, model_type)
+    yield from fields.wrong_values(text, family.never_null)
     if isinstance(text.get("intermediate_size"), list) and not family.widths_by_layer:
         yield "its config.json has a list of intermediate_size, and models of its generation have one number"
     yield from shapes.overrides(text)

@@ -22,7 +22,7 @@ GEMMA_2 = Family(
         "datagemma-rag-27b": _27B, "datagemma-rig-27b": _27B,
     },
     turns=TurnFormat("<start_of_turn>", "<end_of_turn>", "gemma_chat_template.jinja"),
-    licence="gemma", heads_divide_width=True,
+    licence="gemma", heads_divide_width=True, never_null=("hidden_activation",),
     defaults=Defaults(256_000, 2304, 26, 8, 4, global_every=2),
     llama_cpp=LlamaCpp(window_period=2, capped_scores=True, fixed_rope_base=True, layers_scaled_by_share=46),
     fused=FusedLayers("Gemma2RMSNorm", "Gemma2MLP", "Gemma2Attention", "Gemma2DecoderLayer"),

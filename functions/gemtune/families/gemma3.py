@@ -45,7 +45,7 @@ GEMMA_3 = Family(
             reserved=("<start_function_declaration>", "<end_function_declaration>", "<escape>"),
         ),
     ),
-    licence="gemma", heads_divide_width=True,
+    licence="gemma", heads_divide_width=True, never_null=("hidden_activation",),
     defaults=Defaults(262_208, 2304, 26, 8, 4, global_every=6, global_every_field="sliding_window_pattern"),
     llama_cpp=LlamaCpp(
         untied_head=True, window_period=6, rope_types=("default", "linear", "yarn"), layers_scaled_by_share=62

@@ -42,6 +42,7 @@ GEMMA_3N = Family(
         adds_rows=True, fixed=_FIXED, layers_with_keys=20, sparsity=Sparsity(10, 0.95, 2048)
     ),
     licence="gemma", heads_divide_width=True, widths_by_layer=True,
+    never_null=("hidden_activation", "final_logit_softcapping", "sliding_window"),
     defaults=Defaults(262_400, 2048, 35, 8, 2, num_kv_shared_layers=15, global_every=5),
     pictures=PictureFormat(
         "image_token", around="\n\n", by_aspect_ratio=False, type_ids="token_type_ids", trains_tower=False,

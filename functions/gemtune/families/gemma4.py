@@ -54,7 +54,7 @@ GEMMA_4 = Family(
     multimodal_modules=("vision_tower", "audio_tower", "embed_vision", "embed_audio", "vision_embedder"),
     audio_modules=("audio_tower", "embed_audio"), rotations_by_layer=True, global_head=512,
     defaults=Defaults(262_144, 2304, 30, 8, 4, global_every=6, last_is_global=True),
-    experts=("experts.gate_up_proj", "experts.down_proj"),
+    experts=("experts.gate_up_proj", "experts.down_proj"), never_null=("hidden_activation", "sliding_window"),
     experts_limit="vLLM 0.33 needs --enable-mixed-moe-lora-format and is_3d_lora_weight, llama.cpp converts no experts",
     unquantized=("router.proj", "per_layer_input_gate", "per_layer_projection", "per_layer_model_projection"),
 )  # fmt: skip

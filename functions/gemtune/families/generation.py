@@ -176,6 +176,7 @@ class Family:
     fused: layers that have fused implementations; None where there are none.
     llama_cpp: shapes that llama.cpp computes; None where it was not compared with transformers.
     heads_divide_width: whether transformers takes only widths that are a multiple of the number of attention heads.
+    never_null: fields of a config.json that are null in models of other generations only.
     rotations_by_layer: whether a config.json has to state how sliding and global layers rotate positions.
     widths_by_layer: whether a config.json may state the width of each layer's MLP.
     global_head: width of the heads of global layers that a config.json does not state; None where all heads are alike.
@@ -201,6 +202,7 @@ class Family:
     fused: FusedLayers | None = None
     llama_cpp: LlamaCpp | None = None
     heads_divide_width: bool = False
+    never_null: tuple[str, ...] = ()
     rotations_by_layer: bool = False
     widths_by_layer: bool = False
     global_head: int | None = None

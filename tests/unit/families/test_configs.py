@@ -167,6 +167,10 @@ def test_a_config_that_contradicts_what_it_omits_is_refused(
     assert reason in problem.msg
 
 
+def test_the_fields_of_every_generation_are_compared() -> None:
+    assert [family.name for family in families.FAMILIES if not set(family.model_types) & set(TEXTS)] == []
+
+
 @pytest.mark.parametrize("model_type", TEXTS)
 @pytest.mark.parametrize("layers", [6, 7, 15])
 def test_what_a_config_omits_is_what_transformers_takes(model_type: str, layers: int) -> None:

@@ -6,7 +6,7 @@ The types are those of transformers' classes for the language models of all gene
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from gemtune.families.configs.sections import TOWERS, language_model, towers
@@ -105,12 +105,6 @@ SMALLEST_OF_WHOLE: Mapping[str, int] = {
 }
 TYPES_OF_ANY: Mapping[str, tuple[type, ...]] = {"id2label": (dict, _NULL), "attribute_map": (dict,)}
 _ITEMS: Mapping[str, type] = {"intermediate_size": int, "eos_token_id": int, "activation_sparsity_pattern": float}
-# Fields that are null in models of other generations only, by the beginning of these models' types.
-_NEVER_NULL: Mapping[str, tuple[str, ...]] = {
-    "hidden_activation": ("gemma2", "gemma3", "gemma4"),
-    "final_logit_softcapping": ("gemma3n",),
-    "sliding_window": ("gemma3n", "gemma4"),
-}
 _IN_WORDS = {int: "a whole number", float: "a number with a point", bool: "true or false", str: "a text"} | {
     list: "a list",
     dict: "an object",
@@ -131,16 +125,16 @@ def field_over_limit(config: Mapping[str, Any]) -> str | None:
     return None
 
 
-def wrong_values(text: Mapping[str, Any], model_type: str = "") -> Iterator[str]:
+def wrong_values(text: Mapping[str, Any], never_null: Sequence[str] = ()) -> Iterator[str]:
     """Yield which values have types or ranges that no model has.
 
-    text: the fields of a language model. model_type: of the whole model; "" for fields of a single layer.
+    text: the fields of a language model. never_null: see `Family`.
     """
     yield from wrong_types(text, TYPES)
     if "hidden_activation" in text and text["hidden_activation"] is None and "hidden_act" not in text:
         yield "hidden_activation is null in its config.json, and not a text"
-    for name, generations in _NEVER_NULL.items():
-        if name in text and text[name] is None and model_type.startswith(generations):
+    for name in never_null:
+        if name in text and text[name] is None:
             yield f"{name} is null in its config.json, and in no model of its generation"
     for name, kind in _ITEMS.items():
         if isinstance(items := text.get(name), list) and any(type(item) is not kind for item in items):
