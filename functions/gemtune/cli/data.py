@@ -17,7 +17,7 @@ from gemtune.cli.connection.completing import complete_datasets
 from gemtune.cli.connection.groups import CommandGroup
 from gemtune.cli.connection.interrupts import PARTS_ARE_KEPT, explain_interrupt
 from gemtune.cli.connection.starting import confirm, confirm_option, offer_service
-from gemtune.cli.connection.text import echo_columns, echo_message, is_redrawn
+from gemtune.cli.connection.text import echo_columns, echo_message, is_redrawn, local_time
 from gemtune.cli.request.paths import EXISTING, EXISTING_OR_INPUT, STANDARD_INPUT_NAME, file_of
 from gemtune.client import references, uploads
 
@@ -91,7 +91,8 @@ def show(connection: Connection, dataset_id: str) -> None:
         return
     for name in ("dataset_id", "name", "status", "created_at"):
         if dataset[name] is not None:
-            click.echo(f"{name + ':':14}{dataset[name]}")
+            value = local_time(dataset[name]) if name == "created_at" else dataset[name]
+            click.echo(f"{name + ':':14}{value}")
     if dataset["tags"]:
         click.echo(f"{'tags:':14}{', '.join(dataset['tags'])}")
     for file in dataset["files"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,14 @@ def test_a_share_of_rows_to_evaluate_on_leads_to_what_holds_rows_out(share: str)
     error = run("train", "--data", __file__, *MODEL, "--eval", share)
     assert (error.exit_code, "training_config.eval_strategy=epoch" in error.stderr) == (2, True)
     assert "eval_strategy" not in run("train", "--data", __file__, *MODEL, "--eval", "held.csv").stderr
+
+
+def test_a_filter_that_the_service_refuses_is_called_as_the_option(service: FakeService) -> None:
+    problem = {"loc": ["query", "page_token"], "msg": "this is not known", "code": "not_one_of", "hint": None}
+    body = {"error": {"code": "request_refused", "message": "no", "hint": None}, "problems": [problem]}
+    service.answers["GET", "/jobs"] = (422, body)
+    assert run("jobs", "--status", "x", url=service.url).stderr == "--page-token: this is not known (not_one_of)\n"
+    assert run("jobs", "--json", url=service.url).stderr == json.dumps(body) + "\n"
 
 
 def test_to_view_means_one_job_if_it_is_named() -> None:

@@ -32,9 +32,9 @@ OTHER_NOUNS = {
 }
 # Options by the names that they have elsewhere.
 OTHER_OPTIONS: Mapping[str, str] = {
-    "--data": "--training-file --train-file --file --dataset-file --rows",
+    "--data": "-d -t --training-file --train-file --file --dataset-file --rows",
     "--eval": "--validation-file --eval-file --validation --val --test",
-    "--model": "--base-model --base",
+    "--model": "-m --base-model --base",
     "--name": "--suffix --job-name --run-name --title",
     "--epochs": "--n-epochs --num-epochs --num-train-epochs --epoch",
     "--learning-rate": "--lr",
@@ -46,13 +46,13 @@ OTHER_OPTIONS: Mapping[str, str] = {
     "--export": "--export-format --quantization --quantize --gguf",
     "--repo": "--hub-model-id --hub-repo --hf-repo --hf-repo-id --push-to-hub",
     "--follow": "--watch --wait --stream",
-    "--limit": "--max --count",
+    "--limit": "-L --max --count",
     "--output": "--out --output-file --output-dir --download-dir --local-dir",
     "--force": "--overwrite --clobber --replace",
-    "--json": "--format --output-format --jq --template --query",
+    "--json": "-o --format --output-format --jq --template --query",
     "--yes": "--confirm --no-confirm --assume-yes --force",
     "--debug": "--verbose --trace --log-level",
-    "--download": "--output --out --output-dir --download-dir --local-dir --dir --folder",
+    "--download": "-o --output --out --output-dir --download-dir --local-dir --dir --folder",
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import IO, Any
@@ -41,7 +42,8 @@ class Refusal:
             click.echo(self.document(), err=True)
         elif self.problems:
             for problem in self.problems:
-                _print_lines(f"{field_of(problem)}: {problem['msg']} ({problem['code']})", problem.get("hint"))
+                field = re.sub(r"^query\.(\w+)$", _option, field_of(problem))
+                _print_lines(f"{field}: {problem['msg']} ({problem['code']})", problem.get("hint"))
         else:
             _print_lines(f"{self.code}: {as_commands(self.message)}", self.hint)
 
@@ -68,6 +70,11 @@ class DocumentedUse(DocumentedError):
     """Error of the use of a command that click prints as JSON."""
 
     exit_code = click.UsageError.exit_code
+
+
+def _option(match: re.Match[str]) -> str:
+    """Return the option of a command that is a parameter of a query."""
+    return f"--{match[1].replace('_', '-')}"
 
 
 def _print_lines(line: str, hint: str | None) -> None:
