@@ -1,4 +1,4 @@
-"""Requests of a client, apart from how they are sent.
+"""Requests of a client and their address, apart from how they are sent.
 
 An operation of several requests is a generator: it yields calls and pauses, and gets the answers. So the synchronous
 and the asynchronous client share it.
@@ -6,15 +6,66 @@ and the asynchronous client share it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel
 
+from gemtune.client.errors import BadUse
+
+if TYPE_CHECKING:
+    import ssl
+
 Answer = TypeVar("Answer")
 Model = TypeVar("Model", bound=BaseModel)
+# Hosts that are this machine. Proxies do not apply to it.
+THIS_MACHINE = ("://127.0.0.1", "://localhost", "://[::1]")
+# Characters of a token in a header.
+TOKEN = re.compile(r"[!-~]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A service, and the token for it, which is sent over https only.
+
+    Raises BadUse for a token that cannot be sent.
+    """
+
+    url: str
+    token: str | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.token is not None:
+            check_token(self.token)
+
+    @property
+    def is_local(self) -> bool:
+        """Return whether the service is on this machine."""
+        return any(host in self.url for host in THIS_MACHINE)
+
+    @property
+    def verify(self) -> ssl.SSLContext | bool:
+        """Return what verifies the service's certificate, as httpx takes it.
+
+        Loading the known authorities takes about 60 ms. Over HTTP on this machine there is no certificate, and the
+        context for it trusts none.
+        """
+        import ssl
+
+        is_plain = self.is_local and self.url.startswith("http://")
+        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if is_plain else True
+
+
+def check_token(token: str) -> None:
+    """Raise BadUse if a text cannot be a token.
+
+    The message does not show it.
+    """
+    if not TOKEN.fullmatch(token):
+        raise BadUse("the token has spaces, line breaks or characters beyond ASCII: copy it again")
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from gemtune.client.calls import Address
 from gemtune.client.errors import BadUse
-from gemtune.client.transport import Address
 
 DEFAULT_PORT = 8080
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")

@@ -8,15 +8,14 @@ import logging
 import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from gemtune import VERSION_HEADER
-from gemtune.client.calls import Call, LinkedPut, Operation, Pause, Step
-from gemtune.client.errors import BadUse, LinkRefused, NotAnAnswer, Refused, Unreachable
+from gemtune.client.calls import THIS_MACHINE, Address, Call, LinkedPut, Operation, Pause, Step
+from gemtune.client.errors import LinkRefused, NotAnAnswer, Refused, Unreachable
 from gemtune.redaction import redact_logs_of
 
 if TYPE_CHECKING:
@@ -25,44 +24,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
 TIMEOUT_SECONDS = 60.0
-# Hosts that are this machine. Proxies do not apply to it.
-THIS_MACHINE = ("://127.0.0.1", "://localhost", "://[::1]")
-# Characters of a token in a header.
-TOKEN = re.compile(r"[!-~]+")
 # HTTP statuses of a proxy in front of a service that does not answer.
 NO_SERVICE = (502, 503, 504)
 # HTTP statuses of Cloud Storage after which a request is sent again, and the code in its answer to a refused one.
 REPEATED = (408, 429, 500, 502, 503, 504)
 STORAGE_CODE = re.compile(r"<Code>(\w{1,100})</Code>")
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """A service, and the token for it, which is sent over https only.
-
-    Raises BadUse for a token that cannot be sent.
-    """
-
-    url: str
-    token: str | None = field(default=None, repr=False)
-
-    def __post_init__(self) -> None:
-        if self.token is not None:
-            check_token(self.token)
-
-    @property
-    def is_local(self) -> bool:
-        """Return whether the service is on this machine."""
-        return any(host in self.url for host in THIS_MACHINE)
-
-
-def check_token(token: str) -> None:
-    """Raise BadUse if a text cannot be a token.
-
-    The message does not show it.
-    """
-    if not TOKEN.fullmatch(token):
-        raise BadUse("the token has spaces, line breaks or characters beyond ASCII: copy it again")
 
 
 class Transport:
@@ -141,7 +107,8 @@ class Transport:
         import httpx2
 
         # Without trust_env, httpx ignores the proxy settings, which must not apply to this machine itself.
-        return httpx2.Client(base_url=self.address.url, timeout=self._timeout, trust_env=not self.address.is_local)
+        trust_env, verify = not self.address.is_local, self.address.verify
+        return httpx2.Client(base_url=self.address.url, timeout=self._timeout, trust_env=trust_env, verify=verify)
 
 
 class AsyncTransport:
@@ -216,8 +183,9 @@ class AsyncTransport:
         """Return the HTTP client, created at the first request."""
         import httpx2
 
+        trust_env, verify = not self.address.is_local, self.address.verify
         return httpx2.AsyncClient(
-            base_url=self.address.url, timeout=TIMEOUT_SECONDS, trust_env=not self.address.is_local
+            base_url=self.address.url, timeout=TIMEOUT_SECONDS, trust_env=trust_env, verify=verify
         )
 
 

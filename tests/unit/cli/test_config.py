@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from gemtune.client import profiles
+from gemtune.client.calls import Address
 from gemtune.client.errors import BadUse
 from gemtune.client.profiles import find_address
-from gemtune.client.transport import Address
 from tests.unit.cli.test_cli import run
 from tests.unit.conftest import FakeService
 

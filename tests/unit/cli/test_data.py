@@ -15,9 +15,9 @@ from click.testing import CliRunner
 from gemtune.cli.connection import Connection, follow
 from gemtune.cli.group import main
 from gemtune.client import uploads
-from gemtune.client.calls import Call
+from gemtune.client.calls import Address, Call
 from gemtune.client.errors import BadUse
-from gemtune.client.transport import Address, Transport
+from gemtune.client.transport import Transport
 from tests.unit.cli.test_cli import job_body, run
 from tests.unit.conftest import FakeService
 

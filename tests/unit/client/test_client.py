@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import inspect
 import re
+import ssl
 import subprocess
 import sys
 import threading
@@ -20,7 +21,7 @@ from werkzeug.serving import make_server
 import gemtune
 from gemtune import AsyncClient, Client
 from gemtune.client import asynchronous, curves, operations, sync
-from gemtune.client.calls import Call
+from gemtune.client.calls import Address, Call
 from gemtune.client.errors import BadUse, JobFailed, NotAnAnswer, Refused, Unreachable
 from gemtune.handlers import answers
 from gemtune.handlers.endpoints import ENDPOINTS, Document
@@ -393,3 +394,11 @@ def test_importing_the_package_imports_nothing_else() -> None:
     }
     with pytest.raises(AttributeError):
         gemtune.nothing  # noqa: B018
+
+
+def test_only_plain_http_on_this_machine_does_without_known_authorities() -> None:
+    plain = Address("http://127.0.0.1:8080").verify
+    assert isinstance(plain, ssl.SSLContext)
+    assert (plain.verify_mode, plain.check_hostname, plain.get_ca_certs()) == (ssl.CERT_REQUIRED, True, [])
+    for url in ("https://127.0.0.1:8080", "https://gemtune.example", "http://gemtune.example"):
+        assert Address(url).verify is True  # a proxy of http may have a certificate

@@ -9,8 +9,8 @@ from typing import Any
 import click
 
 from gemtune.cli.connection import Connection
+from gemtune.client.calls import Address
 from gemtune.client.references import short_id
-from gemtune.client.transport import Address
 from gemtune.errors import StepError
 
 

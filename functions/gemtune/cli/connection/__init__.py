@@ -14,7 +14,7 @@ import click
 
 from gemtune.cli.connection.refusals import NO_SERVICE, Refusal
 from gemtune.cli.connection.text import echo_message
-from gemtune.client.calls import Answer, Call, Operation
+from gemtune.client.calls import Address, Answer, Call, Operation
 from gemtune.client.errors import (
     ClientError,
     NoSingleJob,
@@ -26,7 +26,7 @@ from gemtune.client.errors import (
 )
 from gemtune.client.profiles import find_address
 from gemtune.client.references import find_dataset, find_job
-from gemtune.client.transport import Address, Transport
+from gemtune.client.transport import Transport
 
 # Exit codes.
 REFUSED, FAILED, CANCELLED, UNREACHABLE, INTERRUPTED = 1, 3, 4, 5, 130

@@ -13,9 +13,9 @@ from gemtune.cli.connection.completing import complete_profiles
 from gemtune.cli.connection.groups import CommandGroup
 from gemtune.cli.connection.text import echo_message
 from gemtune.client import profiles
+from gemtune.client.calls import check_token
 from gemtune.client.errors import BadUse
 from gemtune.client.profiles import Profile, Profiles
-from gemtune.client.transport import check_token
 
 # Fields that can be set, and what each of them replaces.
 REPLACED: Mapping[str, dict[str, None]] = {
