@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import sys
 import zlib
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -23,9 +23,9 @@ from typing import IO, Any
 import numpy as np
 
 from trainer.gguf.file_layout import Entry, contents
+from trainer.gguf.quantizer import Bytes, Floats, dequantizer
 
-Floats = np.ndarray[Any, np.dtype[np.float32]]
-Bytes = np.ndarray[Any, np.dtype[np.uint8]]
+Dequantize = Callable[[Bytes, str], Floats]
 
 # Per type: the bytes of a block that hold the values' low bits, and their value if every lowest bit is set
 # (https://github.com/ggml-org/ggml/blob/master/src/ggml-common.h). IQ4_NL, whose steps differ, is in no export.
@@ -43,9 +43,13 @@ CHUNK = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class _Tensor:
-    """One tensor in both files. kind: ggml's name of its quantized type."""
+    """One tensor in both files.
+
+    kind: ggml's name of its quantized type. dequantize: see `dequantized`.
+    """
 
     kind: str
+    dequantize: Dequantize
     exact: IO[bytes]
     exact_at: Entry
     quantized: IO[bytes]
@@ -76,11 +80,11 @@ class _Tensor:
         self.exact.write(bfloat16(values).tobytes())
 
 
-def dither(exact: Path, quantized: Path, untrained: Collection[str] = ()) -> int:
+def dither(exact: Path, quantized: Path, untrained: Collection[str] = (), dequantize: Dequantize | None = None) -> int:
     """Add noise to tensors of `exact` that are on their quantization's grid.
 
     Returns the number of changed tensors. untrained: names of tensors that training did not change, whose grid values
-    are right. The same files get the same noise.
+    are right. dequantize: `dequantized` by default. The same files get the same noise.
     """
     entries = {entry.name: entry for entry in contents(exact).entries}
     changed = 0
@@ -89,7 +93,7 @@ def dither(exact: Path, quantized: Path, untrained: Collection[str] = ()) -> int
             kind, before = kind_name(entry.kind), entries[entry.name]
             if entry.name in untrained or kind not in LOW_BITS or kind_name(before.kind) != "BF16":
                 continue
-            tensor = _Tensor(kind, weights, before, rounded, entry)
+            tensor = _Tensor(kind, dequantize or dequantized, weights, before, rounded, entry)
             if _distance(tensor) < ON_GRID:
                 _add_noise(tensor, np.random.default_rng(zlib.crc32(entry.name.encode())))
                 changed += 1
@@ -103,8 +107,8 @@ def _distance(tensor: _Tensor) -> float:
     """
     count = tensor.exact_at.count // tensor.block[0]
     values, blocks = tensor.read(max(0, count - CHUNK // tensor.block[0]) // 2)
-    expected = float(np.mean(np.square(grid_steps(blocks, tensor.kind)))) / 12
-    measured = float(np.mean(np.square(values - dequantized(blocks, tensor.kind))))
+    expected = float(np.mean(np.square(grid_steps(blocks, tensor.kind, tensor.dequantize)))) / 12
+    measured = float(np.mean(np.square(values - tensor.dequantize(blocks, tensor.kind))))
     return float(np.sqrt(measured / expected)) if expected > 0 else np.inf
 
 
@@ -113,10 +117,22 @@ def _add_noise(tensor: _Tensor, generator: np.random.Generator) -> None:
     for begin in range(0, tensor.exact_at.count // size, CHUNK // size):
         values, blocks = tensor.read(begin)
         noise = generator.random(values.shape, dtype=np.float32) - np.float32(0.5)
-        tensor.write(begin, values + noise * grid_steps(blocks, tensor.kind))
+        tensor.write(begin, values + noise * grid_steps(blocks, tensor.kind, tensor.dequantize))
 
 
-def grid_steps(blocks: Bytes, kind: str) -> Floats:
+def dequantized(blocks: Bytes, kind: str) -> Floats:
+    """Dequantize (blocks, bytes per block) to (blocks, values per block).
+
+    It gives what `quantizer.dequantizer` gives, without ggml and ten times slower.
+    """
+    from gguf import GGMLQuantizationType, quants
+
+    # llama.cpp's module computes 16 rows at a time, so all blocks are one row.
+    values: Floats = quants.dequantize(blocks.reshape(1, -1), GGMLQuantizationType[kind])
+    return values.reshape(len(blocks), -1)
+
+
+def grid_steps(blocks: Bytes, kind: str, dequantize: Dequantize = dequantized) -> Floats:
     """Return the grid's step at each value, (blocks, values per block).
 
     It is the difference that a value's lowest bit makes.
@@ -124,16 +140,7 @@ def grid_steps(blocks: Bytes, kind: str) -> Floats:
     low_bits, ones = LOW_BITS[kind]
     lower, upper = blocks.copy(), blocks.copy()
     lower[:, low_bits], upper[:, low_bits] = 0, ones
-    return dequantized(upper, kind) - dequantized(lower, kind)
-
-
-def dequantized(blocks: Bytes, kind: str) -> Floats:
-    """Dequantize (blocks, bytes per block) to (blocks, values per block)."""
-    from gguf import GGMLQuantizationType, quants
-
-    # llama.cpp's module computes 16 rows at a time, so all blocks are one row.
-    values: Floats = quants.dequantize(blocks.reshape(1, -1), GGMLQuantizationType[kind])
-    return values.reshape(len(blocks), -1)
+    return dequantize(upper, kind) - dequantize(lower, kind)
 
 
 def float32(bf16: np.ndarray[Any, np.dtype[np.uint16]]) -> Floats:
@@ -157,4 +164,4 @@ def kind_name(kind: int) -> str:
 if __name__ == "__main__":
     _, tools, exact_file, quantized_file, *untrained_tensors = sys.argv
     sys.path.insert(0, str(Path(tools) / "gguf-py"))  # the version of gguf that belongs to the converter
-    print(dither(Path(exact_file), Path(quantized_file), untrained_tensors))
+    print(dither(Path(exact_file), Path(quantized_file), untrained_tensors, dequantizer(Path(tools))))

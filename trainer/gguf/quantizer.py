@@ -11,9 +11,16 @@ import os
 import re
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from trainer.gguf.llama_library import LoadError, library, silent_log, thread_count
+
+Floats = np.ndarray[Any, np.dtype[np.float32]]
+Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 
 # A disk with fewer free bytes counts as full.
 MIN_FREE_BYTES = 1 << 20
@@ -33,6 +40,25 @@ def quantize(tools: Path, source: Path, target: Path, llama_type: str) -> None:
         if shutil.disk_usage(target.parent).free < MIN_FREE_BYTES:  # llama.cpp only writes `iostream error`
             raise OSError(errno.ENOSPC, "No space left on device")
         raise RuntimeError(f"llama.cpp could not quantize {source.name}")
+
+
+def dequantizer(tools: Path) -> Callable[[Bytes, str], Floats]:
+    """Return ggml's own dequantization, of (blocks, bytes) to (blocks, values).
+
+    Its second argument is ggml's name of a type.
+    """
+    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+
+    ggml = library(tools)._lib  # the functions of ggml are among the dependencies of llama.cpp's library
+
+    def dequantized(blocks: Bytes, kind: str) -> Floats:
+        count, size = GGML_QUANT_SIZES[GGMLQuantizationType[kind]]
+        source, values = np.ascontiguousarray(blocks).reshape(-1, size), np.empty((len(blocks), count), np.float32)
+        function = ggml[f"dequantize_row_q{kind.removeprefix('Q')}"]
+        function(*(ctypes.c_void_p(each.ctypes.data) for each in (source, values)), ctypes.c_int64(values.size))
+        return values
+
+    return dequantized
 
 
 # A line of the quantizer's log: a tensor's name, its type, and the type that it gets, if that is another one.

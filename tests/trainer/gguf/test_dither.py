@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from gguf import GGMLQuantizationType, GGUFWriter, dequantize
 
-from trainer.gguf import dither
+from trainer.gguf import dither, quantizer
 from trainer.gguf.file_layout import InvalidGguf, contents
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
@@ -86,7 +86,7 @@ def test_steps_are_the_distances_between_the_values_of_a_block(quantize: Quantiz
     """Values in a part of a block differ by whole steps, some by exactly one."""
     blocks = quantize(random_weights(1), kind)
     values = dequantize(blocks, GGMLQuantizationType[kind]).reshape(-1, PART_LENGTH.get(kind, 32))
-    block_size, type_size = dither._Tensor(kind, *[None] * 4).block  # type: ignore[arg-type]
+    block_size, type_size = dither._Tensor(kind, *[None] * 5).block  # type: ignore[arg-type]
     step = dither.grid_steps(blocks.reshape(-1, type_size), kind)
     assert step.shape == (ROWS * WIDTH // block_size, block_size)
     step = step.reshape(values.shape)
@@ -95,6 +95,13 @@ def test_steps_are_the_distances_between_the_values_of_a_block(quantize: Quantiz
     assert np.abs(apart - apart.round()).max() < 0.01
     smallest = np.where(apart.round() == 0, np.inf, apart.round()).min(axis=1)
     assert np.median(smallest) == 1
+
+
+@pytest.mark.parametrize("kind", dither.LOW_BITS)
+def test_ggml_dequantizes_as_the_package_gguf_does(tools: Path, quantize: Quantize, kind: str) -> None:
+    blocks = quantize(random_weights(4), kind).reshape(-1, block_bytes(kind))
+    values = quantizer.dequantizer(tools)(blocks[::-1], kind)
+    assert values.tobytes() == dither.dequantized(blocks[::-1], kind).tobytes()
 
 
 @pytest.mark.parametrize("kind", dither.LOW_BITS)
@@ -113,7 +120,7 @@ def test_a_change_of_weights_on_the_grid_survives_quantization(tmp_path: Path, q
 
 
 def block_bytes(kind: str) -> int:
-    return dither._Tensor(kind, *[None] * 4).block[1]  # type: ignore[arg-type]
+    return dither._Tensor(kind, *[None] * 5).block[1]  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("kind", dither.LOW_BITS)

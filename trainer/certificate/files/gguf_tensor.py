@@ -12,8 +12,9 @@ import torch
 
 from trainer.certificate.files.systematic import Systematic, scaled_row
 from trainer.certificate.files.weights import Weight, spacing
-from trainer.gguf.dither import LOW_BITS, Bytes, Floats, dequantized, float32, grid_steps
+from trainer.gguf.dither import LOW_BITS, Dequantize, dequantized, float32, grid_steps
 from trainer.gguf.file_layout import Entry, InvalidGguf
+from trainer.gguf.quantizer import Bytes, Floats
 
 # Values per chunk.
 CHUNK = 1 << 20
@@ -55,13 +56,14 @@ PLAIN: Mapping[str, Any] = {"F32": np.float32, "F16": np.float16}
 class Tensor:
     """A tensor of a GGUF file.
 
-    kind: ggml's name of its type. block: values and bytes of a block.
+    kind: ggml's name of its type. block: values and bytes of a block. dequantize: see `dither.dequantized`.
     """
 
     path: Path
     entry: Entry
     kind: str
     block: tuple[int, int]
+    dequantize: Dequantize = dequantized
 
     def chunk(self, begin: int, count: int) -> tuple[Floats, Floats | None]:
         """Return values from `begin` on, and the steps of their blocks."""
@@ -72,7 +74,8 @@ class Tensor:
             at = self.entry.offset + begin * np.dtype(PLAIN[self.kind]).itemsize
             return np.memmap(self.path, PLAIN[self.kind], "r", at, (count,)).astype(np.float32), None
         raw = self._blocks(begin, count)
-        return dequantized(raw, self.kind).reshape(-1), grid_steps(raw, self.kind).reshape(-1)
+        values, steps = self.dequantize(raw, self.kind), grid_steps(raw, self.kind, self.dequantize)
+        return values.reshape(-1), steps.reshape(-1)
 
     def is_nearest(self, begin: int, exact: torch.Tensor) -> bool:
         """Return whether values from `begin` on are the nearest to exact ones.
@@ -103,14 +106,14 @@ class Tensor:
         return np.array(np.memmap(self.path, np.uint8, "r", at, (count // values, size)))
 
 
-def tensor_in(path: Path, entry: Entry) -> Tensor:
+def tensor_in(path: Path, entry: Entry, dequantize: Dequantize = dequantized) -> Tensor:
     """Return a tensor of a file. Raises InvalidGguf."""
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
     kind = GGMLQuantizationType(entry.kind)
     if kind.name not in {"F32", "F16", "BF16", *LOW_BITS}:
         raise InvalidGguf(f"{entry.name} of {path.name} has the unexpected type {kind.name}")
-    return Tensor(path, entry, kind.name, GGML_QUANT_SIZES[kind])
+    return Tensor(path, entry, kind.name, GGML_QUANT_SIZES[kind], dequantize)
 
 
 def problem(tensor: Tensor, weight: Weight, shift: float, *, was_dithered: bool) -> str | None:

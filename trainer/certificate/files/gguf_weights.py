@@ -24,7 +24,7 @@ from trainer.export.lora_weights import canonical_name
 from trainer.export.merge import EMBEDDINGS
 from trainer.gguf.dither import kind_name
 from trainer.gguf.file_layout import Contents, Entry, InvalidGguf
-from trainer.gguf.quantizer import quantized_types
+from trainer.gguf.quantizer import dequantizer, quantized_types
 
 # A tensor that llama.cpp's converter adds to those of Gemma 4: the divisors of the frequencies of rotary embeddings. A
 # dimension that is not rotated has a divisor of at least STOPPED.
@@ -65,7 +65,7 @@ def problems(
     if others := _other_types(file, export, tools):
         return others
     shifted = bool(SHIFTED_NORMS.match(str(config.get("model_type"))))
-    wrong = []
+    wrong, dequantize = [], dequantizer(tools)
     rope_factors = tensor_in(path, entries[ROPE_FACTORS]) if ROPE_FACTORS in entries else None
     if not _has_rope_factors(rope_factors, config):
         wrong.append(f"{ROPE_FACTORS} rotates other dimensions than the model")
@@ -73,7 +73,7 @@ def problems(
         if name in tied:
             continue
         shift = 1.0 if shifted and name.endswith("norm.weight") else 0.0
-        tensor = _part(tensor_in(path, entries[llama_name]), name)
+        tensor = _part(tensor_in(path, entries[llama_name], dequantize), name)
         weight = _of_tokens(trained.weight(name), tensor.entry, tokens)
         if name.removesuffix(".weight").endswith(TABLE_PER_LAYER):
             tensor = _without_zeros(tensor, len(weight.value))

@@ -95,7 +95,7 @@ def _text_problems(pieces: Sequence[str], tokenizer: Tokenizer) -> list[str]:
     wrong = [
         index
         for piece, index in tokenizer.get_vocab().items()
-        if index < len(pieces) and pieces[index].replace("▁", " ") != piece.replace("▁", " ")
+        if index < len(pieces) and pieces[index] != piece and pieces[index].replace("▁", " ") != piece.replace("▁", " ")
     ]
     if not wrong:
         return []
