@@ -44,7 +44,8 @@ class Context:
     llama_cpp: the folder of llama.cpp's tools. mounted: whether large files are read from the buckets' mounts, because
     the local disk is memory. cap_reached_at: when the job will have spent what it may, by the same
     clock as the deadline; None without a cap. trains: set during the train_steps, which end at a checkpoint by
-    themselves. on_done: called once the step is recorded as done.
+    themselves. on_done: called once the step is recorded as done. purpose: of a part of the step that is done in
+    addition, told with each phase.
     """
 
     job: Job
@@ -64,6 +65,7 @@ class Context:
     cap_reached_at: float | None = None
     trains: threading.Event = field(default_factory=threading.Event)
     on_done: Callable[[], None] = lambda: None
+    purpose: str = ""
 
     @property
     def prefix(self) -> str:
@@ -76,7 +78,8 @@ class Context:
         A store that cannot be reached does not end the attempt for it. Raises Stale, JobNotFound.
         """
         try:
-            self.advance.record_phase(self.job.job_id, self.fence, phase=phase)
+            full = f"{self.purpose}: {phase}" if self.purpose else phase
+            self.advance.record_phase(self.job.job_id, self.fence, phase=full)
         except (Stale, JobNotFound):
             raise
         except Exception as error:

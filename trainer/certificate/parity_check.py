@@ -44,7 +44,8 @@ class LosesTooMuch(Exception):
 class Certificate:
     """Export to issue a certificate for.
 
-    rows: to compare on, if training recorded no reference; those with pictures or audio need one. work: a folder for
+    rows: returns those to compare on, if training recorded no reference; those with pictures or audio need one, and
+    collecting them reads the tokenizer. work: a folder for
     temporary files. tools: the folder of llama.cpp. note: a sentence on how the export was made. write_base: writes the
     base model as the export was written, for the noise floor, and returns the file or folder; None if all weights were
     trained. compare: does what `comparison_process` does with a case; None is that process. seconds: those that checks
@@ -53,7 +54,7 @@ class Certificate:
 
     spec: Spec
     trained: TrainedWeights
-    rows: ComparisonRows
+    rows: Callable[[], ComparisonRows]
     folder: Path
     work: Path
     tools: Path
@@ -192,7 +193,7 @@ def _run(certificate: Certificate, more: Mapping[str, Any]) -> dict[str, Any]:
         "folder": str(certificate.folder),
         "tools": str(certificate.tools),
         "reference": None if trained.reference is None else str(trained.reference),
-        "rows": None if trained.reference is not None else certificate.rows.texts().to_json(),
+        "rows": None if trained.reference is not None else certificate.rows().texts().to_json(),
     } | dict(more)
     if certificate.compare is not None:
         return certificate.compare(case)

@@ -10,6 +10,7 @@ import logging
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 
 from gemtune.errors import StepError
@@ -151,15 +152,24 @@ def _export_to(context: Context, trained: TrainedWeights, uploads: UploadedFiles
 
 
 def _write_certified(
-    context: Context, trained: TrainedWeights, folder: Path, written: Callable[[Path], None]
+    context: Context,
+    trained: TrainedWeights,
+    folder: Path,
+    written: Callable[[Path], None],
+    *,
+    is_function_checked: bool = False,
 ) -> Parity:
     """Write the export and its certificate.
 
-    written: see `write`. Raises StepError, LosesTooMuch.
+    written: see `write`. is_function_checked: whether the model in bf16, which a file that rounds is made from, has
+    passed `check_function`. Raises StepError, LosesTooMuch.
     """
     certificate = certificate_of(context, trained, folder, "")
     check = parity_check.TimedCheck(certificate, context.clock.monotonic)
-    note = export_files.write(context, trained, folder, written=written, check_exact=check)
+    is_new = not (is_function_checked and context.spec.export.rounds)
+    note = export_files.write(
+        context, trained, folder, written=written, check_exact=check if is_new else lambda file: None
+    )
     context.enter("comparing the export with the trained model")
     return parity_check.issue(replace(certificate, note=note, seconds=check.seconds), context.clock.monotonic)
 
@@ -172,14 +182,19 @@ def certificate_of(context: Context, trained: TrainedWeights, folder: Path, note
     return parity_check.Certificate(
         context.spec,
         trained,
-        held_out_rows.collect(trained.prepared, trained.folder),
+        cache(partial(held_out_rows.collect, trained.prepared, trained.folder)),
         folder,
         context.work,
         context.llama_cpp,
         context.check_stop,
         note,
-        None if trained.adapter is None else lambda: export_files.write_base(context, trained, folder),
+        None if trained.adapter is None else partial(_write_base, context, trained, folder),
     )
+
+
+def _write_base(context: Context, trained: TrainedWeights, folder: Path) -> Path:
+    context.enter("measuring what the same rounding costs the base model")
+    return export_files.write_base(context, trained, folder)
 
 
 def _hint(context: Context, trained: TrainedWeights) -> str:
@@ -190,13 +205,17 @@ def _hint(context: Context, trained: TrainedWeights) -> str:
     config = context.spec.export_config
     for quantization in larger_exports(config.format, context.spec.quantization):
         context.check_stop()
+        log.info("%s loses too much: trying %s, to name one that passes", context.spec.quantization, quantization)
         other = context.spec.model_copy(
             update={"export_config": config.model_copy(update={"quantization": quantization, "accept_loss": False})}
         )
+        purpose = f"trying {quantization}, as {context.spec.quantization} loses too much"
+        trial = replace(context, spec=other, purpose=purpose)
         folder = context.work / f"tried-{quantization}"
         try:
-            _write_certified(replace(context, spec=other), trained, folder, export_files.file_mover(context, folder))
-        except parity_check.LosesTooMuch:
+            _write_certified(trial, trained, folder, export_files.file_mover(context, folder), is_function_checked=True)
+        except parity_check.LosesTooMuch as loss:
+            log.info("%s does not pass either: %s", quantization, loss)
             continue
         finally:
             shutil.rmtree(folder, ignore_errors=True)

@@ -41,7 +41,7 @@ def write_checked(
     spec = Spec.model_validate(fields | {"export_config": {"format": "gguf", "quantization": quantization}})
     rows, folder = held_out_rows.collect(work, adapter), work / "exported"
     certificate = parity_check.Certificate(
-        spec, trained, rows, folder, work, tools, lambda: None, compare=comparison.measure
+        spec, trained, lambda: rows, folder, work, tools, lambda: None, compare=comparison.measure
     )
     merge(base, adapter, work / "merged", "none")
     folder.mkdir()

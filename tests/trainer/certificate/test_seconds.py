@@ -10,13 +10,22 @@ from typing import Any
 
 import pytest
 
+from gemtune.request.exports import export_of
 from tests.trainer.certificate.test_noise_floor import certificate_in
 from tests.trainer.certificate.test_verdict import result
 from trainer.steps import export, export_files
 
 
-def test_they_include_the_comparison_in_16_bits_before_quantizing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("quantization", "is_function_checked", "seconds"),
+    [("q8_0", False, 12.0), ("q8_0", True, 5.0), ("f16", True, 12.0)],
+)
+def test_they_include_the_comparison_in_16_bits_unless_the_same_file_passed_it(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    quantization: str,
+    is_function_checked: bool,
+    seconds: float,
 ) -> None:
     now = 0.0
 
@@ -39,6 +48,12 @@ def test_they_include_the_comparison_in_16_bits_before_quantizing(
     (certificate.trained.base / "config.json").write_text('{"model_type": "gemma3_text"}')
     monkeypatch.setattr(export, "certificate_of", lambda *_: certificate)
     monkeypatch.setattr(export_files, "write", write)
-    context: Any = SimpleNamespace(enter=lambda phase: None, clock=SimpleNamespace(monotonic=lambda: now))
-    parity = export._write_certified(context, certificate.trained, tmp_path, lambda path: None)
-    assert parity.seconds == 12.0
+    context: Any = SimpleNamespace(
+        enter=lambda phase: None,
+        clock=SimpleNamespace(monotonic=lambda: now),
+        spec=SimpleNamespace(export=export_of("gguf", quantization)),  # type: ignore[arg-type]
+    )
+    parity = export._write_certified(
+        context, certificate.trained, tmp_path, lambda path: None, is_function_checked=is_function_checked
+    )
+    assert parity.seconds == seconds

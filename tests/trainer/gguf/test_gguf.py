@@ -260,7 +260,7 @@ def test_a_truncated_file_is_noticed(tmp_path: Path, tools: Path, trained_of: Ca
         }
     )
     held_out = collect(trained.prepared, trained.folder)
-    certificate = parity_check.Certificate(spec, trained, held_out, folder, tmp_path, tools, lambda: None)
+    certificate = parity_check.Certificate(spec, trained, lambda: held_out, folder, tmp_path, tools, lambda: None)
     with pytest.raises(StepError, match="cannot be loaded") as caught:
         parity_check.issue(certificate)
     assert caught.value.code == "export_differs"

@@ -23,6 +23,7 @@ from gemtune.machines.cost import LIST_PRICES
 from gemtune.methods import Method
 from gemtune.process import parent_death
 from gemtune.request.exports import Limits, merged_export
+from gemtune.services.advance import Advance
 from tests import tiny_gemma
 from tests.trainer import untrained_results
 from tests.trainer.conftest import Bench
@@ -202,7 +203,9 @@ def test_an_export_that_loses_too_much_names_the_next_larger_one_that_passes(
     trained_bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench = trained_bench("merged", "q4")
+    phases: list[str] = []
     monkeypatch.setattr(verdict, "limits_for", strict)
+    monkeypatch.setattr(Advance, "record_phase", lambda *_, phase: phases.append(phase))
     with pytest.raises(StepError, match="mean KL on held-out rows, nats per position is 0") as caught:
         bench.run(Step.EXPORT)
     assert caught.value.code == "export_loses_too_much"
@@ -210,6 +213,14 @@ def test_an_export_that_loses_too_much_names_the_next_larger_one_that_passes(
     assert caught.value.hint == (
         "the training result is kept: export again with none, which passes, or with accept_loss"
     )
+    assert phases == [
+        "reading the trained weights",
+        "merging the weights",
+        "comparing the export with the trained model",
+        "measuring what the same rounding costs the base model",
+        "trying none, as q4 loses too much: merging the weights",
+        "trying none, as q4 loses too much: comparing the export with the trained model",
+    ]
     assert list(bench.services.buckets.export.list(f"jobs/{bench.job_id}/export/")) == []
 
 
