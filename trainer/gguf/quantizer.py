@@ -43,7 +43,7 @@ def quantize(tools: Path, source: Path, target: Path, llama_type: str) -> None:
 
 
 def dequantizer(tools: Path) -> Callable[[Bytes, str], Floats]:
-    """Return ggml's own dequantization, of (blocks, bytes) to (blocks, values).
+    """Return ggml's dequantization, from (blocks, bytes) to (blocks, values).
 
     Its second argument is ggml's name of a type.
     """
