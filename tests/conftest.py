@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gc
 import os
+import resource
 import time
 import traceback
 from collections.abc import Generator, Iterator, Sequence
@@ -76,6 +77,21 @@ def no_test_ends_this_process(process_ends: list[str]) -> Iterator[None]:
     stacks = process_ends.copy()
     process_ends.clear()
     assert not stacks, "os._exit was called:\n" + "\n".join(stacks)
+
+
+@pytest.fixture(autouse=True)
+def limits_of_this_process_stay() -> Iterator[None]:
+    """Fail a test after which a limit of the process is another one.
+
+    A limit of CPU time that a rendering leaves would kill the process in a later test.
+    """
+    kinds = (resource.RLIMIT_CPU, resource.RLIMIT_AS)
+    before = [resource.getrlimit(kind) for kind in kinds]
+    yield
+    after = [resource.getrlimit(kind) for kind in kinds]
+    for kind, limit in zip(kinds, before, strict=True):
+        resource.setrlimit(kind, limit)
+    assert after == before
 
 
 @pytest.fixture

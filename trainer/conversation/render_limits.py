@@ -11,6 +11,7 @@ import math
 import os
 import resource
 import signal
+import threading
 import time
 from types import FrameType, TracebackType
 
@@ -64,10 +65,13 @@ class RenderLimits:
     """Context manager that limits what its block takes, in the main thread.
 
     The block may take CPU_SECONDS of CPU time, and MEMORY_BYTES of address space beyond what the process has already,
-    or had when SharedLimits around it began. Raises LimitReached.
+    or had when SharedLimits around it began. Raises LimitReached, and RuntimeError in another thread: two threads would
+    restore the limits in the wrong order.
     """
 
     def __enter__(self) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            raise RuntimeError("limits of the whole process are lowered in its main thread only")
         self._memory = SharedLimits()
         self._memory.__enter__()
         self._before = resource.getrlimit(resource.RLIMIT_CPU)
@@ -77,9 +81,11 @@ class RenderLimits:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        resource.setrlimit(resource.RLIMIT_CPU, self._before)
-        self._memory.__exit__(kind, error, traceback)
+        try:
+            signal.setitimer(signal.ITIMER_PROF, 0)
+        finally:  # the time may have ended with the block, and a limit that stays would kill the process later
+            resource.setrlimit(resource.RLIMIT_CPU, self._before)
+            self._memory.__exit__(kind, error, traceback)
         if isinstance(error, MemoryError):
             raise LimitReached(f"it takes more than {MEMORY_BYTES // 2**20} MiB of memory") from error
 

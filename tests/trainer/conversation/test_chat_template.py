@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -213,6 +214,33 @@ def test_renderings_share_a_limit_of_memory_and_have_their_own_of_cpu_time(
         assert resource.getrlimit(resource.RLIMIT_AS) == lowered
         assert signal.getitimer(signal.ITIMER_PROF) == (0.0, 0.0)
     assert [resource.getrlimit(kind) for kind in limits] == before
+
+
+def test_limits_are_restored_if_the_time_ends_with_the_rendering(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kinds = [resource.RLIMIT_CPU, resource.RLIMIT_AS]
+    before = [resource.getrlimit(kind) for kind in kinds]
+    fine, set_timer = template(tmp_path, "{{ messages[0].content }}"), signal.setitimer
+
+    def end_late(timer: int, seconds: float) -> None:
+        set_timer(timer, seconds)
+        if not seconds:
+            os.kill(os.getpid(), signal.SIGPROF)
+
+    monkeypatch.setattr(signal, "setitimer", end_late)
+    with pytest.raises(StepError, match="of CPU time"):
+        fine.render(MESSAGES)
+    assert [resource.getrlimit(kind) for kind in kinds] == before
+
+
+def test_limits_of_the_process_are_left_alone_in_other_threads(tmp_path: Path) -> None:
+    fine = template(tmp_path, "{{ messages[0].content }}")
+    with render_limits.SharedLimits(), ThreadPoolExecutor(1) as pool:
+        lowered = resource.getrlimit(resource.RLIMIT_CPU)
+        with pytest.raises(StepError, match="main thread"):
+            pool.submit(fine.render, MESSAGES).result()
+        assert resource.getrlimit(resource.RLIMIT_CPU) == lowered
 
 
 def test_an_uninterruptible_rendering_ends_the_process(tmp_path: Path) -> None:
