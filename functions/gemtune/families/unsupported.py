@@ -26,6 +26,9 @@ BY_MODEL_TYPE: Mapping[str, str] = {
 _QUANTIZED = "quantized weights cannot be trained: use the model that they were made from"
 _CONVERTED = "a file for LiteRT, TensorFlow Lite or ONNX cannot be trained: use the model that it was converted from"
 
+# Ends of the names of Gemma 4 to which Google added "-assistant".
+_KINDS = ("", "-it", "-it-qat-q4_0-unquantized")
+
 # Reasons by part of a repository's name.
 BY_NAME: Mapping[str, str] = {
     "paligemma": BY_MODEL_TYPE["paligemma"],
@@ -41,7 +44,7 @@ BY_NAME: Mapping[str, str] = {
     "dolphingemma": "DolphinGemma predicts sounds of dolphins, not text",
     # Only the names of Google's drafting assistants: many people call a fine-tuned model an assistant.
     **dict.fromkeys(
-        [f"gemma-4-{size}{kind}-assistant" for size in ("e2b", "e4b", "12b", "26b-a4b", "31b") for kind in ("", "-it")],
+        [f"gemma-4-{size}{kind}-assistant" for size in ("e2b", "e4b", "12b", "26b-a4b", "31b") for kind in _KINDS],
         BY_MODEL_TYPE["gemma4_assistant"],
     ),
     "gguf": "a GGUF file cannot be trained: use the model it was converted from",

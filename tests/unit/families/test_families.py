@@ -67,6 +67,7 @@ def test_a_published_name_gives_family_and_size(repository: str, family: str, bi
         "google/shieldgemma-2-4b-it",
         "google/gemma-4-31B-it-assistant",
         "google/gemma-4-E2B-assistant",
+        "google/gemma-4-E2B-it-qat-q4_0-unquantized-assistant",
         "google/gemma-3-4b-it-qat-q4_0-gguf",
         "google/gemma-3n-E4B-it-litert-lm",
         "google/gemma-1.1-2b-it-tflite",
