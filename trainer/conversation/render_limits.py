@@ -11,6 +11,7 @@ import math
 import os
 import resource
 import signal
+import sys
 import threading
 import time
 from types import FrameType, TracebackType
@@ -23,6 +24,10 @@ LAST_SECONDS = 15
 MEMORY_BYTES = 1024 * 1024 * 1024
 # Size of the process's address space, in pages. macOS has no such file, so memory is not limited there.
 STATUS = "/proc/self/statm"
+# Linux counts RLIMIT_CPU by the ticks that it finds a process running at, whereas time.process_time() is exact. They
+# drift apart by seconds in a long process on a busy machine, and its limit would be reached at once. The clock of ticks
+# of the calling process is MAKE_PROCESS_CPUCLOCK(0, CPUCLOCK_PROF) of linux/posix-timers_types.h.
+TICKS = ~0 << 3
 
 
 class LimitReached(BaseException):
@@ -75,7 +80,7 @@ class RenderLimits:
         self._memory = SharedLimits()
         self._memory.__enter__()
         self._before = resource.getrlimit(resource.RLIMIT_CPU)
-        _lower(resource.RLIMIT_CPU, self._before, math.ceil(time.process_time() + CPU_SECONDS) + LAST_SECONDS)
+        _lower(resource.RLIMIT_CPU, self._before, math.ceil(_limited_time() + CPU_SECONDS) + LAST_SECONDS)
         signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)
 
     def __exit__(
@@ -88,6 +93,11 @@ class RenderLimits:
             self._memory.__exit__(kind, error, traceback)
         if isinstance(error, MemoryError):
             raise LimitReached(f"it takes more than {MEMORY_BYTES // 2**20} MiB of memory") from error
+
+
+def _limited_time() -> float:
+    """Return the process's CPU seconds as RLIMIT_CPU counts them."""
+    return time.clock_gettime(TICKS) if sys.platform == "linux" else time.process_time()
 
 
 def _lower(limit: int, before: tuple[int, int], value: int) -> None:

@@ -234,6 +234,18 @@ def test_limits_are_restored_if_the_time_ends_with_the_rendering(
     assert [resource.getrlimit(kind) for kind in kinds] == before
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the clock of ticks is Linux's")
+def test_the_limit_of_cpu_time_is_counted_by_the_clock_that_it_ends_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ITIMER_PROF counts by it too; time.process_time() is another clock."""
+    monkeypatch.setattr(time, "process_time", lambda: 0.0)
+    while time.clock_gettime(render_limits.TICKS) < 1:
+        pass
+    with render_limits.RenderLimits():
+        left = resource.getrlimit(resource.RLIMIT_CPU)[0] - time.clock_gettime(render_limits.TICKS)
+        timer, _ = signal.getitimer(signal.ITIMER_PROF)
+    assert 0 <= left - timer - render_limits.LAST_SECONDS < 1.1
+
+
 def test_limits_of_the_process_are_left_alone_in_other_threads(tmp_path: Path) -> None:
     fine = template(tmp_path, "{{ messages[0].content }}")
     with render_limits.SharedLimits(), ThreadPoolExecutor(1) as pool:
