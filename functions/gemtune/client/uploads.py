@@ -94,9 +94,11 @@ def check_columns(files: LocalDataset, columns: object) -> None:
     from gemtune.datasets.reading import advice
     from gemtune.datasets.rl import formats as rl_formats
 
+    first = absent_columns.first_columns(paths[0])
+    if first is None:
+        return
     for field, column in columns.items():
-        first = absent_columns.first_columns(paths[0])
-        if not isinstance(column, str) or first is None or column in first:
+        if not isinstance(column, str) or column in first:
             continue
         if all(absent_columns.lacks(path, column) for path in paths):
             row = dict.fromkeys(first, "")
