@@ -45,11 +45,10 @@ class Certificate:
     """Export to issue a certificate for.
 
     rows: returns those to compare on, if training recorded no reference; those with pictures or audio need one, and
-    collecting them reads the tokenizer. work: a folder for
-    temporary files. tools: the folder of llama.cpp. note: a sentence on how the export was made. write_base: writes the
-    base model as the export was written, for the noise floor, and returns the file or folder; None if all weights were
-    trained. compare: does what `comparison_process` does with a case; None is that process. seconds: those that checks
-    took before, which count for the certificate.
+    collecting them reads the tokenizer. work: a folder for temporary files. tools: the folder of llama.cpp. note: a
+    sentence on how the export was made. write_base: writes the base model as the export was written, for the noise
+    floor, and returns the file or folder; None if all weights were trained. compare: does what `comparison_process`
+    does with a case; None is that process. seconds: those that checks took before, which count for the certificate.
     """
 
     spec: Spec

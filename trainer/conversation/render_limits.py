@@ -26,7 +26,7 @@ MEMORY_BYTES = 1024 * 1024 * 1024
 STATUS = "/proc/self/statm"
 # Linux counts RLIMIT_CPU by the ticks that it finds a process running at, whereas time.process_time() is exact. They
 # drift apart by seconds in a long process on a busy machine, and its limit would be reached at once. The clock of ticks
-# of the calling process is MAKE_PROCESS_CPUCLOCK(0, CPUCLOCK_PROF) of linux/posix-timers_types.h.
+# of the calling process is make_process_cpuclock(0, CPUCLOCK_PROF) of the kernel's include/linux/posix-timers.h.
 TICKS = ~0 << 3
 
 

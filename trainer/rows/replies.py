@@ -121,7 +121,7 @@ class JudgedAnswers:
     def _encode_prompt(
         self, prompt: Conversation, *answers: Sequence[Turn]
     ) -> tuple[Conversation, list[int]] | Refused:
-        """Return a prompt with open media and its tokens, or why it is bad.
+        """Return a prompt with open media and its tokens, or a refusal.
 
         answers: those that follow it.
         """

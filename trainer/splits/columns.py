@@ -23,7 +23,7 @@ class NamedColumns:
     def __init__(self, columns: Mapping[str, str | None]):
         """Look for columns by the fields that are in them."""
         self._missing = {column: field for field, column in columns.items() if column is not None}
-        # Of a field inside of a column, as messages.name, the column is looked for, whose own name may be another one.
+        # messages.name is a field inside of the column messages, which dataset_columns may give another name.
         ignored = {name: name.partition(".")[0] for name, column in columns.items() if column is None}
         self._unseen = {name: {name, outer, columns.get(outer)} for name, outer in ignored.items()}
         self._row: Mapping[str, Any] | None = None

@@ -56,7 +56,7 @@ _SMALLEST: Mapping[str, int] = {
     **dict.fromkeys(_SIZES, 1),
     **dict.fromkeys((*_COUNTS_FROM_ZERO, "layer_norm_eps", "rms_norm_eps", "initializer_range"), 0),
 }
-# Of a picture, as all processors of Gemma read it.
+# All processors of Gemma read pictures in red, green and blue.
 CHANNELS = 3
 # Towers rotate by two coordinates, each of which needs a pair of numbers.
 SMALLEST_HEAD = 4
