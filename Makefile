@@ -50,7 +50,7 @@ PARALLEL := --numprocesses logical --maxprocesses 4 --dist loadfile --max-worker
 # long one, such as those of e2e/, that came last would leave the other cores idle.
 test: .venv/.tests ## every test that this machine can run
 	@$(BIN)/python -m trainer.gguf.llama_cpp_build || echo "continuing without llama.cpp: tests of GGUF will be skipped"
-	@$(BIN)/python -m pytest -m "not gpu and not timm and not jupyter" -rs -q $(PARALLEL) --no-loadscope-reorder
+	@$(BIN)/python -m pytest -m "not gpu and not timm and not jupyter" -rfEs -q $(PARALLEL) --no-loadscope-reorder
 
 check: .venv/.tests ## format, lint, types, fast tests: before every commit
 	@$(BIN)/ruff format --check $(CODE)
