@@ -58,12 +58,15 @@ class AspectRatioGrid:
     A picture becomes at most `most_tokens` soft tokens. A soft token stands for `pooling` times `pooling` patches of
     `patch` times `patch` pixels. Small pictures are enlarged. The arithmetic is that of transformers'
     `get_aspect_ratio_preserving_size`, roundings included.
+
+    most_along_a_side: the number of soft tokens for whose positions the model has embeddings.
     """
 
     patch: int
     pooling: int
     most_tokens: int
     resample: int | None
+    most_along_a_side: float = math.inf
 
     def tokens(self, size: Size) -> int:
         width, height = self.divisible(size)
@@ -85,6 +88,9 @@ class AspectRatioGrid:
             new_height, new_width = self.side, min(width // height * self.side, longest)
         elif not new_width:
             new_width, new_height = self.side, min(height // width * self.side, longest)
+        if (along := max(new_width, new_height) // self.side) > self.most_along_a_side:
+            reason = f"and the model has positions for {self.most_along_a_side}"
+            raise BadRow(f"a picture of {width} by {height} pixels becomes {along} soft tokens along a side, {reason}")
         return new_width, new_height
 
     @property

@@ -24,6 +24,7 @@ DEFAULT_COUNT = 256
 DEFAULT_SOFT_ID = 262_144
 # Defaults of Gemma4ImageProcessorPil, and the numbers of soft tokens that it takes.
 DEFAULT_PATCH, DEFAULT_POOLING, DEFAULT_MOST_TOKENS = 16, 3, 280
+DEFAULT_POSITIONS_OF_PATCHES, DEFAULT_POSITIONS_OF_TOKENS = 10_240, 1120
 SUPPORTED_MOST_TOKENS = (70, 140, 280, 560, 1120)
 # A configuration that says more would make rows of any length: released models have 256 tokens per picture, fewer than
 # 300,000 tokens, and 896 pixels per side.
@@ -150,7 +151,11 @@ def _aspect_ratio_grid(
         message = "the base model's processor does not scale pixels to 0 to 1, as Gemma 4's does"
         raise StepError("processor_not_supported", message, hint=hint)
     resample = None if encoder_free else BICUBIC
-    return AspectRatioGrid(numbers["patch_size"], numbers["pooling_kernel_size"], most_tokens, resample)
+    pooling, tower = numbers["pooling_kernel_size"], config["vision_config"]
+    along = tower.get("mm_posemb_size", DEFAULT_POSITIONS_OF_TOKENS)
+    if not encoder_free:  # patches have positions, and not soft tokens
+        along = tower.get("position_embedding_size", DEFAULT_POSITIONS_OF_PATCHES) // pooling
+    return AspectRatioGrid(numbers["patch_size"], pooling, most_tokens, resample, along)
 
 
 def _scales_only(pictures: Mapping[str, Any]) -> bool:

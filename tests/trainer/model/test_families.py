@@ -270,3 +270,20 @@ def test_a_model_without_the_weights_that_its_config_describes_is_refused(
     with pytest.raises(StepError, match=re.escape(weight)) as refusal:
         huggingface.load(base, spec_of(base, "LoRA"))
     assert refusal.value.code == "bad_base_model"
+
+
+@pytest.mark.parametrize(("shape", "caps"), [("gemma3-vision", False), ("gemma4-dense", True)])
+def test_transformers_caps_the_logits_of_every_model_but_gemma_3_with_a_tower(
+    base_of: Callable[[str], Path], shape: str, caps: bool
+) -> None:
+    """Such a Gemma 3 is refused, as our loss would cap its logits."""
+    from transformers import AutoModelForImageTextToText
+
+    model = AutoModelForImageTextToText.from_pretrained(base_of(shape))
+    ids = torch.tensor([[2, *range(40, 80)]])
+    logits = []
+    for cap in (None, 0.1):
+        model.config.get_text_config().final_logit_softcapping = cap
+        with torch.no_grad():
+            logits.append(model(input_ids=ids).logits)
+    assert torch.equal(*logits) is not caps

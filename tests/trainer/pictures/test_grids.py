@@ -45,6 +45,15 @@ def test_a_picture_that_cannot_be_divided_refuses_its_row() -> None:
         AspectRatioGrid(patch=16, pooling=1, most_tokens=0, resample=3).tokens((9, 9))
 
 
+def test_a_picture_longer_than_the_models_positions_refuses_its_row() -> None:
+    """The model would look positions up behind the end of its table."""
+    grid = AspectRatioGrid(patch=16, pooling=3, most_tokens=280, resample=3, most_along_a_side=20)
+    assert grid.tokens((1000, 800)) == 18 * 14
+    for size in ((2000, 800), (800, 2000), (3, 2000)):
+        with pytest.raises(BadRow, match="soft tokens along a side, and the model has positions for 20"):
+            grid.tokens(size)
+
+
 def test_pictures_of_gemma_3_all_have_the_same_number_of_tokens() -> None:
     grid = FixedGrid(256, (896, 896), resample=2)
     assert {grid.tokens(size) for size in ((1, 1), (4000, 3))} == {256}

@@ -281,13 +281,16 @@ def gemma4(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_gemma.build(tmp_path_factory.mktemp("gemma4") / "model", "gemma4-dense")
 
 
-def test_gemma_4_gets_as_many_tokens_per_picture_as_its_processor_says(gemma4: Path) -> None:
+def test_gemma_4_gets_as_many_tokens_per_picture_as_its_processor_says(gemma4: Path, tmp_path: Path) -> None:
     from transformers import AutoTokenizer
     from transformers.models.gemma4.image_processing_pil_gemma4 import Gemma4ImageProcessorPil
 
     turns = row([PICTURE_PART, text_part("A or "), PICTURE_PART], "Captain.", [PICTURE_PART], "Captain, red.")
     conversation = conversation_of(turns, with_pictures=True)
-    ours = encoder_of(gemma4).encode(conversation.with_images([Picture(b"", size) for size in SIZES]))
+    folder = changed_copy(
+        gemma4, tmp_path, config=lambda it: it["vision_config"].update(position_embedding_size=10_240)
+    )
+    ours = encoder_of(folder).encode(conversation.with_images([Picture(b"", size) for size in SIZES]))
     assert isinstance(ours, Encoded)
 
     pictures = [Image.new("RGB", size, "red") for size in SIZES]
@@ -302,6 +305,22 @@ def test_gemma_4_gets_as_many_tokens_per_picture_as_its_processor_says(gemma4: P
     assert ours.input_ids == tokenizer(text, add_special_tokens=False)["input_ids"]
     trained = tokenizer.decode([label for label in ours.labels if label != UNTRAINED])
     assert trained == "Captain.<turn|>Captain, red.<turn|>"
+
+
+@pytest.mark.parametrize("width", [100, 630, 700, 2000])
+def test_gemma_4_refuses_a_picture_with_more_positions_than_its_table_has(gemma4: Path, width: int) -> None:
+    """The table of positions of the tiny model has 64; transformers has no check of its own."""
+    from transformers.models.gemma4.image_processing_pil_gemma4 import Gemma4ImageProcessorPil
+
+    turns = row([PICTURE_PART, text_part("A?")], "Captain.")
+    encoded = encoder_of(gemma4).encode(opened(turns, (width, 100)))
+    picture = Image.new("RGB", (width, 100), "red")
+    positions = Gemma4ImageProcessorPil.from_pretrained(gemma4)([picture])["image_position_ids"][0]
+    fits = int(positions.max()) < config_of(gemma4)["vision_config"]["position_embedding_size"]
+    assert fits is (width < 700)
+    assert isinstance(encoded, Encoded) is fits
+    if isinstance(encoded, Refused):
+        assert "soft tokens along a side, and the model has positions for 21" in encoded.reason
 
 
 @pytest.mark.parametrize("token", ["<|image>", "<|image|>", "<image|>", "<|audio|>", "<|video|>"])

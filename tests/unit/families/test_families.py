@@ -182,6 +182,7 @@ REFUSED_FIELDS: tuple[tuple[dict[str, object], str], ...] = (
         {"model_type": "gemma4", "text_config": {"num_kv_shared_layers": 2, "hidden_size_per_layer_input": 0}},
         "has no inputs per layer",
     ),
+    ({"model_type": "gemma3", "text_config": {"final_logit_softcapping": 30.0}}, "does not cap the logits"),
 )
 
 

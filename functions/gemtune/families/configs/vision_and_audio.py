@@ -60,6 +60,16 @@ _SMALLEST: Mapping[str, int] = {
 CHANNELS = 3
 # Towers rotate by two coordinates, each of which needs a pair of numbers.
 SMALLEST_HEAD = 4
+# Gemma 3n's vision encoder, a model of timm: the width of its output, and the side of the square of its soft tokens.
+ENCODER, ENCODER_WIDTH, ENCODER_SIDE = "mobilenetv5_300m_enc", 2048, 16
+# Arguments for it; published models have none.
+ENCODER_ARGUMENTS: Mapping[str, tuple[type, ...]] = {
+    "channel_multiplier": (int, float),
+    "msfa_output_resolution": (int,),
+}
+# Soft tokens along the longer side of any picture of Gemma 4: a square one of 70, the fewest that its processors make,
+# has 8 by 8.
+LONGER_SIDE = 8
 # The second one is what transformers made of the first in earlier versions.
 ROPE_TYPES = ("axial", "default")
 
@@ -78,6 +88,11 @@ def wrong_towers(config: Mapping[str, Any], tower_type: str | None) -> Iterator[
         yield from too_small(tower, _SMALLEST, of)
         yield from (f"{reason} in {name} of its config.json" for reason in _contradictions(tower))
     yield from _other_pictures(config)
+    vision = dict(towers(config)).get("vision_config", {})
+    if config.get("model_type") == "gemma3n" and vision:
+        yield from _other_encoder(vision, config)
+    if config.get("model_type") == "gemma4" and vision.get("pooling_kernel_size") == 1:
+        yield "pooling_kernel_size of vision_config is 1 in its config.json, which transformers does not compute"
 
 
 def _contradictions(tower: Mapping[str, Any]) -> Iterator[str]:
@@ -102,6 +117,10 @@ def _contradictions(tower: Mapping[str, Any]) -> Iterator[str]:
     if "mm_embed_dim" in tower and len(set(widths)) > 1:
         yield f"mm_embed_dim is {widths[0]}, and output_proj_dims {widths[1]},"
     yield from _odd_lists(tower)
+    pooling = tower.get("pooling_kernel_size", 3)
+    for name, least in (("position_embedding_size", LONGER_SIDE * pooling), ("mm_posemb_size", LONGER_SIDE)):
+        if tower.get(name, least) < least:
+            yield f"{name} is {tower[name]}, and pictures have {least} patches and more along a side,"
     rotation = tower.get("rope_parameters") or {}
     if (kind := rotation.get("rope_type", ROPE_TYPES[0])) not in ROPE_TYPES:
         yield f"rope_type is {shown(kind)}, not one of {', '.join(ROPE_TYPES)},"
@@ -133,3 +152,23 @@ def _other_pictures(config: Mapping[str, Any]) -> Iterator[str]:
     patches, side = vision["image_size"] // vision["patch_size"], isqrt(tokens)
     if side**2 != tokens or side > patches or patches // (patches // side) != side:
         yield f"its mm_tokens_per_image is {tokens}, which {patches} x {patches} patches of a picture do not make"
+
+
+def _other_encoder(vision: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[str]:
+    """Yield how the vision encoder of a Gemma 3n differs from the only one.
+
+    timm does not build others, or the model does not take their features.
+    """
+    for name, usual in (("architecture", ENCODER), ("hidden_size", ENCODER_WIDTH)):
+        if (value := vision.get(name, usual)) != usual:
+            yield f"{name} of vision_config is {shown(value)} in its config.json, and {usual} in any model"
+    arguments = vision.get("model_args") or {}
+    yield from wrong_types(arguments, ENCODER_ARGUMENTS, " of model_args")
+    yield from too_small(arguments, dict.fromkeys(ENCODER_ARGUMENTS, 0), " of model_args")
+    for name in (name for name in arguments if name not in ENCODER_ARGUMENTS):
+        yield f"model_args of vision_config has {name} in its config.json, and in no model"
+    if arguments.get("channel_multiplier", 1) > 1:
+        yield f"its encoder has {shown(arguments['channel_multiplier'])} times the channels of any model"
+    tokens = arguments.get("msfa_output_resolution", ENCODER_SIDE) ** 2
+    if (expected := config.get("vision_soft_tokens_per_image", tokens)) != tokens:
+        yield f"its vision_soft_tokens_per_image is {expected}, and its encoder makes {tokens}"
