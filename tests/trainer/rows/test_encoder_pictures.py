@@ -309,7 +309,7 @@ def test_gemma_4_gets_as_many_tokens_per_picture_as_its_processor_says(gemma4: P
 
 @pytest.mark.parametrize("width", [100, 630, 700, 2000])
 def test_gemma_4_refuses_a_picture_with_more_positions_than_its_table_has(gemma4: Path, width: int) -> None:
-    """The table of positions of the tiny model has 64; transformers has no check of its own."""
+    """Transformers has no check of its own of its table, which has 64 here."""
     from transformers.models.gemma4.image_processing_pil_gemma4 import Gemma4ImageProcessorPil
 
     turns = row([PICTURE_PART, text_part("A?")], "Captain.")
