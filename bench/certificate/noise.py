@@ -28,6 +28,7 @@ from trainer.certificate.runtimes import LlamaCpp, Runtime, Transformers
 from trainer.export.merge import merge
 from trainer.gguf import conversion
 from trainer.gguf.dither import bfloat16, float32
+from trainer.gguf.llama_library import LlamaModel
 
 # Strengths of noise, as shares of each tensor's standard deviation, and halvings of the interval (of logarithms): for
 # tiny models, and for those of people, whose exports take minutes.
@@ -225,7 +226,8 @@ def _add_noise_to_gguf(file: Path, strength: float) -> None:
 def _loaded(job: TinyJob, export_format: Format, quantization: Quantization, folder: Path) -> Runtime:
     export = export_of(export_format, quantization)
     if isinstance(export, GgufExport):
-        return LlamaCpp(folder / export.file_name, job.trained.folder, job.context.llama_cpp)
+        model = LlamaModel(job.context.llama_cpp, folder / export.file_name)
+        return LlamaCpp(model, folder, job.trained.folder)
     return Transformers(folder)
 
 

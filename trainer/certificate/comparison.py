@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from gemtune.request.exports import AdapterExport, GgufExport, MergedExport
+from gemtune.request.exports import AdapterExport
 from trainer.certificate import reference
 from trainer.certificate.batches import batches_of, trained_and_base_logits
 from trainer.certificate.files import check
@@ -43,7 +43,8 @@ def compare(stored: Mapping[str, Any]) -> dict[str, Any]:
     """
     case = Case.read(stored)
     try:
-        wrong = check.problems(case)
+        model = check.llama_model(case)
+        wrong = check.problems(case, model)
     except Exception as error:  # a damaged export may raise anything
         return _cannot_load(error)
     if wrong:
@@ -51,7 +52,7 @@ def compare(stored: Mapping[str, Any]) -> dict[str, Any]:
     expected = _reference(case, stored)
     heads = heads_of(case.base, case.adapter)
     try:
-        exported = _load(case, with_media=any(row.media for row in expected.rows.rows))
+        exported = _load(case, model, with_media=any(row.media for row in expected.rows.rows))
     except Exception as error:
         return _cannot_load(error)
     if wrong := _end_problems(case, exported):
@@ -167,7 +168,7 @@ def measure_floor(stored: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     with_media = any(row.media for row in expected.rows.rows)
     rounded: Runtime
     if place.suffix == ".gguf":
-        rounded = LlamaCpp(place, case.trained, case.tools)
+        rounded = LlamaCpp(LlamaModel(case.tools, place), place.parent, case.trained)
     else:
         rounded = Transformers(place, with_media=with_media)
     floor = {}
@@ -210,15 +211,13 @@ def _reference(case: Case, stored: Mapping[str, Any]) -> Reference:
     return Reference(rows, states, answers, COMPUTED)
 
 
-def _load(case: Case, *, with_media: bool) -> Runtime:
-    """Load the export in the runtime of its format, which may raise anything."""
-    match case.export:
-        case GgufExport() as export:
-            return LlamaCpp(case.folder / export.file_name, case.trained, case.tools)
-        case AdapterExport() if case.adapter is not None:
-            return Transformers(case.base, case.folder, with_media=with_media)
-        case MergedExport() | AdapterExport():
-            return Transformers(case.folder, with_media=with_media)
+def _load(case: Case, model: LlamaModel | None, *, with_media: bool) -> Runtime:
+    """Load an export, or take its GGUF file; transformers may raise anything."""
+    if model is not None:
+        return LlamaCpp(model, case.folder, case.trained)
+    if isinstance(case.export, AdapterExport) and case.adapter is not None:
+        return Transformers(case.base, case.folder, with_media=with_media)
+    return Transformers(case.folder, with_media=with_media)
 
 
 def _end_problems(case: Case, exported: Runtime) -> list[str]:

@@ -179,16 +179,16 @@ class Transformers:
 class LlamaCpp:
     """A GGUF file in llama.cpp, with the Modelfile in its folder.
 
-    trained: a folder with tokenizer_config.json. tools: the folder of llama.cpp.
+    trained: a folder with tokenizer_config.json.
     """
 
     name = "llama.cpp"
     reads_media = False
 
-    def __init__(self, gguf: Path, trained: Path, tools: Path):
-        self._model = LlamaModel(tools, gguf)
+    def __init__(self, model: LlamaModel, folder: Path, trained: Path):
+        self._model = model
         self.suppressed: Sequence[int] = suppressed_tokens(trained)
-        self._modelfile = (gguf.parent / "Modelfile").read_text()
+        self._modelfile = (folder / "Modelfile").read_text()
         self._template = file_template.read(self._model, json_object(trained / "tokenizer_config.json"))
 
     def prompts(self, messages: Messages, options: Options) -> Mapping[str, Tokens]:

@@ -19,6 +19,8 @@ from typing import Any
 # Types of metadata values: formats of `struct` for numbers, and the two composite types.
 NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 STRING, ARRAY = 8, 9
+# The size of a string, in front of it.
+SIZE = struct.Struct("<Q")
 # Arrays with more items have one per token, and are read only if they are asked for.
 SHORT = 1024
 ALIGNMENT = 32  # unless general.alignment says otherwise
@@ -124,9 +126,7 @@ class _Cursor:
             self._at += count * struct.calcsize(letter)
             return list(struct.unpack_from(f"<{count}{letter}", self._data, at)) if whole or count <= SHORT else None
         if item_kind == STRING and not whole:
-            for _ in range(count):
-                size = self._number("Q")
-                self._at += size
+            self._skip_strings(count)
             return None
         items = [self._value(item_kind, whole=whole) for _ in range(count)]
         return items if whole else None
@@ -135,6 +135,13 @@ class _Cursor:
         size = self._number("Q")
         self._at += size
         return self._data[self._at - size : self._at].decode()
+
+    def _skip_strings(self, count: int) -> None:
+        """Skip strings, of which a vocabulary has some hundred thousand."""
+        unpack, at = SIZE.unpack_from, self._at
+        for _ in range(count):
+            at += SIZE.size + unpack(self._data, at)[0]
+        self._at = at
 
     def _number(self, code: str) -> Any:
         (value,) = struct.unpack_from(f"<{code}", self._data, self._at)

@@ -160,10 +160,11 @@ class LlamaModel:
         how keys and values are kept; None for float16. For EIGHT_BITS llama.cpp needs heads of a multiple of 32
         dimensions. Raises LoadError.
         """
+        end = 1 + max(positions, default=-1)
         context = self._context(len(tokens), rounded=rounded)
         try:
-            for start in range(0, len(tokens), POSITIONS):
-                chunk = range(start, min(start + POSITIONS, len(tokens)))
+            for start in range(0, end, POSITIONS):
+                chunk = range(start, min(start + POSITIONS, end))
                 outputs = [position for position in chunk if position in positions]
                 self._decode(context, tokens, chunk, outputs)
                 if outputs:

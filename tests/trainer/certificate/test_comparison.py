@@ -51,7 +51,7 @@ def test_a_lost_adapter_shows_as_a_share_of_change_near_zero(
     merge(base, None, tmp_path / "lost", quantization)
     row = {"input_ids": PROMPT + list(range(50, 80)), "labels": [-100] * 4 + list(range(50, 80))}
     rows = {"source": "here", "rows": [row], "prompts": []}
-    monkeypatch.setattr(check, "problems", lambda case: [])  # which would notice before anything is measured
+    monkeypatch.setattr(check, "problems", lambda case, model: [])  # which would notice before anything is measured
     case = {"base": str(base), "adapter": str(adapter), "format": "merged", "quantization": quantization, "rows": rows}
     correct, lost = (
         comparison.compare(case | {"folder": str(tmp_path / name)})["rows"]["change_kept"]

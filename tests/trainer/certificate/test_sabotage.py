@@ -374,6 +374,6 @@ def test_blanks_of_added_tokens_are_written_plainly(trained: TrainedWeights, pie
     tokenizer.add_tokens(["\u2581\u2581"])
     pieces = [tokenizer.id_to_token(index) for index in range(tokenizer.get_vocab_size())]
     pieces[tokenizer.token_to_id("\u2581\u2581")] = piece
-    problems = vocabulary._text_problems(pieces, tokenizer)
+    problems = vocabulary._text_problems(pieces, vocabulary.Vocabulary(tokenizer, tokenizer.get_vocab()))
     assert (problems == []) is is_honest
     assert is_honest or "tokens differ" in problems[0]

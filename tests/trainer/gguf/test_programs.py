@@ -21,6 +21,7 @@ from tests.trainer.gguf.test_gguf import export, trained_of  # noqa: F401
 from trainer.certificate.runtimes import LlamaCpp
 from trainer.export.trained_weights import TrainedWeights
 from trainer.export.usage import how_to_run
+from trainer.gguf.llama_library import LlamaModel
 
 MESSAGES = [{"role": "user", "content": "Hello!"}]
 
@@ -45,7 +46,7 @@ def command(program: str, tools: Path) -> list[str]:
 
 def expected_answer(folder: Path, tools: Path, limit: int) -> str:
     """Return the greedy answer that the certificate compares."""
-    model = LlamaCpp(folder / "model-f16.gguf", folder.parent / "exported-whole", tools)
+    model = LlamaCpp(LlamaModel(tools, folder / "model-f16.gguf"), folder, folder.parent / "exported-whole")
     answer = model.text(model.answer(model.prompts(MESSAGES, {})["chat template"], limit)).strip()
     assert answer
     return answer

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,20 +51,32 @@ FLAGS = (
 )
 
 
-def tokenizer_of(trained: Path) -> Tokenizer:
-    """Return the tokenizer of a folder, whose file takes long to read."""
-    from tokenizers import Tokenizer
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """Tokenizer of the training, and the number of every token by its text.
 
-    return Tokenizer.from_file(str(trained / "tokenizer.json"))
+    Each takes a second to read or copy.
+    """
 
+    tokenizer: Tokenizer
+    numbers: Mapping[str, int]
 
-def token_count(tokenizer: Tokenizer) -> int:
-    """Return how many tokens a tokenizer has."""
-    return 1 + max(tokenizer.get_vocab().values())
+    @classmethod
+    def read(cls, trained: Path) -> Vocabulary:
+        """Read the tokenizer of a folder."""
+        from tokenizers import Tokenizer
+
+        tokenizer = Tokenizer.from_file(str(trained / "tokenizer.json"))
+        return cls(tokenizer, tokenizer.get_vocab())
+
+    @property
+    def count(self) -> int:
+        """Number of tokens."""
+        return 1 + max(self.numbers.values())
 
 
 def problems(
-    model: LlamaModel, metadata: Mapping[str, Any], trained: Path, tokenizer: Tokenizer, tokens: int
+    model: LlamaModel, metadata: Mapping[str, Any], trained: Path, vocabulary: Vocabulary, tokens: int
 ) -> list[str]:
     """Return in sentences how vocabulary and special tokens differ.
 
@@ -72,10 +85,10 @@ def problems(
     """
     return [
         *_kind_of_vocabulary_problems(metadata, trained),
-        *_text_problems(model.pieces(), tokenizer),
-        *_kind_problems(metadata, trained, tokenizer, tokens),
+        *_text_problems(model.pieces(), vocabulary),
+        *_kind_problems(metadata, trained, vocabulary, tokens),
         *_merge_problems(metadata, trained),
-        *_special_problems(model, metadata, trained, tokenizer),
+        *_special_problems(model, metadata, trained, vocabulary.tokenizer),
         *_end_problems(metadata, trained),
     ]
 
@@ -90,32 +103,34 @@ def _kind_of_vocabulary_problems(metadata: Mapping[str, Any], trained: Path) -> 
     return wrong
 
 
-def _text_problems(pieces: Sequence[str], tokenizer: Tokenizer) -> list[str]:
+def _text_problems(pieces: Sequence[str], vocabulary: Vocabulary) -> list[str]:
     # llama.cpp's converter writes the blanks of added tokens as they are, and SentencePiece marks them.
     wrong = [
         index
-        for piece, index in tokenizer.get_vocab().items()
+        for piece, index in vocabulary.numbers.items()
         if index < len(pieces) and pieces[index] != piece and pieces[index].replace("▁", " ") != piece.replace("▁", " ")
     ]
     if not wrong:
         return []
     first = min(wrong)
-    return [f"{len(wrong)} tokens differ, such as {first}: {pieces[first]!r}, not {tokenizer.id_to_token(first)!r}"]
+    stated = vocabulary.tokenizer.id_to_token(first)
+    return [f"{len(wrong)} tokens differ, such as {first}: {pieces[first]!r}, not {stated!r}"]
 
 
-def _kind_problems(metadata: Mapping[str, Any], trained: Path, tokenizer: Tokenizer, tokens: int) -> list[str]:
+def _kind_problems(metadata: Mapping[str, Any], trained: Path, vocabulary: Vocabulary, tokens: int) -> list[str]:
     """Return which types and scores of tokens are wrong.
 
     A score says which pieces are merged first, a type whether a text becomes the token, and whether it is shown.
     """
     types, scores = metadata.get(TYPES) or [], metadata.get(SCORES) or []
-    added = tokenizer.get_added_tokens_decoder()
+    added = vocabulary.tokenizer.get_added_tokens_decoder()
     pieces = _sentence_pieces(trained) if metadata.get("tokenizer.ggml.model") == "llama" else None
-    vocabulary = {piece: index for piece, index in tokenizer.get_vocab().items() if index < tokens}
     if min(len(types), len(scores)) < tokens:
         return [f"it has types or scores of {min(len(types), len(scores))} tokens, not of {tokens}"]
     wrong_types, wrong_scores = [], []
-    for piece, index in vocabulary.items():
+    for piece, index in vocabulary.numbers.items():
+        if index >= tokens:
+            continue
         if index in added:  # the converter calls some control tokens visible, and tells others by their looks
             expected, score = {CONTROL, USER_DEFINED} | (set() if pieces else {NORMAL}), ADDED_SCORE
         elif pieces is not None and index < len(pieces):
@@ -129,8 +144,8 @@ def _kind_problems(metadata: Mapping[str, Any], trained: Path, tokenizer: Tokeni
             wrong_scores.append(index)
     listed = (("type", wrong_types, types), ("score", wrong_scores, scores))
     return [
-        f"{len(wrong)} tokens have another {what}, such as {min(wrong)} ({tokenizer.id_to_token(min(wrong))!r}): "
-        f"{values[min(wrong)]}"
+        f"{len(wrong)} tokens have another {what}, such as {min(wrong)} "
+        f"({vocabulary.tokenizer.id_to_token(min(wrong))!r}): {values[min(wrong)]}"
         for what, wrong, values in listed
         if wrong
     ]
