@@ -316,9 +316,9 @@ from trainer.training import grpo
 from trainer.training.preference import dpo, kto
 from trl.models import utils as of_models
 from trl.trainer import dpo_config, dpo_trainer, grpo_config, grpo_trainer, kto_config, kto_trainer, utils
-assert dpo.DpoTrainer.__mro__[1] is dpo_trainer.DPOTrainer and dpo.DPOConfig is dpo_config.DPOConfig
-assert grpo.GrpoTrainer.__mro__[1] is grpo_trainer.GRPOTrainer and grpo.GRPOConfig is grpo_config.GRPOConfig
-assert kto.KtoTrainer.__mro__[1] is kto_trainer.KTOTrainer and kto.KTOConfig is kto_config.KTOConfig
+assert dpo.DpoTrainer.__bases__[-1] is dpo_trainer.DPOTrainer and dpo.DPOConfig is dpo_config.DPOConfig
+assert grpo.GrpoTrainer.__bases__[-1] is grpo_trainer.GRPOTrainer and grpo.GRPOConfig is grpo_config.GRPOConfig
+assert kto.KtoTrainer.__bases__[-1] is kto_trainer.KTOTrainer and kto.KTOConfig is kto_config.KTOConfig
 fingerprints = {}
 for module in (of_models, dpo_config, dpo_trainer, grpo_config, grpo_trainer, kto_config, kto_trainer, utils):
     for name, value in vars(module).items():
