@@ -16,12 +16,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from gemtune import families
 from gemtune.errors import StepError
 from gemtune.families.generation import LINEAR_LAYERS
 from gemtune.jobs.status import Step
 from gemtune.request.spec import Spec
 from tests.trainer.conftest import Bench
 from tests.trainer.model import cells
+from trainer.base_model.folder_contents import config_of
 from trainer.model import adapted_layers
 from trainer.model.engines import huggingface
 from trainer.model.hidden_states import head_inputs
@@ -189,6 +191,7 @@ def test_a_job_learns_and_its_result_loads_in_the_libraries(
     else:
         plain = AutoModelForCausalLM.from_pretrained(base)
         model = PeftModel.from_pretrained(plain, str(folder))
+        assert_only_adapted_layers_move(base, folder)
     with torch.no_grad():
         assert torch.isfinite(model(input_ids=torch.tensor([[2, 40, 50, 60]])).logits).all()
     after = load_file(base / "model.safetensors")
@@ -201,6 +204,26 @@ def test_a_job_learns_and_its_result_loads_in_the_libraries(
         assert bench.job.adapter_path is not None
         card = (Path(bench.job.adapter_path) / "README.md").read_text()
         assert f"\nlicense: {'gemma' if shape.startswith('gemma3n') else 'apache-2.0'}\n" in card
+
+
+def assert_only_adapted_layers_move(base: Path, adapter: Path) -> None:
+    """Assert that an adapter moves attention, MLPs and every expert.
+
+    And nothing else, such as the router. PEFT merges it into the base model.
+    """
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    untrained = {name: weight.detach().clone() for name, weight in plain.named_parameters()}
+    merged: Any = PeftModel.from_pretrained(plain, str(adapter)).merge_and_unload()  # type: ignore[operator]
+    differences = {name: (weight - untrained[name]).abs() for name, weight in merged.named_parameters()}
+    path = r"\.layers\.\d+\.((self_attn|mlp)\.[a-z]+_proj\.weight|experts\.(gate_up|down)_proj)$"
+    adapted = {name for name in untrained if re.search(path, name) and "tower" not in name}
+    assert {name for name, difference in differences.items() if difference.any()} == adapted
+    of_experts = [difference for name, difference in differences.items() if ".experts." in name]
+    assert bool(of_experts) is families.has_experts(config_of(base))
+    assert all(each.any() for difference in of_experts for each in difference)
 
 
 @pytest.mark.parametrize("quantization", ["none", "q4"])
