@@ -183,6 +183,7 @@ REFUSED_FIELDS: tuple[tuple[dict[str, object], str], ...] = (
         "has no inputs per layer",
     ),
     ({"model_type": "gemma3", "text_config": {"final_logit_softcapping": 30.0}}, "does not cap the logits"),
+    ({"model_type": "gemma4_text", "vocab_size": 262_208, "vocab_size_per_layer_input": 262_144}, "lack 64 of its"),
 )
 
 

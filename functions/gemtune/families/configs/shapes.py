@@ -44,6 +44,10 @@ def uncomputed(fields: Mapping[str, Any], model_type: str) -> Iterator[str]:
     has_no_inputs = "hidden_size_per_layer_input" in fields and not fields["hidden_size_per_layer_input"]
     if model_type in ("gemma4", "gemma4_text") and fields.get("num_kv_shared_layers") and has_no_inputs:
         yield "transformers does not compute a Gemma 4 that shares keys and values and has no inputs per layer"
+    rows = fields.get("vocab_size_per_layer_input", 0)
+    missing = fields.get("vocab_size", rows) - rows if rows else 0
+    if model_type in ("gemma4", "gemma4_text") and not has_no_inputs and missing > 0:  # Gemma 3n takes those of <pad>
+        yield f"its embeddings per layer lack {missing} of its tokens, which transformers does not compute in a Gemma 4"
     if model_type == "gemma3" and fields.get("final_logit_softcapping") is not None:
         yield "transformers does not cap the logits of a Gemma 3 with a vision tower, and its config.json has a cap"
     activation = fields.get("hidden_activation")
