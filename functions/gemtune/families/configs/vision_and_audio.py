@@ -11,7 +11,7 @@ from math import isqrt
 from typing import Any
 
 from gemtune.families.configs.fields import is_count, shown, too_small, wrong_types
-from gemtune.families.configs.sections import towers
+from gemtune.families.configs.sections import language_model, towers
 from gemtune.families.configs.shapes import ACTIVATIONS, unshared_heads
 
 _SIZES = (
@@ -88,6 +88,7 @@ def wrong_towers(config: Mapping[str, Any], tower_type: str | None) -> Iterator[
         yield from too_small(tower, _SMALLEST, of)
         yield from (f"{reason} in {name} of its config.json" for reason in _contradictions(tower))
     yield from _other_pictures(config)
+    yield from _null_tokens(config)
     vision = dict(towers(config)).get("vision_config", {})
     if config.get("model_type") == "gemma3n" and vision:
         yield from _other_encoder(vision, config)
@@ -152,6 +153,18 @@ def _other_pictures(config: Mapping[str, Any]) -> Iterator[str]:
     patches, side = vision["image_size"] // vision["patch_size"], isqrt(tokens)
     if side**2 != tokens or side > patches or patches // (patches // side) != side:
         yield f"its mm_tokens_per_image is {tokens}, which {patches} x {patches} patches of a picture do not make"
+
+
+def _null_tokens(config: Mapping[str, Any]) -> Iterator[str]:
+    """Yield which tokens are null that transformers needs for texts, too."""
+    for name in ("image_token_index", "image_token_id"):
+        if config.get("model_type") == "gemma3" and config.get(name, 0) is None:
+            yield f"{name} is null in its config.json, and transformers looks for that token in every row"
+    if (
+        config.get("model_type") in ("gemma4", "gemma4_unified")
+        and language_model(config).get("pad_token_id", 0) is None
+    ):
+        yield "pad_token_id is null in its config.json, and transformers puts that token in the place of pictures"
 
 
 def _other_encoder(vision: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[str]:
