@@ -213,6 +213,8 @@ def test_no_size_of_a_tower_is_without_bounds(model_type: str, part: str) -> Non
             "hidden_size of vision_config is 1024 in its config.json, and 2048",
         ),
         ("gemma3n", "vision_config", {"model_args": {"msfa_output_resolution": 8}}, "256, and its encoder makes 64"),
+        ("gemma3n", "text_config", {"vocab_size": 262_401}, "vocab_size is 262401, and its towers have embeddings"),
+        ("gemma3n", "vision_config", {"vocab_size": 127}, "of vision_config end before those of audio_config"),
         ("gemma3n", "", {"vision_soft_tokens_per_image": 100}, "100, and its encoder makes 256"),
         ("gemma3n", "vision_config", {"vocab_size": -1}, "at least 1"),
         ("gemma3n", "audio_config", {"conf_num_attention_heads": 7}, "not a multiple of 7"),

@@ -62,7 +62,10 @@ CHANNELS = 3
 SMALLEST_HEAD = 4
 # Gemma 3n's vision encoder, a model of timm: the width of its output, and the side of the square of its soft tokens.
 ENCODER, ENCODER_WIDTH, ENCODER_SIDE = "mobilenetv5_300m_enc", 2048, 16
-# Arguments for it; published models have none.
+# The first of the tokens whose embeddings are in the vision tower of Gemma 3n, and their number; as many follow in the
+# audio tower. Both are defaults of transformers.
+VISION_TOKENS, TOWER_TOKENS = 262_144, 128
+# Arguments for the encoder; published models have none.
 ENCODER_ARGUMENTS: Mapping[str, tuple[type, ...]] = {
     "channel_multiplier": (int, float),
     "msfa_output_resolution": (int,),
@@ -90,8 +93,9 @@ def wrong_towers(config: Mapping[str, Any], tower_type: str | None) -> Iterator[
     yield from _other_pictures(config)
     yield from _null_tokens(config)
     vision = dict(towers(config)).get("vision_config", {})
-    if config.get("model_type") == "gemma3n" and vision:
+    if config.get("model_type") == "gemma3n":
         yield from _other_encoder(vision, config)
+        yield from _uncovered_tokens(vision, config)
     if config.get("model_type") == "gemma4" and vision.get("pooling_kernel_size") == 1:
         yield "pooling_kernel_size of vision_config is 1 in its config.json, which transformers does not compute"
 
@@ -185,3 +189,17 @@ def _other_encoder(vision: Mapping[str, Any], config: Mapping[str, Any]) -> Iter
     tokens = arguments.get("msfa_output_resolution", ENCODER_SIDE) ** 2
     if (expected := config.get("vision_soft_tokens_per_image", tokens)) != tokens:
         yield f"its vision_soft_tokens_per_image is {expected}, and its encoder makes {tokens}"
+
+
+def _uncovered_tokens(vision: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[str]:
+    """Yield which tokens of a Gemma 3n have no embedding in either tower.
+
+    transformers looks up there all tokens from the first one of the vision tower on.
+    """
+    audio = dict(towers(config)).get("audio_config", {})
+    end = vision.get("vocab_offset", VISION_TOKENS) + vision.get("vocab_size", TOWER_TOKENS)
+    if end < (first := audio.get("vocab_offset", VISION_TOKENS + TOWER_TOKENS)):
+        yield f"the tokens of vision_config end before those of audio_config in its config.json: {end}, {first}"
+    end = first + audio.get("vocab_size", TOWER_TOKENS)
+    if (tokens := language_model(config).get("vocab_size", end)) > end:
+        yield f"its vocab_size is {tokens}, and its towers have embeddings of tokens below {end}"
