@@ -8,6 +8,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.syntax import nodes_of, tree_of
+
 # The form of a code. Other texts under the name `code` describe one.
 FORM = re.compile(r"[a-z0-9_]+")
 
@@ -35,18 +37,18 @@ class Use:
 def uses_in(root: Path, folders: Sequence[str]) -> list[Use]:
     """Return every place of these folders that gives something a `code`."""
     files = {
-        path.relative_to(root).as_posix(): ast.parse(path.read_text())
+        path.relative_to(root).as_posix(): path.read_text()
         for folder in folders
         for path in sorted((root / folder).rglob("*.py"))
     }
-    own = {file: set(_positions(tree)) for file, tree in files.items()}
+    own = {file: set(_positions(source)) for file, source in files.items()}
     public = {(name, position) for each in own.values() for name, position in each if not name.startswith("_")}
-    return [use for file, tree in files.items() for use in _uses(file, tree, public | own[file])]
+    return [use for file, source in files.items() for use in _uses(file, source, public | own[file])]
 
 
-def _positions(tree: ast.Module) -> Iterator[tuple[str, int]]:
+def _positions(source: str) -> Iterator[tuple[str, int]]:
     """Yield each callable that takes a `code`, and its position in a call."""
-    for node in ast.walk(tree):
+    for node in nodes_of(source):
         if isinstance(node, ast.FunctionDef):
             names = [argument.arg for argument in node.args.args]
             if "code" in names:
@@ -66,15 +68,15 @@ def _positions(tree: ast.Module) -> Iterator[tuple[str, int]]:
                         yield node.name, names.index("code")
 
 
-def _uses(file: str, tree: ast.Module, positions: Collection[tuple[str, int]]) -> Iterator[Use]:
+def _uses(file: str, source: str, positions: Collection[tuple[str, int]]) -> Iterator[Use]:
     constants = {
         target.id: statement.value
-        for statement in tree.body
+        for statement in tree_of(source).body
         if isinstance(statement, ast.Assign)
         for target in statement.targets
         if isinstance(target, ast.Name)
     }
-    for node in ast.walk(tree):
+    for node in nodes_of(source):
         for value in _values(node, positions):
             yield Use(file, ast.unparse(value), _codes(value, constants))
 

@@ -15,6 +15,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
+from tests.syntax import tree_of
+
 # The folder of the repository that holds each of our packages.
 PARENTS: Mapping[str, str] = {
     "gemtune": "functions",
@@ -127,7 +129,7 @@ def read(root: Path, packages: Collection[str] = tuple(PARENTS)) -> Tree:
         for path in sorted([*(folder / package).rglob("*.py"), *folder.glob(f"{package}.py")]):
             parts = path.relative_to(folder).with_suffix("").parts
             modules[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
-    trees = {module: ast.parse(path.read_text(), str(path)) for module, path in modules.items()}
+    trees = {module: tree_of(path.read_text()) for module, path in modules.items()}
     names = {module: set(_names_defined(tree)) for module, tree in trees.items()}
     arrows: list[Arrow] = []
     dead: list[str] = []

@@ -10,7 +10,8 @@ import io
 import re
 import tokenize
 from collections.abc import Iterator
-from functools import lru_cache
+
+from tests.syntax import nodes_of
 
 # A first word that leaves the main clause to the reader: "What importing costs." instead of "Measure the imports."
 HEADLESS = re.compile(
@@ -44,14 +45,9 @@ def docstring_problems(source: str) -> list[Problem]:
     return problems
 
 
-@lru_cache(maxsize=1)  # each file's rules are checked one after the other
-def _nodes(source: str) -> tuple[ast.AST, ...]:
-    return tuple(ast.walk(ast.parse(source)))
-
-
 def _docstrings(source: str) -> Iterator[tuple[ast.Constant, str]]:
     """Yield each docstring with its text."""
-    for node in _nodes(source):
+    for node in nodes_of(source):
         if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             continue
         first = node.body[0] if node.body else None
@@ -62,7 +58,7 @@ def _docstrings(source: str) -> Iterator[tuple[ast.Constant, str]]:
 def name_problems(source: str) -> list[Problem]:
     """Find variables and parameters with a vague name."""
     problems: list[Problem] = []
-    for node in _nodes(source):
+    for node in nodes_of(source):
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             name = node.id
         elif isinstance(node, ast.arg):

@@ -16,6 +16,7 @@ from gemtune.jobs.status import Status, Step
 from gemtune.request import rewards, rl_spec, spec
 from gemtune.request.training_config import TrainingConfig
 from gemtune.settings import Settings
+from tests.syntax import nodes_of
 
 ROOT = Path(__file__).parents[3]
 # Variables that one of our programs sets for another, or that are not settings.
@@ -34,7 +35,7 @@ def event_types_written() -> Iterator[str]:
     """Yield the event types in strings of the code that changes jobs."""
     folders = (ROOT / "functions/gemtune" / name for name in ("jobs", "admission"))
     for path in [path for folder in folders for path in folder.glob("*.py")]:
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in nodes_of(path.read_text()):
             if isinstance(node, ast.Call):
                 named = [keyword.value for keyword in node.keywords if keyword.arg in ("type", "event_type")]
                 arguments = [*node.args, *named]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.syntax import nodes_of
 
 ROOT = Path(__file__).parents[3]
 FOLDERS = ("functions", "trainer", "examples", "deploy", "bench")
@@ -35,10 +37,10 @@ def replacements(code: str) -> Iterator[str]:
     That is setting or deleting an attribute of something imported from elsewhere, changing sys.modules or the import
     system, taking a module by its name to change it, and using mock, which can do all of these.
     """
-    tree = ast.parse(code)
-    imported = set(_imported_names(tree))
-    imported |= set(_other_names(tree, imported))
-    for node in ast.walk(tree):
+    nodes = nodes_of(code)
+    imported = set(_imported_names(nodes))
+    imported |= set(_other_names(nodes, imported))
+    for node in nodes:
         if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store | ast.Del):
             if _root(node) in imported or _takes_a_module(node.value) or _takes_a_class(node.value):
                 yield f"{ast.unparse(node)} = …" if isinstance(node.ctx, ast.Store) else f"del {ast.unparse(node)}"
@@ -53,18 +55,18 @@ def replacements(code: str) -> Iterator[str]:
             yield ast.unparse(node)
 
 
-def _imported_names(tree: ast.AST) -> Iterator[str]:
+def _imported_names(nodes: Iterable[ast.AST]) -> Iterator[str]:
     """Yield names that stand for another project's module, class or function."""
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.Import):
             yield from (alias.asname or alias.name.split(".")[0] for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] not in OWN_PACKAGES:
             yield from (alias.asname or alias.name for alias in node.names)
 
 
-def _other_names(tree: ast.AST, imported: set[str]) -> Iterator[str]:
+def _other_names(nodes: Iterable[ast.AST], imported: set[str]) -> Iterator[str]:
     """Yield names that stand for an import or a part of one."""
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.For) and isinstance(node.target, ast.Name):
             elements = node.iter.elts if isinstance(node.iter, ast.Tuple | ast.List) else ()
             yield from (node.target.id for element in elements if _root(element) in imported)

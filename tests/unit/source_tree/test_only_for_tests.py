@@ -6,6 +6,8 @@ import ast
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+from tests.syntax import nodes_of, tree_of
+
 ROOT = Path(__file__).parent.parent.parent.parent
 PRODUCT = ("functions", "trainer", "bench", "deploy", "docs", "examples")
 EXEMPT: Mapping[str, str] = {
@@ -17,22 +19,22 @@ EXEMPT: Mapping[str, str] = {
 }
 
 
-def defined(tree: ast.Module) -> Iterator[str]:
+def defined(source: str) -> Iterator[str]:
     """Yield names of functions, methods, classes and module-level values."""
-    for node in ast.walk(tree):
+    for node in nodes_of(source):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             yield node.name
-    for node in tree.body:
+    for node in tree_of(source).body:
         if isinstance(node, ast.Assign):
             yield from (target.id for target in node.targets if isinstance(target, ast.Name))
 
 
-def used(tree: ast.Module) -> Iterator[str]:
+def used(source: str) -> Iterator[str]:
     """Yield names that are read, used as attributes, or part of a string.
 
     Strings count because of commands and look-ups by name.
     """
-    for node in ast.walk(tree):
+    for node in nodes_of(source):
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
             yield node.id
         elif isinstance(node, ast.Attribute):
@@ -45,10 +47,11 @@ def used(tree: ast.Module) -> Iterator[str]:
 
 def for_tests_only(product: Iterable[str], tests: Iterable[str]) -> set[str]:
     """Return names that the product defines and only tests use."""
-    trees = [ast.parse(source) for source in product]
-    names = {name for tree in trees for name in defined(tree)} - {name for tree in trees for name in used(tree)}
+    product = list(product)
+    names = {name for source in product for name in defined(source)}
+    names -= {name for source in product for name in used(source)}
     special = {name for name in names if name.startswith("__")}  # Python's own names
-    return names & {name for source in tests for name in used(ast.parse(source))} - special
+    return names & {name for source in tests for name in used(source)} - special
 
 
 def test_the_product_uses_what_it_defines() -> None:

@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.syntax import nodes_of
+
 ROOT = Path(__file__).parents[3]
 CODE = ("functions", "trainer", "deploy", "examples", "bench")
 
 
 def holders_of_stdin(text: str) -> list[int]:
     """Return the lines of calls whose new session keeps the standard input."""
-    calls = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)]
+    calls = [node for node in nodes_of(text) if isinstance(node, ast.Call)]
     names = [(call.lineno, {keyword.arg for keyword in call.keywords}) for call in calls]
     return [line for line, keywords in names if "start_new_session" in keywords and "stdin" not in keywords]
 

@@ -9,6 +9,8 @@ import ast
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from tests.syntax import nodes_of
+
 ROOT = Path(__file__).parent.parent.parent.parent
 READER = "functions/gemtune/untrusted/"
 # `int` is checked in the service only, which decodes foreign text; the trainer calculates with it.
@@ -95,7 +97,7 @@ def test_a_decoder_is_found_at_every_depth(tmp_path: Path) -> None:
 def decoders(path: Path) -> Iterator[tuple[str, str]]:
     """Yield every decoder in a file, called or passed on, with its file name."""
     name = path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else path.name
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes_of(path.read_text()):
         if isinstance(node, ast.Attribute) and node.attr == "model_validate_json":
             yield name, node.attr
         elif isinstance(node, ast.Attribute | ast.Name) and ast.unparse(node) in DECODERS:

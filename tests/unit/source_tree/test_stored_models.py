@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from gemtune.jobs.record import Job
 from gemtune.request.contract import Contract
+from tests.syntax import nodes_of
 from tests.unit.jobs.newer_records import parts_of
 
 FUNCTIONS = Path(__file__).parent.parent.parent.parent / "functions"
@@ -30,7 +31,7 @@ def models_read() -> Iterator[tuple[str, type[BaseModel]]]:
         parts = path.relative_to(FUNCTIONS).with_suffix("").parts
         if parts[1] in NOT_STORED:
             continue
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in nodes_of(path.read_text()):
             if isinstance(node, ast.Attribute) and node.attr in ("model_validate", "model_validate_json"):
                 value: Any = getattr(importlib.import_module(".".join(parts)), ast.unparse(node.value), None)
                 if value is not None:  # else it is a parameter, in the room that reads requests

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.syntax import nodes_of
+
 TESTS = Path(__file__).parent.parent.parent
 CLOCKS = {"time", "monotonic", "perf_counter", "process_time", "thread_time", "timeit"}
 # Tests on a GPU check the promised speed.
@@ -17,7 +19,7 @@ MAY_MEASURE = {"gpu"}
 
 def asserted_clocks(source: str) -> Iterator[int]:
     """Yield the lines where an assert calls a clock."""
-    for statement in ast.walk(ast.parse(source)):
+    for statement in nodes_of(source):
         if isinstance(statement, ast.Assert):
             for call in ast.walk(statement.test):
                 if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr in CLOCKS:
@@ -39,7 +41,7 @@ def test_names_of_tests_are_the_same_in_every_process() -> None:
     timed = [
         f"{path.relative_to(TESTS)}:{argument.lineno}"
         for path in sorted(TESTS.rglob("test_*.py"))
-        for function in ast.walk(ast.parse(path.read_text()))
+        for function in nodes_of(path.read_text())
         if isinstance(function, ast.FunctionDef)
         for decorator in function.decorator_list
         for argument in ast.walk(decorator)

@@ -22,6 +22,7 @@ from gemtune.request.exports import ExportFormat, GgufExport, Limits
 from gemtune.request.rewards import RewardBase
 from gemtune.request.spec import ExportConfig, Notify, TrainRequest, WandbConfig
 from gemtune.request.training_config import TrainingConfig
+from tests.syntax import nodes_of
 from trainer.export.merge import encoding_of
 from trainer.rows.rewards import score_function
 
@@ -178,7 +179,7 @@ def fields_that_nothing_reads(models: Iterable[type[BaseModel]]) -> list[str]:
     read: set[str] = set()
     for path in [*(ROOT / "trainer").rglob("*.py"), *(ROOT / "functions" / "gemtune").rglob("*.py")]:
         if not path.relative_to(ROOT).as_posix().startswith(WITHOUT_EFFECT):
-            reads = (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute))
+            reads = (node for node in nodes_of(path.read_text()) if isinstance(node, ast.Attribute))
             read |= {node.attr for node in reads if OWNERS.search(ast.unparse(node.value))}
     return [f"{model.__name__}.{name}" for model in models for name in model.model_fields if name not in read]
 

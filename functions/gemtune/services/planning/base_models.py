@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import get_args
 
@@ -12,7 +13,7 @@ from gemtune import families
 from gemtune.errors import NeedsLargerMachine, ObjectNotFound, UnsafeName
 from gemtune.families.size import ModelSize
 from gemtune.machines.choice import LOCAL, choose_machine
-from gemtune.machines.memory import MemoryNeed, memory_for_training
+from gemtune.machines.memory import MemoryNeed, TrainingLoad, memory_for_training
 from gemtune.methods import Method
 from gemtune.ports import Buckets, Objects
 from gemtune.request import base_model
@@ -154,9 +155,7 @@ class BaseModels:
         """Return the need of each method with default settings."""
         needs = []
         for method in get_args(Method):
-            config = TrainingConfig.model_construct(base_model_id="", method=method)
-            load = load_of(config, "text")
-            need = memory_for_training(size, load)
+            load, need = _load_and_need(size, method)
             if LOCAL in self.machines:
                 memory = self.workstation.memory_gib
                 machine: str | None = LOCAL if memory is None or need.host_without_gpu <= memory else None
@@ -167,6 +166,13 @@ class BaseModels:
                     machine = None
             needs.append(MethodNeed(method, need, machine))
         return needs
+
+
+@lru_cache(maxsize=1024)  # computing it for all known sizes took 50 of the 58 ms of a list
+def _load_and_need(size: ModelSize, method: Method) -> tuple[TrainingLoad, MemoryNeed]:
+    """Return what a training with default settings loads, and its memory."""
+    load = load_of(TrainingConfig.model_construct(base_model_id="", method=method), "text")
+    return load, memory_for_training(size, load)
 
 
 def _copied_at(objects: Objects, folder: str) -> datetime | None:
