@@ -45,6 +45,8 @@ def head_inputs(model: torch.nn.Module, batch: Mapping[str, Any], dtype: torch.d
     causal_model = unwrap(model)
     body = causal_model.get_submodule("model")
     inputs = {name: value for name, value in batch.items() if name != "shift_labels"}
+    if "attention_mask" in inputs:
+        inputs["input_ids"] = _padded_with_first(inputs["input_ids"], inputs["attention_mask"])
     is_trained = is_returned = batch["shift_labels"] != UNTRAINED
     if "row_lengths" in inputs and accepts_query_positions(body) and is_trained.any():
         inputs["query_positions"] = _query_positions(is_trained[0])
@@ -54,6 +56,16 @@ def head_inputs(model: torch.nn.Module, batch: Mapping[str, Any], dtype: torch.d
     soft_cap = getattr(causal_model.config.get_text_config(), "final_logit_softcapping", None)
     head, rows = head_of(causal_model)
     return HeadInputs(hidden[is_returned].to(dtype), batch["shift_labels"][is_trained], head, soft_cap, rows)
+
+
+def _padded_with_first(input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    """Return token ids with each row's first token as its padding.
+
+    A new model's padding has an embedding of zeros, and Gemma 3n has no gradient, but NaN, of a token of zeros that
+    sees no others. input_ids, attention_mask: (rows, positions).
+    """
+    first = input_ids.gather(1, attention_mask.argmax(dim=1, keepdim=True))
+    return torch.where(attention_mask.bool(), input_ids, first)
 
 
 def _query_positions(is_trained: torch.Tensor) -> torch.Tensor:

@@ -310,3 +310,32 @@ def test_transformers_caps_the_logits_of_every_model_but_gemma_3_with_a_tower(
         with torch.no_grad():
             logits.append(model(input_ids=ids).logits)
     assert torch.equal(*logits) is not caps
+
+
+def test_padding_without_an_embedding_leaves_gradients_as_they_are(base_of: Callable[[str], Path]) -> None:
+    """Gemma 3n has no gradient of a token of zeros that sees no others."""
+    from transformers import AutoModelForCausalLM
+
+    def loss_and_gradients(rows: list[dict[str, list[int]]]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        batch = dict(batches.pad_rows([rows]))
+        lengths = batch["attention_mask"].sum(1).tolist()
+        # Padding on the left, as in GRPO, sees nothing but padding.
+        batch = {
+            name: torch.stack([row.roll(-length) for row, length in zip(values, lengths, strict=True)])
+            for name, values in batch.items()
+        }
+        states = head_inputs(model, batch, torch.float32)
+        loss = cross_entropy_sum(states.hidden, states.head, states.targets, soft_cap=states.soft_cap)
+        model.zero_grad()
+        loss.backward()
+        return loss, {name: gradient.clone() for name, gradient in gradients(model)}
+
+    model = AutoModelForCausalLM.from_pretrained(base_of("gemma3n-text"), attn_implementation="sdpa")
+    assert not model.get_input_embeddings().weight[0].any()
+    padded_loss, padded = loss_and_gradients(tokens_and_labels())
+    alone = [loss_and_gradients([row]) for row in tokens_and_labels()]
+    assert float(padded_loss) == pytest.approx(float(sum(loss for loss, _ in alone)), rel=2e-5)
+    for name, gradient in padded.items():
+        expected = torch.stack([of_row[name] for _, of_row in alone]).sum(0)
+        scale = max(float(expected.abs().max()), 1e-4)
+        assert float((gradient - expected).abs().max()) < ROUNDING_OF_SENSITIVE * scale, name
