@@ -18,7 +18,7 @@ from gemtune.cli.connection.groups import CommandGroup
 from gemtune.cli.connection.interrupts import PARTS_ARE_KEPT, explain_interrupt
 from gemtune.cli.connection.starting import confirm, confirm_option, offer_service
 from gemtune.cli.connection.text import echo_columns, echo_message, is_redrawn, local_time
-from gemtune.cli.request.paths import EXISTING, EXISTING_OR_INPUT, STANDARD_INPUT_NAME, file_of
+from gemtune.cli.request.paths import EXISTING_OR_INPUT, HELD_OUT, STANDARD_INPUT_NAME, file_of
 from gemtune.client import references, uploads
 
 
@@ -32,7 +32,7 @@ def data() -> None:
 
 @data.command()
 @click.argument("source", metavar="FILE", type=EXISTING_OR_INPUT)
-@click.option("--eval", "held_out", type=EXISTING, help="File with the rows to evaluate on.")
+@click.option("--eval", "held_out", type=HELD_OUT, help="File with the rows to evaluate on.")
 @click.option("--name", help="Name of the dataset (default: that of the file).")
 @click.option("--tag", "tags", multiple=True, help="Word to find it by; may be repeated.")
 @click.option(

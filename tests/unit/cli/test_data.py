@@ -350,13 +350,16 @@ def test_a_split_without_rows_is_said(service: FakeService) -> None:
     assert result.stderr == f"Dataset {ID} has no rows in the split held_out\n"
 
 
-@pytest.mark.parametrize("command", [["train"], ["plan"], ["train", "--dry-run"], ["train", "--print"]])
+ON_A_FILE = (["train", "--data"], ["plan", "--data"], ["train", "--dry-run", "--data"], ["train", "--print", "--data"])
+
+
+@pytest.mark.parametrize("command", [*ON_A_FILE, ["data", "check"]])
 def test_a_reversed_column_is_refused_before_an_upload(
     command: list[str], service: FakeService, tmp_path: Path
 ) -> None:
     rows = tmp_path / "rows.csv"
     rows.write_text("question,answer\na,b\n")
-    options = ["--data", str(rows), "--model", "a/b", "--column", "question=prompt"]
+    options = [str(rows), "--model", "a/b", "--column", "question=prompt"]
     result = run(*command, *options, "--url", service.url)
     assert (result.exit_code, service.requests) == (1, [])
     assert result.stderr.startswith("no_such_column: no row has the column prompt for the field question")

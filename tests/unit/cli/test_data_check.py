@@ -145,7 +145,7 @@ def test_pipes_have_no_colours_unless_they_are_wanted(monkeypatch: pytest.Monkey
         (["nothing.jsonl"], "there is no file nothing.jsonl"),
         (["~/nothing.jsonl"], "there is no file /"),
         (["notes.txt"], "notes.txt holds no rows"),
-        (["rows.jsonl", "--eval", "nothing.csv", "--model", "a/b"], "there is no file nothing.csv"),
+        (["rows.jsonl", "--eval", "nothing.csv", "--model", "a/b"], "Path 'nothing.csv' does not exist"),
         ([".", "--eval", "rows.jsonl"], "--eval goes with a file of rows"),
         (["rows.jsonl", "--model", "/nowhere"], "this folder does not exist"),
         (["rows.jsonl", "--model", "a/b", "--set", "training_config.epoch=1"], "did you mean 'epochs'?"),

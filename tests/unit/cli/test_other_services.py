@@ -125,9 +125,10 @@ def test_an_option_that_is_a_field_elsewhere_leads_to_the_field(option: str, mea
 
 @pytest.mark.parametrize("share", ["0.1", "30", "10%"])
 def test_a_share_of_rows_to_evaluate_on_leads_to_what_holds_rows_out(share: str) -> None:
-    error = run("train", "--data", __file__, *MODEL, "--eval", share)
-    assert (error.exit_code, "training_config.eval_strategy=epoch" in error.stderr) == (2, True)
-    assert "eval_strategy" not in run("train", "--data", __file__, *MODEL, "--eval", "held.csv").stderr
+    for command in (["train", *MODEL, "--data"], ["plan", *MODEL, "--data"], ["data", "upload"], ["data", "check"]):
+        error = run(*command, __file__, "--eval", share)
+        assert (error.exit_code, "training_config.eval_strategy=epoch" in error.stderr) == (2, True)
+        assert "eval_strategy" not in run(*command, __file__, "--eval", "held.csv").stderr
 
 
 def test_a_filter_that_the_service_refuses_is_called_as_the_option(service: FakeService) -> None:

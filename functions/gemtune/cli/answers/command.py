@@ -96,7 +96,8 @@ def try_(connection: Connection, /, job: str, prompt: str | None, **options: Any
     except KeyboardInterrupt:
         raise click.exceptions.Exit(INTERRUPTED) from None
     if failures:
-        echo_message(f"{failures} {'prompt was' if failures == 1 else 'prompts were'} not answered")
+        if not connection.as_json:
+            echo_message(f"{failures} {'prompt was' if failures == 1 else 'prompts were'} not answered")
         raise click.exceptions.Exit(REFUSED)
 
 

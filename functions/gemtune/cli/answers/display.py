@@ -93,14 +93,15 @@ class Display:
     def error(self, prompt: str | None, error: StepError, **more: Any) -> None:
         """Print why a prompt has no answer; the next one is asked then.
 
-        It goes to standard error, and as JSON, too, where each prompt has a line.
+        It goes to standard error; as JSON it is the line of the prompt on standard output.
         """
-        echo_message(f"{error.code}: {as_commands(error.message)}")
-        if error.hint:
-            echo_message(f"  {as_commands(error.hint)}")
         if self.as_json:
             cause = {"code": error.code, "message": error.message, "hint": error.hint}
             click.echo(json.dumps({"prompt": prompt, **more, "error": cause}, ensure_ascii=False))
+            return
+        echo_message(f"{error.code}: {as_commands(error.message)}")
+        if error.hint:
+            echo_message(f"  {as_commands(error.hint)}")
 
     def _show(self, text: str, is_thought: bool) -> None:
         if self.as_json or (is_thought and not self.with_thoughts):

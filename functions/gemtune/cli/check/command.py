@@ -17,7 +17,8 @@ from gemtune.cli.check import request as check_request
 from gemtune.cli.connection import REFUSED, Connection
 from gemtune.cli.connection.text import echo_message
 from gemtune.cli.request import options as train_options
-from gemtune.cli.request.paths import FOLDER, STANDARD_INPUT, STANDARD_INPUT_NAME, LocalPath, check_filename, file_of
+from gemtune.cli.request.paths import FOLDER, HELD_OUT, STANDARD_INPUT, STANDARD_INPUT_NAME, check_filename, file_of
+from gemtune.client import uploads
 from gemtune.datasets.files import hub_dataset
 from gemtune.datasets.files.kinds import kind_of
 from gemtune.jobs.secret_names import REFERENCE
@@ -27,7 +28,7 @@ from gemtune.request.training_config import SAFE_NAME
 
 @click.command()
 @click.argument("source", metavar="ROWS")
-@click.option("--eval", "held_out", type=LocalPath(), help="File with the rows to evaluate on.")
+@click.option("--eval", "held_out", type=HELD_OUT, help="File with the rows to evaluate on.")
 @train_options.with_training_options
 @click.option(
     "--filename",
@@ -74,6 +75,8 @@ def check(
             "say whose tokenizer and chat template to check with: --model ID (`gemtune models` lists some)"
         )
     content = train_options.request_of(options, {"processed_dataset_id": source} if on_hub else {})
+    if rows is not None:
+        uploads.check_columns(uploads.files_of(rows, held_out), content.get("dataset_columns"))
     place = source if rows is None or source == STANDARD_INPUT else str(rows.resolve())
     if on_service:
         source = connection.find_dataset(source)

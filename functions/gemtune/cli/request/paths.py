@@ -64,11 +64,10 @@ class HeldOutPath(LocalPath):
         except click.BadParameter as error:
             if re.fullmatch(r"[0-9.]+%?", str(value)) is None:
                 raise
-            advice = "To hold out a tenth of the rows, use --set training_config.eval_strategy=epoch."
+            advice = "A training holds out a tenth of the rows with --set training_config.eval_strategy=epoch."
             raise click.BadParameter(f"{error.message} {advice}", ctx, param) from None
 
 
-EXISTING = LocalPath(exists=True)
 HELD_OUT = HeldOutPath(exists=True)
 ROWS = RowsPath(exists=True)
 EXISTING_OR_INPUT = LocalPath(exists=True, allow_dash=True)

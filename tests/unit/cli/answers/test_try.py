@@ -247,6 +247,7 @@ def test_each_line_of_a_text_file_is_a_prompt(
     assert (result.exit_code, result.stderr.splitlines()[-1]) == (1, "1 prompt was not answered")
     as_json = run("try", JOB, "--file", str(file), "--json", url=service.url)
     answers = [json.loads(line) for line in as_json.stdout.splitlines()]
+    assert (as_json.exit_code, as_json.stderr) == (1, f"Loading a/b as {JOB} trained it …\n")
     assert [answer["prompt"] for answer in answers] == ["one", "too long", "two"]
     assert answers[1] == {
         "prompt": "too long",
