@@ -174,10 +174,10 @@ def _compiled(text: str) -> tuple[Any, frozenset[str]]:
 
 def _environment() -> Any:
     """Return Jinja with transformers' extensions, globals and filters."""
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
+    from trainer.conversation.sandbox import Sandbox
 
     extensions = ["jinja2.ext.loopcontrols", "trainer.conversation.generation_tag.GenerationTag"]
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=extensions)
+    environment = Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=extensions)
     environment.globals["raise_exception"] = _refuse
     environment.globals["strftime_now"] = lambda pattern: datetime.now().strftime(pattern)
     environment.filters["tojson"] = _to_json

@@ -94,9 +94,11 @@ class Abilities:
 
         It stays as it is if the template has no place for them. Raises BadRow for a tag that is not closed.
         """
+        if turn.role != "assistant" or turn.thinking:
+            return turn
         first, others = (turn.content, ()) if isinstance(turn.content, str) else (turn.content[:1], turn.content[1:])
         text = "".join(content_texts(first))
-        if turn.role != "assistant" or turn.thinking or not _begins_with_thought(text) or not self.shows_thinking:
+        if not _begins_with_thought(text) or not self.shows_thinking:
             return turn
         thought, answer = _split(text)
         content = answer if isinstance(first, str) else (*([Text(answer)] if answer else ()), *others)

@@ -106,8 +106,9 @@ class Turn:
     @property
     def languages(self) -> tuple[Languages, ...]:
         """Return the languages of its parts that are to be translated."""
-        parts = () if isinstance(self.content, str) else self.content
-        return tuple(part.languages for part in parts if part.languages is not None)
+        if isinstance(self.content, str):
+            return ()
+        return tuple(part.languages for part in self.content if part.languages is not None)
 
     def texts(self) -> Iterator[str]:
         """Yield every text of the turn, those of its calls included."""
@@ -237,9 +238,9 @@ def of_messages(messages: Sequence[Mapping[str, Any]]) -> Conversation:
     return Conversation(tuple(Turn(message["role"], message["content"]) for message in messages))
 
 
-def content_texts(content: Content) -> Iterator[str]:
-    """Yield the texts of a content."""
-    yield from [content] if isinstance(content, str) else [part.text for part in content if isinstance(part, Text)]
+def content_texts(content: Content) -> list[str]:
+    """Return the texts of a content."""
+    return [content] if isinstance(content, str) else [part.text for part in content if isinstance(part, Text)]
 
 
 def content_value(content: Content) -> Any:

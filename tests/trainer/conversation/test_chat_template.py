@@ -48,6 +48,8 @@ def base_without_template(folder: Path, model_type: str, *tokens: str) -> Path:
         "{% if tools is not none or documents is not none %}tools{% else %}none{% endif %}",
         "{{ messages | tojson }}{{ messages | tojson(indent=2, sort_keys=true) }}",
         "{% for m in messages %}\n  {% if loop.index > 1 %}{% break %}{% endif %}\n{{ m.content }}\n{% endfor %}\n",
+        "{% for m in messages %}{{ loop.first }}{{ loop.last }}{{ loop.index }}{{ loop.index0 }}{{ loop.length }}"
+        "{{ loop.revindex }}{{ loop.previtem is defined }}{{ loop.absent }}{% endfor %}",
         "{% for m in messages %}{% generation %}{{ m['content'] }}{% endgeneration %}{% endfor %}",
         "{{ strftime_now('%Y') | length }}",
     ],
@@ -106,6 +108,8 @@ def test_a_template_is_found_in_the_tokenizers_configuration(tmp_path: Path, con
         "{{ 'a' + 1 }}",
         "{{ nobody.there }}",
         "{{ messages.__class__.__mro__[1].__subclasses__() }}",
+        "{% for m in messages %}{{ loop.__class__.__init__.__globals__ }}{% endfor %}",
+        "{% for m in messages %}{{ loop._iterable[0] }}{% endfor %}",
         "{{ 1 / 0 }}",
     ],
 )
