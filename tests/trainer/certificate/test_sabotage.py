@@ -309,6 +309,16 @@ GGUF: dict[str, tuple[str, Sabotage, str]] = {
         sabotage.metadata_item("model-q8_0.gguf", "tokenizer.ggml.token_type", 301, 3),
         "1 tokens have another type, such as 301",
     ),
+    "line breaks that no answer shows": (
+        "q8_0",
+        sabotage.metadata_item("model-q8_0.gguf", "tokenizer.ggml.token_type", 6, 3),
+        "1 tokens have another type, such as 6 ('\\n'): 3",
+    ),
+    "a special token that answers show": (
+        "q8_0",
+        sabotage.metadata_item("model-q8_0.gguf", "tokenizer.ggml.token_type", 5, 4),
+        "1 tokens have another type, such as 5 ('<end_of_turn>'): 4",
+    ),
     "another end": ("q8_0", sabotage.metadata("model-q8_0.gguf", "tokenizer.ggml.eos_token_id", 7), "eos_token is 7"),
     "blanks in front": (
         "q8_0",

@@ -27,6 +27,8 @@ NORMAL, CONTROL, USER_DEFINED, BYTE = 1, 3, 4, 6
 # llama.cpp's converter gives these scores to added tokens, and to all tokens of a vocabulary of merges.
 ADDED_SCORE = -1000.0
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
+# Texts of tokens that llama.cpp's converter takes for control tokens, whatever their flags say.
+_LOOKS_SPECIAL = re.compile(r"<(pad|mask|2mass|unused.*|\|.*\|)>|\[@BOS@\]", re.DOTALL)
 # Keys of the file, and fields of tokenizer_config.json. The beginning of a text is compared in llama.cpp.
 SPECIAL = (
     ("eos_token_id", "eos_token"),
@@ -123,7 +125,7 @@ def _kind_problems(metadata: Mapping[str, Any], trained: Path, vocabulary: Vocab
     A score says which pieces are merged first, a type whether a text becomes the token, and whether it is shown.
     """
     types, scores = metadata.get(TYPES) or [], metadata.get(SCORES) or []
-    added = vocabulary.tokenizer.get_added_tokens_decoder()
+    added = _flags_of_added(trained, vocabulary.tokenizer)
     pieces = _sentence_pieces(trained) if metadata.get("tokenizer.ggml.model") == "llama" else None
     if min(len(types), len(scores)) < tokens:
         return [f"it has types or scores of {min(len(types), len(scores))} tokens, not of {tokens}"]
@@ -131,8 +133,8 @@ def _kind_problems(metadata: Mapping[str, Any], trained: Path, vocabulary: Vocab
     for piece, index in vocabulary.numbers.items():
         if index >= tokens:
             continue
-        if index in added:  # the converter calls some control tokens visible, and tells others by their looks
-            expected, score = {CONTROL, USER_DEFINED} | (set() if pieces else {NORMAL}), ADDED_SCORE
+        if index in added:
+            expected, score = _types_of_added(piece, added[index], of_pieces=pieces is not None), ADDED_SCORE
         elif pieces is not None and index < len(pieces):
             kind, score = pieces[index]
             expected = {NORMAL if kind == USER_DEFINED else kind}
@@ -149,6 +151,36 @@ def _kind_problems(metadata: Mapping[str, Any], trained: Path, vocabulary: Vocab
         for what, wrong, values in listed
         if wrong
     ]
+
+
+def _types_of_added(piece: str, is_special: set[bool], *, of_pieces: bool) -> set[int]:
+    """Return the types that an added token may have.
+
+    llama.cpp leaves control tokens out of answers, as decoding leaves out special tokens: of others, such as line
+    breaks, nothing would remain. is_special: see `_flags_of_added`. of_pieces: whether the vocabulary is
+    SentencePiece's. For others the converter calls some special tokens visible.
+    """
+    types = {CONTROL} if True in is_special or _LOOKS_SPECIAL.fullmatch(piece) else {USER_DEFINED}
+    if not of_pieces:
+        return types | {USER_DEFINED, NORMAL}
+    return types if is_special == {True} else types | {USER_DEFINED}
+
+
+def _flags_of_added(trained: Path, tokenizer: Tokenizer) -> dict[int, set[bool]]:
+    """Return whether each added token is special, by its number.
+
+    The files may disagree: tokenizer.json, and tokenizer_config.json with a list of tokens and with names for some,
+    which make them special. llama.cpp's converter reads the list.
+    """
+    config = json_object(trained / "tokenizer_config.json")
+    listed = config.get("added_tokens_decoder") or {}
+    extra = config.get("extra_special_tokens") or config.get("additional_special_tokens") or ()
+    named = {token_text(token) for token in (*config.values(), *(extra.values() if isinstance(extra, dict) else extra))}
+    flags = {}
+    for number, token in tokenizer.get_added_tokens_decoder().items():
+        in_list = listed.get(str(number), {}).get("special", token.special)
+        flags[number] = {token.special, bool(in_list), token.special or token.content in named}
+    return flags
 
 
 def _sentence_pieces(trained: Path) -> list[tuple[int, float]] | None:
