@@ -14,7 +14,8 @@ from gemtune.families.generation import Family
 from gemtune.untrusted import MAX_MODEL_FILE_BYTES, Unreadable, read_file, read_json, read_json_object
 
 WEIGHTS = ".safetensors"
-INDEX = "model.safetensors.index.json"
+# One file with all weights, and the index of several.
+WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
 def config_of(folder: Path) -> dict[str, Any]:
@@ -144,10 +145,13 @@ def weight_map(folder: Path) -> dict[str, str]:
 
 
 def weight_files(folder: Path) -> set[Path]:
-    """Return the weight files that the index names, or all without an index.
+    """Return the weight files of a model, those that transformers reads.
 
-    A repository of the Hub may hold the same weights twice, in one file and in several.
+    One file with all weights counts before those that an index names; without either all files count. A repository of
+    the Hub may hold the same weights twice.
     """
+    if (folder / WHOLE).is_file():
+        return {folder / WHOLE}
     indexed = indexed_files(folder) if (folder / INDEX).is_file() else set()
     return {folder / name for name in indexed} or set(folder.glob(f"*{WEIGHTS}"))
 

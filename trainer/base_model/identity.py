@@ -14,11 +14,13 @@ from gemtune.ports import Objects
 from trainer.base_model import folder_contents
 from trainer.store import manifest
 
-# Files besides the weights that training or an export reads. Other files may change.
+# Files besides the weights that training or an export reads. Other files may change. With adapter_config.json
+# transformers would load an adapter, or the base model that it names.
 DESCRIPTIONS = frozenset(
     (
-        "added_tokens.json chat_template.jinja chat_template.json config.json generation_config.json "
-        "preprocessor_config.json processor_config.json special_tokens_map.json tokenizer.json tokenizer.model "
+        "adapter_config.json added_tokens.json chat_template.jinja chat_template.json config.json "
+        "generation_config.json preprocessor_config.json processor_config.json special_tokens_map.json tokenizer.json "
+        "tokenizer.model "
         f"tokenizer_config.json video_preprocessor_config.json {folder_contents.INDEX}"
     ).split()
 )
@@ -31,11 +33,11 @@ def used_files(folder: Path, names: Collection[str]) -> list[str]:
     """Return the names of the files that a job uses, sorted.
 
     folder: with the small files of the model at least. names: of all files of the model. Of weights in two formats only
-    those of the index count.
+    those of the index count, and the one file that transformers prefers to them.
     """
     indexed = folder_contents.indexed_files(folder) if folder_contents.INDEX in names else set()
     weights = indexed or {name for name in names if name.endswith(folder_contents.WEIGHTS)}
-    return sorted((weights | DESCRIPTIONS) & set(names))
+    return sorted((weights | {folder_contents.WHOLE} | DESCRIPTIONS) & set(names))
 
 
 def of_folder(folder: Path) -> Digests:

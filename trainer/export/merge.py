@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 # (name, tensor, trained) -> the tensors that are stored for it, by name
 Encoding = Callable[[str, "torch.Tensor", bool], Mapping[str, "torch.Tensor"]]
 
-# Names of the files of weights: of a single one, and of several.
-WHOLE, SHARD = "model.safetensors", "model-{:05}-of-{:05}.safetensors"
+# Name of one of several files of weights.
+SHARD = "model-{:05}-of-{:05}.safetensors"
 
 # Sections of config.json that configure models of their own, each with a dtype.
 PARTS = ("text_config", "vision_config", "audio_config")
@@ -74,7 +74,7 @@ def merge(
     total = 0
     shards = _shards(files)
     for number, shard in enumerate(shards, start=1):
-        file = folder / (WHOLE if len(shards) == 1 else SHARD.format(number, len(shards)))
+        file = folder / (folder_contents.WHOLE if len(shards) == 1 else SHARD.format(number, len(shards)))
         with TensorFile(file, [stored for _, name in shard for stored in _names_of(name, quantization)]) as target:
             for name, weight in _tensors(shard):
                 check_stop()

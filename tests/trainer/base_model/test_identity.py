@@ -17,7 +17,7 @@ from gemtune.jobs.status import Step
 from gemtune.ports import Buckets
 from tests.trainer import untrained_results
 from tests.trainer.conftest import Bench
-from trainer.base_model import identity, location
+from trainer.base_model import folder_contents, identity, location
 from trainer.steps import export, train
 from trainer.store import manifest
 
@@ -55,6 +55,7 @@ CHANGES: dict[str, Callable[[Path], object]] = {
     "tokenizer.json has other content": lambda base: (base / "tokenizer.json").open("a").write("\n"),
     "tokenizer.model is missing": lambda base: (base / "tokenizer.model").unlink(),
     "chat_template.json was added": lambda base: (base / "chat_template.json").write_text("{}"),
+    "adapter_config.json was added": lambda base: (base / "adapter_config.json").write_text("{}"),
     "more.safetensors was added": lambda base: shutil.copyfile(base / "model.safetensors", base / "more.safetensors"),
 }
 
@@ -139,6 +140,20 @@ def test_of_weights_in_two_formats_those_of_the_index_count(tmp_path: Path) -> N
     for name in ("part-1.safetensors", "consolidated.safetensors", "config.json", "notes.json"):
         (tmp_path / name).write_bytes(b"x")
     assert set(identity.of_folder(tmp_path)) == {"config.json", "model.safetensors.index.json", "part-1.safetensors"}
+
+
+def test_one_file_of_weights_counts_before_those_of_an_index(tmp_path: Path) -> None:
+    """Expect what transformers reads: it is recorded, and read for exports."""
+    (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {"a": "part-1.safetensors"}}')
+    (tmp_path / "part-1.safetensors").write_bytes(b"x")
+    assert folder_contents.weight_files(tmp_path) == {tmp_path / "part-1.safetensors"}
+    recorded = identity.of_folder(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"y")
+    assert folder_contents.weight_files(tmp_path) == {tmp_path / "model.safetensors"}
+    assert identity.changes(recorded, identity.of_folder(tmp_path)) == ["model.safetensors was added"]
+    recorded = identity.of_folder(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"z")
+    assert identity.changes(recorded, identity.of_folder(tmp_path)) == ["model.safetensors has other content"]
 
 
 def test_digests_of_a_download_count_only_where_the_bucket_has_none_of_its_own(tmp_path: Path) -> None:

@@ -169,7 +169,7 @@ MERGED: dict[str, tuple[str, Sabotage, str]] = {
         "quant_method",
     ),
     "an adapter beside the model": ("none", sabotage.another_file("adapter_config.json"), "adapter_config.json"),
-    "more weights": ("none", sabotage.another_file("model-2.safetensors"), "cannot be loaded"),
+    "more weights": ("none", sabotage.another_file("model-2.safetensors"), "model-2.safetensors was not there"),
     "reordered merges": ("none", sabotage.reordered_merges, "tokenizer.json"),
     "other kinds of layers": (
         "none",

@@ -58,7 +58,8 @@ def merged_problems(base: Path, trained: Path, folder: Path, export: MergedExpor
             problems.append(_differing_fields(name, path, folder / name))
     own = {"config.json", "generation_config.json", folder_contents.INDEX}
     # Without an index, transformers reads one file of weights.
-    own |= folder_contents.indexed_files(folder) if (folder / folder_contents.INDEX).is_file() else {merge.WHOLE}
+    indexed = folder_contents.indexed_files(folder) if (folder / folder_contents.INDEX).is_file() else set()
+    own |= indexed or {folder_contents.WHOLE}
     problems += _added_files(folder, own | set(expected))
     if "generation_config.json" not in expected:
         stated = tokenizer_files.generation_config(base)
