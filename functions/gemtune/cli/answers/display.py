@@ -106,4 +106,4 @@ class Display:
     def _show(self, text: str, is_thought: bool) -> None:
         if self.as_json or (is_thought and not self.with_thoughts):
             return
-        click.secho(text, nl=False, err=is_thought, dim=is_thought)
+        click.echo(click.style(text, dim=True) if is_thought else text, nl=False, err=is_thought)
