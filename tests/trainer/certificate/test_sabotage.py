@@ -290,6 +290,7 @@ GGUF: dict[str, tuple[str, Sabotage, str]] = {
         "q8_0", "blk.1.attn_output.weight", sabotage.gguf_tensor, shrink_large_row
     ),
     "another base of rotary embeddings": in_gguf("q8_0", "gemma3.rope.freq_base", sabotage.metadata, 10_000.0),
+    "another kind of file": in_gguf("q8_0", "general.type", sabotage.setting_text, "other"),
     "another epsilon": in_gguf("q8_0", "gemma3.attention.layer_norm_rms_epsilon", sabotage.metadata, 1e-5),
     "a lost window": ("q8_0", sabotage.lost_key("model-q8_0.gguf", "gemma3.attention.sliding_window"), ""),
     "another first token": (

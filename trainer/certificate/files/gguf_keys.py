@@ -17,6 +17,8 @@ from trainer.gguf.file_layout import Contents
 
 # Descriptions of a file, such as its name and licence. Some of those keys change what llama.cpp does.
 DESCRIPTIONS, EFFECTIVE = "general.", ("general.sampling.", "general.tensor_extra.")
+# Whether the file has a model, an adapter or a projector; Ollama asks for it.
+TYPE = "general.type"
 # Keys of the vocabulary, which `vocabulary` compares, and of the chat template.
 OF_VOCABULARY = {
     *vocabulary.ARRAYS,
@@ -49,7 +51,8 @@ def problems(file: Contents, trained: Path, hyperparameters: Collection[str]) ->
     trained: folder with the generation config of training. hyperparameters: the keys of those that are compared.
     """
     stated = json_object(trained / "generation_config.json")
-    wrong = []
+    kind = file.metadata.get(TYPE, "model")
+    wrong = [] if kind == "model" else [f"{TYPE} is {kind!r}, not 'model'"]
     for key, names in SAMPLING.items():
         expected = next((stated[name] for name in names if stated.get(name) is not None), None)
         actual = file.metadata.get(f"general.sampling.{key}")
