@@ -81,6 +81,11 @@ def test_fish_needs_no_line(home: Path) -> None:
     assert "gemtune" in (home / ".config" / "fish" / "completions" / f"{'gemtune'}.fish").read_text()
 
 
+def test_fish_shows_descriptions_beyond_their_first_comma(home: Path) -> None:
+    script = run("completion", "fish").stdout
+    assert script.count("string split") == script.count('string split --max 1 ","') == 1
+
+
 def test_a_script_can_be_a_file_of_the_function_path_of_zsh(home: Path) -> None:
     script = run("completion", "zsh").stdout
     assert script.startswith("#compdef gemtune\n")  # compinit looks at the first line only

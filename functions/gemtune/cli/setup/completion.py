@@ -76,6 +76,8 @@ def script(shell: str) -> str:
     kind = get_completion_class(shell)
     assert kind is not None
     source = kind(click.get_current_context().find_root().command, {}, PROGRAM, VARIABLE).source()
+    if shell == "fish":  # click's script ends a description at its first comma
+        return source.replace('string split ","', 'string split --max 1 ","')
     return ZSH_BEGIN + ZSH_SYSTEM + source.removeprefix(ZSH_BEGIN) if shell == "zsh" else source
 
 
