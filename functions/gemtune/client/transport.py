@@ -26,6 +26,9 @@ Answer = TypeVar("Answer")
 TIMEOUT_SECONDS = 60.0
 # HTTP statuses of a proxy in front of a service that does not answer.
 NO_SERVICE = (502, 503, 504)
+# Statuses by which Cloud Run itself says that it has no instance for a request, or that one ended before its answer:
+# https://cloud.google.com/run/docs/troubleshooting
+NO_INSTANCE = (429, 500)
 # HTTP statuses of Cloud Storage after which a request is sent again, and the code in its answer to a refused one.
 REPEATED = (408, 429, 500, 502, 503, 504)
 STORAGE_CODE = re.compile(r"<Code>(\w{1,100})</Code>")
@@ -237,7 +240,7 @@ def _decode(address: Address, status: int, headers: Mapping[str, str], text: str
 
     Raises Unreachable for the answer of a proxy, Refused for an error of the service, and NotAnAnswer.
     """
-    if status in NO_SERVICE:
+    if status in NO_SERVICE or (status in NO_INSTANCE and VERSION_HEADER not in headers):
         raise Unreachable(f"{address.url} answered with HTTP {status}")
     if VERSION_HEADER not in headers:
         raise NotAnAnswer(address.url, status, text)

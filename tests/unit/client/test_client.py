@@ -342,6 +342,16 @@ def test_a_job_is_waited_for_across_outages(world: World, url: str, service: Fak
     with pytest.raises(JobFailed) as caught:
         transport.run(operations.wait(job_id, timeout=None, check=True))
     assert (caught.value.code, caught.value.hint, len(slept)) == ("no_rows", "add some", 3)
+    service.is_gemtune = False
+    service.answers["GET", f"/jobs/{job_id}/status"] = [
+        (429, "Rate exceeded."),
+        (500, "The instance ended."),
+        (200, {}),
+    ]
+    with pytest.raises(NotAnAnswer):
+        transport.run(operations.wait(job_id, timeout=None, check=True))
+    assert len(slept) == 5
+    service.is_gemtune = True
     service.answers["GET", f"/jobs/{job_id}/status"] = (200, status)
     with pytest.raises(TimeoutError):
         transport.run(operations.wait(job_id, timeout=2, check=True))
